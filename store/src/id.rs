@@ -1,0 +1,138 @@
+//! Names of things that outlive a process: shards, log positions, messages, mailboxes.
+
+use core::fmt;
+use core::str::FromStr;
+
+/// The number of a shard, from 0; at most [`ShardId::MAX`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    /// The largest number of a shard; bounded by the bits that it has in a [`QueueId`].
+    pub const MAX: u16 = 1023;
+}
+
+/// A position in one shard's log, in bytes since the log began. Never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Lsn(pub u64);
+
+/// The number of a mailbox; never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MailboxId(pub u64);
+
+/// The number of a message in a mailbox; rises strictly (RFC 3501 §2.3.1.1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Uid(pub u32);
+
+/// The name of a message for its whole life: in the reply to DATA, in `Received`, in logs, and as
+/// the unique-id of POP3.
+///
+/// 42 bits of milliseconds since 1970 (good until 2109), 10 bits of shard, 12 bits of sequence.
+/// Each shard gives them out in strictly rising order and never one twice: when the clock steps
+/// back or a millisecond is used up, it counts on from the last one.
+/// Shown as 13 characters of Crockford's base 32, in lower case.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct QueueId(pub u64);
+
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+impl QueueId {
+    /// The first id of `shard` in millisecond `ms`.
+    #[must_use]
+    pub const fn first(ms: u64, shard: ShardId) -> Self {
+        Self((ms << 22) | (((shard.0 & ShardId::MAX) as u64) << 12))
+    }
+
+    /// The shard that gave it out.
+    #[must_use]
+    pub const fn shard(self) -> ShardId {
+        ShardId(((self.0 >> 12) & 0x3ff) as u16)
+    }
+
+    /// The id after `self` on the same shard when the clock shows `ms`.
+    #[must_use]
+    pub const fn next(self, ms: u64) -> Self {
+        let fresh = Self::first(ms, self.shard());
+        if fresh.0 > self.0 {
+            fresh
+        } else if self.0 & 0xfff < 0xfff {
+            Self(self.0 + 1)
+        } else {
+            Self::first((self.0 >> 22) + 1, self.shard())
+        }
+    }
+
+    /// The 13 characters that name it.
+    #[must_use]
+    pub fn text(self) -> [u8; 13] {
+        let mut text = [b'0'; 13];
+        let mut rest = self.0;
+        for place in text.iter_mut().rev() {
+            *place = ALPHABET.get((rest & 31) as usize).copied().unwrap_or(b'0');
+            rest >>= 5;
+        }
+        text
+    }
+}
+
+impl fmt::Display for QueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.text();
+        f.pad(core::str::from_utf8(&text).unwrap_or(""))
+    }
+}
+
+/// The text was not 13 characters of the alphabet, or too large a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotAQueueId;
+
+impl fmt::Display for NotAQueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a queue id: 13 characters of 0-9 and a-z without i, l, o, u are expected")
+    }
+}
+
+impl core::error::Error for NotAQueueId {}
+
+impl FromStr for QueueId {
+    type Err = NotAQueueId;
+
+    fn from_str(text: &str) -> Result<Self, NotAQueueId> {
+        if text.len() != 13 {
+            return Err(NotAQueueId);
+        }
+        let mut value: u64 = 0;
+        for byte in text.bytes() {
+            let digit = ALPHABET.iter().position(|&a| a == byte).ok_or(NotAQueueId)?;
+            value = value
+                .checked_mul(32)
+                .and_then(|v| v.checked_add(digit as u64))
+                .ok_or(NotAQueueId)?;
+        }
+        Ok(Self(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_rise_strictly_whatever_the_clock_does() {
+        let mut id = QueueId::first(1_000, ShardId(7));
+        for step in 0..20_000u64 {
+            let next = id.next(if step % 3 == 0 { 999 } else { 1_000 + step / 9000 });
+            assert!(next > id && next.shard() == ShardId(7));
+            id = next;
+        }
+    }
+
+    #[test]
+    fn text_reads_back() {
+        for id in [QueueId(0), QueueId(u64::MAX), QueueId::first(1_790_000_000_000, ShardId(1023))] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        assert_eq!("zzzzzzzzzzzzz".parse::<QueueId>(), Err(NotAQueueId));
+        assert_eq!("000000000000u".parse::<QueueId>(), Err(NotAQueueId));
+    }
+}
