@@ -10,6 +10,10 @@
 
 pub mod block;
 pub mod error;
+pub mod glommio;
+pub mod helpers;
+#[allow(unsafe_code)] // WHY: see there; nothing else in the workspace may
+mod sys;
 
 use core::net::SocketAddr;
 
