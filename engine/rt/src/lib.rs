@@ -9,9 +9,11 @@
 #![allow(async_fn_in_trait)] // WHY: shards share nothing, so no future here needs to be Send
 
 pub mod block;
+pub mod count;
 pub mod error;
 pub mod glommio;
 pub mod helpers;
+pub mod sim;
 #[allow(unsafe_code)] // WHY: see there; nothing else in the workspace may
 mod sys;
 
