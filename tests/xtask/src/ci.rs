@@ -47,9 +47,7 @@ fn steps() -> Vec<Step> {
             "deny",
             "licences, sources and bans of dependencies (the advisory database is not \
              fetched: it is not to be had offline)",
-            &[
-                "cargo deny --offline --locked check --config tuning/deny.toml bans licenses sources",
-            ],
+            &["cargo deny --locked --config tuning/deny.toml check bans licenses sources"],
         ),
         step(
             "test",
