@@ -56,6 +56,10 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How often the pump lets tasks run on without looking for events when they ask for none.
 const ROUNDS_MAX: u32 = 8;
 
+/// A shard that ends waits at most so often, so long each time, for its last replies to leave.
+const FINISH_TURNS_MAX: u32 = 100;
+const FINISH_TURN: Duration = Duration::from_millis(10);
+
 /// How a shard is started.
 #[derive(Clone, Debug)]
 pub struct ShardOptions {
@@ -286,6 +290,7 @@ impl Shard {
                 glommio::executor().yield_task_queue_now().await;
             }
         }
+        wake(&self.idle);
     }
 
     /// Sleeps in the ring while no task is ready.
@@ -299,9 +304,21 @@ impl Shard {
                 wake(&shard.pump);
                 shard.pause_in(&shard.idle).await;
             }
+            shard.finish();
         };
         glommio::spawn_local_into(idle, queue).map_err(|e| io::Error::other(e.to_string()))?.await;
         Ok(())
+    }
+
+    /// Gets the last replies off before the shard ends; a client that does not read them is left.
+    fn finish(&self) {
+        for _ in 0..FINISH_TURNS_MAX {
+            let sending = |target: &Option<Target>| matches!(target, Some(Target::Send(_)));
+            if self.ring.borrow().unsubmitted() == 0 && !self.targets.borrow().iter().any(sending) {
+                return;
+            }
+            self.turn(Some(FINISH_TURN));
+        }
     }
 
     /// Lets the other of pump and idle run until it wakes `cell`'s owner.
