@@ -19,6 +19,7 @@
 //! the end of its file) is collected in [`World::complaints`]; a run with any has failed.
 
 mod disk;
+mod listen;
 mod net;
 pub mod options;
 pub mod random;
@@ -39,7 +40,8 @@ use std::rc::Rc;
 use crate::{Class, Instant, Runtime, UnixTime};
 
 pub use disk::{DiskId, SimDisk, SimFile};
-pub use net::{SimConn, SimListener};
+pub use listen::SimListener;
+pub use net::SimConn;
 pub use options::{Bugs, ClockOptions, DiskOptions, NetOptions, Options, Schedule};
 pub use random::{MILLION, Random};
 pub use trace::{Counts, Event, What};

@@ -8,30 +8,30 @@
 //! have arrived that nobody read, it resets instead, as Linux does. After a reset the other side
 //! may or may not still read what had arrived. A silent link swallows everything for ever.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::SocketAddr;
 use core::task::{Poll, Waker};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::options::NetOptions;
 use super::trace::{What, sum};
-use super::{Alarm, Core, Crash, Due, Shared, SimRuntime};
-use crate::{Conn, Instant, IoError, IoKind, Listener, Runtime, WINDOW_BYTES_MAX};
+use super::{Alarm, Core, Crash, Due, Shared};
+use crate::{Conn, Instant, IoError, IoKind, WINDOW_BYTES_MAX};
 
 #[derive(Default)]
 pub(super) struct Net {
     pub(super) links: Vec<Link>,
-    listeners: BTreeMap<SocketAddr, Vec<Port>>,
-    listeners_made: u64,
-    ports_used: u16,
+    pub(super) listeners: BTreeMap<SocketAddr, Vec<Port>>,
+    pub(super) listeners_made: u64,
+    pub(super) ports_used: u16,
     buffers_made: u64,
 }
 
 /// One listener at an address.
-struct Port {
-    id: u64,
-    backlog: VecDeque<usize>,
-    waker: Option<Waker>,
+pub(super) struct Port {
+    pub(super) id: u64,
+    pub(super) backlog: VecDeque<usize>,
+    pub(super) waker: Option<Waker>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ struct End {
     reset: bool,
 }
 
-enum Flying {
+pub(super) enum Flying {
     Bytes(Vec<u8>),
     Fin,
     Reset,
@@ -97,15 +97,19 @@ impl Pipe {
     }
 }
 
-fn wake(waker: &mut Option<Waker>) {
+pub(super) fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
     }
 }
 
 impl Core {
-    fn open_link(&mut self, from: (usize, SocketAddr), to: (usize, SocketAddr)) -> usize {
-        let options = self.options.net.clone();
+    pub(super) fn open_link(
+        &mut self,
+        from: (usize, SocketAddr),
+        to: (usize, SocketAddr),
+        options: NetOptions,
+    ) -> usize {
         let doom = if self.random.chance(options.resets) {
             Some((self.random.within(options.doom_bytes), Fate::Reset))
         } else if self.random.chance(options.black_holes) {
@@ -125,7 +129,7 @@ impl Core {
     }
 
     /// Puts `what` on its way from `side`, not to arrive before what is on its way already.
-    fn fly(&mut self, link: usize, side: usize, what: Flying) {
+    pub(super) fn fly(&mut self, link: usize, side: usize, what: Flying) {
         let slot = &mut self.net.links[link];
         let latency = self.random.within(slot.options.latency_ns);
         let pipe = &mut slot.pipes[side];
@@ -266,7 +270,7 @@ impl Core {
     }
 
     /// Closes both directions of `side`'s end.
-    fn shut(&mut self, link: usize, side: usize) {
+    pub(super) fn shut(&mut self, link: usize, side: usize) {
         let slot = &mut self.net.links[link];
         if !slot.ends[side].open {
             return;
@@ -399,10 +403,35 @@ pub struct SimConn {
 }
 
 impl SimConn {
-    fn new(core: &Shared, link: usize, side: usize) -> Self {
+    pub(super) fn new(core: &Shared, link: usize, side: usize) -> Self {
         let peer = core.borrow().net.links[link].ends[1 - side].address;
         let object = peer.to_string();
         Self { core: Rc::clone(core), link, side, window: Vec::new(), start: 0, object }
+    }
+
+    /// Sends `bytes` after all that is on its way, without a bound and without waiting: a client of
+    /// the test that has no send buffer of its own to fill.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let mut core = self.core.borrow_mut();
+        let Core { net, .. } = &mut *core;
+        let slot = &mut net.links[self.link];
+        let (reset, pipe) = (slot.ends[self.side].reset, &mut slot.pipes[self.side]);
+        if reset || pipe.fin_wanted {
+            return;
+        }
+        net.buffers_made += 1;
+        let id = net.buffers_made;
+        let fresh = || UnderWay { id, bytes: Vec::new(), sent: 0, late: None };
+        pipe.under_way.get_or_insert_with(fresh).bytes.extend_from_slice(bytes);
+        let host = slot.ends[self.side].host;
+        core.note(What::Send, host, self.link as u64, sum(bytes));
+        core.pump(self.link, self.side);
+    }
+
+    /// Whether the other side still holds its end.
+    #[must_use]
+    pub fn peer_open(&self) -> bool {
+        self.core.borrow().net.links[self.link].ends[1 - self.side].open
     }
 
     /// Ends the sending direction only: the other side reads what was sent, then the end.
@@ -550,139 +579,5 @@ impl Conn for SimConn {
         })
         .await;
         core.borrow_mut().shut(link, side);
-    }
-}
-
-/// A simulated listener. Its waiting connections are reset when it is dropped.
-pub struct SimListener {
-    core: Shared,
-    host: usize,
-    address: SocketAddr,
-    id: u64,
-}
-
-impl SimListener {
-    pub(super) fn new(rt: &SimRuntime, port: u16) -> Self {
-        let address = rt.address(port);
-        let mut core = rt.core.borrow_mut();
-        core.net.listeners_made += 1;
-        let id = core.net.listeners_made;
-        let port = Port { id, backlog: VecDeque::new(), waker: None };
-        core.net.listeners.entry(address).or_default().push(port);
-        drop(core);
-        Self { core: Rc::clone(&rt.core), host: rt.host, address, id }
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl core::fmt::Debug for SimListener {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "SimListener({})", self.address)
-    }
-}
-
-impl Drop for SimListener {
-    fn drop(&mut self) {
-        let mut core = self.core.borrow_mut();
-        let Some(ports) = core.net.listeners.get_mut(&self.address) else { return };
-        let Some(index) = ports.iter().position(|port| port.id == self.id) else { return };
-        let port = ports.remove(index);
-        if ports.is_empty() {
-            core.net.listeners.remove(&self.address);
-        }
-        for link in port.backlog {
-            core.fly(link, 1, Flying::Reset);
-            core.shut(link, 1);
-        }
-    }
-}
-
-impl Listener for SimListener {
-    type Conn = SimConn;
-
-    async fn accept(&mut self) -> Result<SimConn, IoError> {
-        let (address, id, host) = (self.address, self.id, self.host);
-        let link = core::future::poll_fn(|cx| {
-            let mut core = self.core.borrow_mut();
-            let Some(ports) = core.net.listeners.get_mut(&address) else { return Poll::Pending };
-            let Some(port) = ports.iter_mut().find(|port| port.id == id) else {
-                return Poll::Pending;
-            };
-            if port.backlog.is_empty() {
-                port.waker = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            // The connection stays in the backlog when the process has no descriptor for it.
-            let errors = core.options.net.accept_errors;
-            if core.random.chance(errors) {
-                return Poll::Ready(Err(IoKind::Exhausted));
-            }
-            let port = core
-                .net
-                .listeners
-                .get_mut(&address)
-                .and_then(|ports| ports.iter_mut().find(|port| port.id == id));
-            let link = port.and_then(|port| port.backlog.pop_front());
-            core.hosts[host].counts.accepts += 1;
-            core.note(What::Accept, host, link.unwrap_or(0) as u64, 0);
-            link.map_or(Poll::Pending, |link| Poll::Ready(Ok(link)))
-        })
-        .await;
-        match link {
-            Ok(link) => Ok(SimConn::new(&self.core, link, 1)),
-            Err(kind) => Err(IoError::new(kind, "accept at", address.to_string())),
-        }
-    }
-}
-
-impl SimRuntime {
-    /// Opens a connection to `to`, from an address of this host.
-    ///
-    /// # Errors
-    /// [`IoKind::Closed`] when nobody listens there, [`IoKind::TimedOut`] when the backlog is full.
-    pub async fn connect(&self, to: SocketAddr) -> Result<SimConn, IoError> {
-        let ip = self.address(0).ip();
-        self.connect_from(ip, to).await
-    }
-
-    /// The same from any address, so that one host can play many clients.
-    ///
-    /// # Errors
-    /// As [`connect`](Self::connect).
-    pub async fn connect_from(&self, from: IpAddr, to: SocketAddr) -> Result<SimConn, IoError> {
-        let wait = {
-            let mut core = self.core.borrow_mut();
-            let latency = core.options.net.latency_ns;
-            core.random.within(latency)
-        };
-        self.sleep_until(Instant::from_ns(self.now().ns() + wait)).await;
-        let mut core = self.core.borrow_mut();
-        let fail = |kind| Err(IoError::new(kind, "connect to", to.to_string()));
-        let count = core.net.listeners.get(&to).map_or(0, Vec::len);
-        if count == 0 {
-            return fail(IoKind::Closed);
-        }
-        let index = core.random.index(count);
-        let (host, backlog_max) = (self.host, core.options.net.backlog_max);
-        let port = core.net.listeners.get(&to).map_or(0, |ports| ports[index].backlog.len());
-        if port >= backlog_max {
-            return fail(IoKind::TimedOut);
-        }
-        core.net.ports_used = core.net.ports_used.wrapping_add(1);
-        let local = SocketAddr::new(from, 1024 + core.net.ports_used % 60_000);
-        let listening = core.hosts.iter().position(|host| host.address == to.ip()).unwrap_or(0);
-        let link = core.open_link((host, local), (listening, to));
-        core.note(What::Connect, host, link as u64, 0);
-        if let Some(port) = core.net.listeners.get_mut(&to).and_then(|ports| ports.get_mut(index)) {
-            port.backlog.push_back(link);
-            wake(&mut port.waker);
-        }
-        drop(core);
-        Ok(SimConn::new(&self.core, link, 0))
     }
 }
