@@ -2,4 +2,5 @@
 
 pub mod admit;
 pub mod drain;
+pub mod guard;
 pub mod log;
