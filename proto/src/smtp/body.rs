@@ -27,7 +27,7 @@ pub enum Piece<'b> {
     NeedInput,
 }
 
-/// Reads one message after DATA.
+/// Reads one message after DATA. Lines may be of any length (RFC 5321 §4.5.3.1.6 asks for 1,000).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Scanner {
     at_line_start: bool,

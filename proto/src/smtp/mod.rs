@@ -1,13 +1,14 @@
 //! SMTP and ESMTP, server side.
 //!
 //! ```text
-//!              EHLO, HELO            MAIL (asks Sender)         DATA (asks Begin)
-//!   greeting ───────────► no mail ──────────────────► envelope ─────────────────► data ─┐
-//!                           ▲  ▲                       │  ▲ RCPT (asks Recipient) │     │
-//!                           │  └── RSET, EHLO: Reset ──┘  └──────┘                │     │ CRLF . CRLF
-//!                           │                          │ BDAT (the first asks Begin)    │ (asks Commit)
-//!                           │                          └─────────────────► chunk ─┤     │
-//!                           └──────── Stored: 250, else Reset and its code ◄──────┴─────┘
+//!             EHLO, HELO           MAIL (asks Sender)          DATA (asks Begin)
+//!   greeting ───────────► no mail ───────────────────► envelope ─────────────► data ───┐
+//!                          ▲   ▲                       │  │  ▲                         │ CRLF.CRLF
+//!                          │   └── RSET, EHLO (Reset) ─┘  │  └─ RCPT (asks             │ or LAST
+//!                          │                              │     Recipient)             │ (asks
+//!                          │                              └─────────────────► chunk ───┤  Commit)
+//!                          │                         BDAT (the first asks Begin)       │
+//!                          └────────── Stored: 250, else Reset and its code ◄──────────┘
 //! ```
 //!
 //! * [`server`]: the session, its questions and answers.

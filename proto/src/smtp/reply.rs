@@ -1,5 +1,7 @@
 //! Every reply code, enhanced code and text of the SMTP server, and how they are written.
 //!
+//! Enhanced codes are those of RFC 3463 §3 and the registry of RFC 5248 §2.
+//!
 //! The session names a [`Reply`]; the desk names a [`Refusal`]; only this file knows numbers and
 //! words. Single-line replies end in the seeds' ` - fsmtp`. A reply is at most
 //! [`REPLY_LINE_BYTES_MAX`] bytes (RFC 5321 §4.5.3.1.5), whatever address or id is echoed in it,
@@ -136,7 +138,7 @@ impl Reply {
             Self::Refused(refusal) => refused_parts(refusal),
             Self::Reset => line!("250 2.0.0 OK, state reset"),
             Self::Noop => line!("250 2.0.0 OK"),
-            Self::Help => line!("214 2.0.0 HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY EXPN HELP QUIT FCAPA"),
+            Self::Help => line!("214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT FCAPA"),
             Self::Closing => line!("221 2.0.0 Closing connection"),
             // RFC 5321 §7.3: neither confirm nor deny.
             Self::CannotVerify => line!("252 2.0.0 Not verified, send a message and see"),
@@ -148,8 +150,8 @@ impl Reply {
             Self::Queued => line!("250 2.6.0 OK, message queued <", ">"),
             Self::ChunkTaken => line!("250 2.0.0 OK, ", " octets received"),
             Self::TimedOut => line!("421 4.4.2 Timed out, closing connection"),
-            Self::TooManyBadLines => line!("421 4.7.0 Too many malformed lines, closing connection"),
-            Self::TooManyMails => line!("421 4.7.0 Too many messages on one connection, closing it"),
+            Self::TooManyBadLines => line!("421 4.7.0 Too many bad lines, closing connection"),
+            Self::TooManyMails => line!("421 4.7.0 Too many messages, closing connection"),
             Self::LineTooLong => line!("500 5.5.2 Line too long"),
             Self::LineSpoiled => line!("500 5.5.2 NUL, bare CR or bare LF in the line"),
             Self::UnknownCommand => line!("500 5.5.2 Unknown command"),
@@ -180,7 +182,7 @@ impl Reply {
             Self::ParameterTwice => line!("501 5.5.4 Parameter given twice"),
             Self::ValueUnsupported => line!("504 5.5.4 Value of a parameter is not supported"),
             Self::ChunkSyntax => line!("501 5.5.4 Syntax: BDAT size [LAST]"),
-            Self::ChunkSizeUnknown => line!("501 5.5.4 Syntax: BDAT size [LAST]; closing connection"),
+            Self::ChunkSizeUnknown => line!("501 5.5.4 Syntax: BDAT size [LAST], closing"),
             Self::TooLarge => line!("552 5.3.4 Message too large"),
             Self::BareNewline => line!("550 5.6.11 Message refused, bare CR or LF in it"),
         }

@@ -28,6 +28,7 @@ static VERBS: [Row; 17] = [
     row("QUIT", handlers::quit),
     row("RSET", handlers::reset),
     row("HELO", handlers::helo),
+    // RFC 5321 §4.1.1.9, §4.1.1.7, §4.1.1.8.
     row("NOOP", |session, _, out| session.say(Reply::Noop, out)),
     row("VRFY", handlers::verify),
     row("EXPN", |session, _, out| session.say(Reply::NoExpansion, out)),

@@ -231,10 +231,6 @@ fn dialogues() -> Vec<Dialogue> {
     let mut paths: Vec<_> = fs::read_dir(folder)
         .expect("the folder of dialogues")
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.ends_with(".txt") && !name.starts_with("pop3")
-        })
         .collect();
     paths.sort();
     assert!(paths.len() >= 40, "the dialogues must be there: {}", paths.len());

@@ -1,4 +1,4 @@
-//! 8BITMIME (RFC 6152): the BODY parameter of MAIL, of which BINARYMIME (RFC 3030) is a value too.
+//! 8BITMIME (RFC 6152 §3): the BODY parameter of MAIL, of which BINARYMIME (RFC 3030) is a value too.
 
 use super::{Extension, SenderParameter};
 use crate::smtp::reply::Reply;
@@ -30,7 +30,7 @@ fn apply(sender: &mut Sender<'_>, value: Option<&str>, _: &Limits) -> Result<(),
     ]
     .iter()
     .find_map(|(name, body)| value.eq_ignore_ascii_case(name).then_some(*body))
-    // RFC 5321 §4.2.4: 504 for a parameter that we have and a value that we have not.
+    // RFC 5321 §4.2.2: 504 for a parameter that we have and a value that we have not.
     .ok_or(Reply::ValueUnsupported)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! LIMITS (RFC 9422): announces how many recipients a message may have, and how many messages a
+//! LIMITS (RFC 9422 §4): announces how many recipients a message may have, and how many messages a
 //! connection may bring where that is limited. The session enforces both.
 
 use super::Extension;

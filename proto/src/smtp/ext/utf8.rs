@@ -13,7 +13,7 @@ pub(super) const UTF8: Extension = Extension {
 };
 
 fn apply(sender: &mut Sender<'_>, value: Option<&str>, _: &Limits) -> Result<(), Reply> {
-    // RFC 6531 §3.4, item 3: no value; "=..." is a syntax error.
+    // RFC 6531 §3.4: no value; "=..." is a syntax error.
     if value.is_some() {
         return Err(Reply::ParameterSyntax);
     }

@@ -188,7 +188,7 @@ fn may_begin_data(session: &Session, argument: &[u8]) -> Result<(), Reply> {
     if envelope.chunks.is_some() {
         return Err(Reply::DataAlready);
     }
-    // ... and §3: binary content cannot be sent by DATA.
+    // ... and RFC 3030 §3: binary content cannot be sent by DATA.
     if envelope.body == BodyType::Binary {
         return Err(Reply::BinaryNeedsChunks);
     }

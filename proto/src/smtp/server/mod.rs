@@ -9,12 +9,13 @@
 //! * After an accepted [`Ask::Sender`] the transaction ends in exactly one way: [`Ask::Commit`]
 //!   answered by [`Answer::Stored`], or [`Then::Reset`], or the end of the connection. So the desk
 //!   drops what it holds on `Reset`, also after its own refusal to begin or commit.
-//! * [`Then::Body`] comes only between an accepted [`Ask::Begin`] and `Commit` or `Reset`. A message
-//!   that turns out too large or ambiguous is reset at once and read past to its end; its refusal
-//!   is the reply there.
+//! * [`Then::Body`] comes only between an accepted [`Ask::Begin`] and `Commit` or `Reset`. A
+//!   message that turns out too large or ambiguous is reset at once and read past to its end; its
+//!   refusal is the reply there.
 //! * A question is answered before the next turn; its slices live as long as the window does.
 //!
-//! Fails by replies only: no input panics, and the state is a few hundred bytes whatever comes.
+//! Fails by replies only (RFC 5321 §7.8): no input panics, and the state is a few hundred bytes
+//! whatever comes.
 
 pub(crate) mod command;
 mod phase;
