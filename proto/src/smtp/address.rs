@@ -257,13 +257,21 @@ fn local_part_bytes(text: &str) -> Result<usize, AddressError> {
 
 /// RFC 5321 §4.1.2: atoms with single dots between them.
 fn dot_string_bytes(bytes: &[u8]) -> Result<usize, AddressError> {
-    let end = bytes.iter().position(|b| !(is_atext(*b) || *b == b'.')).unwrap_or(bytes.len());
-    let text = bytes.get(..end).unwrap_or_default();
-    let ends = [text.first(), text.last()];
-    if ends.iter().any(|b| matches!(b, None | Some(b'.'))) || text.windows(2).any(|w| w == b"..") {
-        return Err(AddressError::Syntax);
+    // As if a dot stood before: so neither the first byte nor one after a dot may be a dot.
+    let mut after_dot = true;
+    let mut len = 0;
+    for byte in bytes {
+        match class(*byte) {
+            Class::LetterOrDigit | Class::Hyphen | Class::Atext | Class::NonAscii => {
+                after_dot = false;
+            }
+            Class::Dot if !after_dot => after_dot = true,
+            Class::Dot => return Err(AddressError::Syntax),
+            Class::Other => break,
+        }
+        len += 1;
     }
-    Ok(end)
+    if after_dot { Err(AddressError::Syntax) } else { Ok(len) }
 }
 
 /// RFC 5321 §4.1.2: printable characters in quotes, a backslash before any of them.
@@ -281,11 +289,40 @@ fn quoted_string_bytes(bytes: &[u8]) -> Result<usize, AddressError> {
     Err(AddressError::Syntax)
 }
 
-/// RFC 5322 §3.2.3, and any UTF-8 (RFC 6531 §3.3).
-const fn is_atext(byte: u8) -> bool {
-    matches!(byte,
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*'
-        | b'+' | b'-' | b'/' | b'=' | b'?' | b'^' | b'_' | b'`' | b'{' | b'|' | b'}' | b'~' | 0x80..)
+/// What a byte can be in a name; the parsers look each byte up once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    LetterOrDigit,
+    Hyphen,
+    Dot,
+    /// What else RFC 5322 §3.2.3 allows in an atom.
+    Atext,
+    /// A part of a character that is not ASCII (RFC 6531 §3.3).
+    NonAscii,
+    Other,
+}
+
+static CLASSES: [Class; 256] = {
+    let mut classes = [Class::Other; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        classes[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => Class::LetterOrDigit,
+            b'-' => Class::Hyphen,
+            b'.' => Class::Dot,
+            b'!' | b'#'..=b'\'' | b'*' | b'+' | b'/' | b'=' | b'?' | b'^'..=b'`' | b'{'..=b'~' => {
+                Class::Atext
+            }
+            0x80.. => Class::NonAscii,
+            _ => Class::Other,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+fn class(byte: u8) -> Class {
+    CLASSES.get(usize::from(byte)).copied().unwrap_or(Class::Other)
 }
 
 /// UTF-8 may bring controls (U+0085) and spaces (U+2028) that would act on who reads a reply.
@@ -301,24 +338,41 @@ fn take_domain(text: &str) -> Result<(Domain<'_>, &str), AddressError> {
         }
         return Ok((literal_domain(content)?, rest));
     }
-    let is_part =
-        |b: &u8| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | 0x80..);
-    let end = text.bytes().position(|b| !is_part(&b)).unwrap_or(text.len());
-    let (name, rest) = text.split_at_checked(end).ok_or(AddressError::Syntax)?;
+    let (name, rest) =
+        text.split_at_checked(name_bytes(text.as_bytes())?).ok_or(AddressError::Syntax)?;
     if name.len() > DOMAIN_BYTES_MAX {
         return Err(AddressError::TooLong);
     }
-    for label in name.as_bytes().split(|b| *b == b'.') {
-        let hyphens = [label.first(), label.last()];
-        if hyphens.iter().any(|b| matches!(b, None | Some(b'-'))) {
-            return Err(AddressError::Syntax);
-        }
-        if label.len() > LABEL_BYTES_MAX {
-            return Err(AddressError::TooLong);
-        }
-    }
     visible(name)?;
     Ok((Domain::Name(name), rest))
+}
+
+/// RFC 5321 §4.1.2: labels of letters, digits and inner hyphens with dots between them.
+fn name_bytes(bytes: &[u8]) -> Result<usize, AddressError> {
+    let mut len = 0;
+    let mut label_bytes = 0;
+    let mut label_bytes_max = 0;
+    let mut before = Class::Dot;
+    for byte in bytes {
+        let class = class(*byte);
+        match class {
+            Class::LetterOrDigit | Class::NonAscii => label_bytes += 1,
+            Class::Hyphen if label_bytes > 0 => label_bytes += 1,
+            Class::Dot if !matches!(before, Class::Dot | Class::Hyphen) => {
+                label_bytes_max = label_bytes_max.max(label_bytes);
+                label_bytes = 0;
+            }
+            Class::Dot | Class::Hyphen => return Err(AddressError::Syntax),
+            Class::Atext | Class::Other => break,
+        }
+        before = class;
+        len += 1;
+    }
+    if matches!(before, Class::Dot | Class::Hyphen) {
+        return Err(AddressError::Syntax);
+    }
+    let too_long = label_bytes_max.max(label_bytes) > LABEL_BYTES_MAX;
+    if too_long { Err(AddressError::TooLong) } else { Ok(len) }
 }
 
 /// RFC 5321 §4.1.3.

@@ -138,7 +138,7 @@ impl Reply {
             Self::Refused(refusal) => refused_parts(refusal),
             Self::Reset => line!("250 2.0.0 OK, state reset"),
             Self::Noop => line!("250 2.0.0 OK"),
-            Self::Help => line!("214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT FCAPA"),
+            Self::Help => line!("214 2.0.0 HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"),
             Self::Closing => line!("221 2.0.0 Closing connection"),
             // RFC 5321 §7.3: neither confirm nor deny.
             Self::CannotVerify => line!("252 2.0.0 Not verified, send a message and see"),
@@ -216,7 +216,8 @@ impl Reply {
         out.push(before.as_bytes());
         if !after.is_empty() {
             // The parsers let no control through; this is the second lock on the same door.
-            let harmless = echo.len() <= ECHO_BYTES_MAX && !echo.iter().any(u8::is_ascii_control);
+            let controls = echo.iter().fold(false, |found, b| found | b.is_ascii_control());
+            let harmless = echo.len() <= ECHO_BYTES_MAX && !controls;
             debug_assert!(harmless, "what is echoed was parsed");
             out.push(if harmless { echo } else { b"" });
             out.push(after.as_bytes());

@@ -60,12 +60,17 @@ const fn key(name: &[u8]) -> u64 {
 
 /// Finds the handler of a command line and its argument.
 pub(crate) fn find(line: &[u8]) -> (Handler, &[u8]) {
-    let end = line.iter().take(VERB_BYTES_MAX + 1).position(|b| *b == b' ');
-    let (verb, rest) = line.split_at_checked(end.unwrap_or(line.len())).unwrap_or((line, b""));
-    if verb.len() > VERB_BYTES_MAX {
-        return (handlers::unknown, rest);
-    }
-    let key = key(verb);
+    // Nearly all verbs have four letters.
+    let end = match line {
+        [_, _, _, _] | [_, _, _, _, b' ', ..] => 4,
+        _ => line.iter().position(|b| *b == b' ').unwrap_or(line.len()),
+    };
+    let (verb, rest) = line.split_at_checked(end).unwrap_or((line, b""));
+    let key = match verb {
+        [a, b, c, d] => u64::from(u32::from_be_bytes([*a, *b, *c, *d]) & 0xdfdf_dfdf),
+        _ if verb.len() <= VERB_BYTES_MAX => key(verb),
+        _ => return (handlers::unknown, rest),
+    };
     let handler = VERBS.iter().find(|row| row.key == key).map(|row| row.run);
     // RFC 5321 §4.1.1: tolerate white space at the end.
     let argument = rest.get(1..).unwrap_or_default().trim_ascii_end();

@@ -5,7 +5,7 @@
 //! never disagree on how many lines there were. The state that this needs is the window itself
 //! (at most the caller's line limit) and, past that limit, nothing: see [`skip`].
 
-use memchr::{memchr, memchr2};
+use memchr::memchr;
 
 /// What stands at the front of a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,8 +30,9 @@ pub fn cut(window: &[u8], bytes_max: usize) -> Cut<'_> {
         // RFC 5321 §2.3.8: only CR and LF together end a line.
         if lf > 0 && within.get(lf - 1) == Some(&b'\r') {
             let line = within.get(..lf - 1).unwrap_or_default();
-            let clean = from == 0 && memchr2(b'\r', 0, line).is_none();
-            return if clean { Cut::Line(line) } else { Cut::Spoiled(lf + 1) };
+            // Lines are short: looking at every byte is cheaper than calling a search.
+            let spoilt = line.iter().fold(false, |found, b| found | (*b == b'\r') | (*b == 0));
+            return if from == 0 && !spoilt { Cut::Line(line) } else { Cut::Spoiled(lf + 1) };
         }
         from = lf + 1;
     }

@@ -3,6 +3,8 @@
 //! Parsers call these on borrowed bytes; nothing here allocates, and what does not match is
 //! answered with `None` or `false`, never with a guess.
 
+use core::net::Ipv4Addr;
+
 /// The bytes of the longest decimal that [`push_decimal`] writes.
 pub const DECIMAL_BYTES_MAX: usize = 20;
 
@@ -44,6 +46,28 @@ pub fn push_decimal(number: u64, buffer: &mut [u8; DECIMAL_BYTES_MAX]) -> &[u8] 
         }
     }
     buffer.get(start..).unwrap_or_default()
+}
+
+/// The bytes of the longest text that [`push_ipv4`] writes.
+pub const IPV4_BYTES_MAX: usize = 15;
+
+/// Writes `ip` with dots to the front of `buffer` and returns the text.
+#[must_use]
+pub fn push_ipv4(ip: Ipv4Addr, buffer: &mut [u8; IPV4_BYTES_MAX]) -> &[u8] {
+    let mut free = buffer.iter_mut();
+    let mut len = 0;
+    for (i, octet) in ip.octets().into_iter().enumerate() {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| digit + b'0');
+        let zeros = usize::from(octet < 100) + usize::from(octet < 10);
+        let dot = (i > 0).then_some(b'.');
+        for byte in dot.into_iter().chain(digits.into_iter().skip(zeros)) {
+            if let Some(slot) = free.next() {
+                *slot = byte;
+                len += 1;
+            }
+        }
+    }
+    buffer.get(..len).unwrap_or_default()
 }
 
 /// Whether `text` is a keyword as RFC 5321 §4.1.2 has it: a letter or digit, then also hyphens.
@@ -156,6 +180,14 @@ mod tests {
         let mut buffer = [0; DECIMAL_BYTES_MAX];
         for number in [0, 7, 10, 10_485_760, u64::MAX] {
             assert_eq!(push_decimal(number, &mut buffer), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn addresses_are_written_with_dots() {
+        for text in ["0.0.0.0", "255.255.255.255", "192.0.2.10", "10.20.100.9", "127.0.0.1"] {
+            let mut buffer = [0; IPV4_BYTES_MAX];
+            assert_eq!(push_ipv4(text.parse().unwrap(), &mut buffer), text.as_bytes());
         }
     }
 

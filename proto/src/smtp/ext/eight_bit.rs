@@ -1,4 +1,4 @@
-//! 8BITMIME (RFC 6152 §3): the BODY parameter of MAIL, of which BINARYMIME (RFC 3030) is a value too.
+//! 8BITMIME (RFC 6152 §3): the BODY parameter of MAIL; BINARYMIME (RFC 3030) is a value of it.
 
 use super::{Extension, SenderParameter};
 use crate::smtp::reply::Reply;

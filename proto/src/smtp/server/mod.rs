@@ -582,8 +582,7 @@ impl Session {
 
     /// `<domain>, at your service <host> [<ip>]`, as the seeds have it.
     fn write_hello(&self, out: &mut Outbox) {
-        out.push(self.settings.domain().as_bytes());
-        out.push(b", at your service ");
+        out.push(self.settings.hello().as_bytes());
         let host = self.peer.host.as_deref().filter(|host| {
             host.len() <= settings::HOST_BYTES_MAX && host.bytes().all(|b| b.is_ascii_graphic())
         });
@@ -594,11 +593,8 @@ impl Session {
         out.push(b"[");
         match self.peer.ip.to_canonical() {
             IpAddr::V4(ip) => {
-                let mut buffer = [0; token::DECIMAL_BYTES_MAX];
-                for (i, octet) in ip.octets().into_iter().enumerate() {
-                    out.push(if i == 0 { b"" } else { b"." });
-                    out.push(token::push_decimal(u64::from(octet), &mut buffer));
-                }
+                let mut buffer = [0; token::IPV4_BYTES_MAX];
+                out.push(token::push_ipv4(ip, &mut buffer));
             }
             IpAddr::V6(ip) => {
                 let written = write!(out, "{ip}");

@@ -86,6 +86,7 @@ pub struct Settings {
     node: Box<str>,
     domain: Box<str>,
     limits: Limits,
+    hello: Box<str>,
     keywords: Box<str>,
     greeting: RefCell<Greeting>,
 }
@@ -122,6 +123,7 @@ impl Settings {
             node: node.into(),
             domain: domain.into(),
             limits,
+            hello: format!("{domain}, at your service ").into(),
             keywords: ext::announce(&limits).into(),
             greeting: RefCell::new(Greeting { second: u64::MAX, text: String::new() }),
         })
@@ -143,6 +145,11 @@ impl Settings {
     #[must_use]
     pub const fn domain(&self) -> &str {
         &self.domain
+    }
+
+    /// How the reply to HELO and EHLO begins, after the code.
+    pub(super) const fn hello(&self) -> &str {
+        &self.hello
     }
 
     /// The lines of an EHLO reply after the first.
