@@ -80,15 +80,19 @@ impl UnixTime {
     }
 }
 
-/// Shows the time as an RFC 5322 §3.3 date in UTC: `Fri, 11 Sep 2020 18:07:18 +0000`.
-impl fmt::Display for UnixTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+/// A calendar date and time of day in UTC.
+struct Civil {
+    weekday: u64,
+    year: u64,
+    month: u64,
+    day: u64,
+    second: u64,
+}
+
+impl UnixTime {
+    /// Days to a date, counted in years that begin in March so that leap days come last.
+    const fn civil(self) -> Civil {
         let days = self.seconds() / 86_400;
-        let rest = self.seconds() % 86_400;
-        // Days to civil date, with years that begin in March so that leap days come last.
         let z = days + 719_468;
         let era = z / 146_097;
         let day_of_era = z % 146_097;
@@ -96,17 +100,59 @@ impl fmt::Display for UnixTime {
             (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let shifted = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-        let month = if shifted < 10 { shifted + 2 } else { shifted - 10 };
-        let year = year_of_era + era * 400 + u64::from(month < 2);
-        let weekday = DAYS.get(usize::try_from(days % 7).unwrap_or(0)).copied().unwrap_or("");
-        let name = MONTHS.get(usize::try_from(month).unwrap_or(0)).copied().unwrap_or("");
+        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+        Civil {
+            weekday: days % 7,
+            year: year_of_era + era * 400 + (month <= 2) as u64,
+            month,
+            day: day_of_year - (153 * shifted + 2) / 5 + 1,
+            second: self.seconds() % 86_400,
+        }
+    }
+
+    /// The time as RFC 3339 writes it, in UTC with milliseconds: `2020-09-11T18:07:18.042Z`.
+    #[must_use]
+    pub const fn rfc3339(self) -> Rfc3339 {
+        Rfc3339(self)
+    }
+}
+
+/// Shows a time as [`UnixTime::rfc3339`] says.
+#[derive(Clone, Copy, Debug)]
+pub struct Rfc3339(UnixTime);
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Civil { year, month, day, second, .. } = self.0.civil();
         write!(
             f,
-            "{weekday}, {day:02} {name} {year} {:02}:{:02}:{:02} +0000",
-            rest / 3600,
-            rest / 60 % 60,
-            rest % 60
+            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+            second / 3600,
+            second / 60 % 60,
+            second % 60,
+            self.0.ms() % 1000
+        )
+    }
+}
+
+/// Shows the time as an RFC 5322 §3.3 date in UTC: `Fri, 11 Sep 2020 18:07:18 +0000`.
+impl fmt::Display for UnixTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+        const MONTHS: [&str; 12] =
+            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let Civil { weekday, year, month, day, second } = self.civil();
+        let name = |names: &[&'static str], index: u64| {
+            usize::try_from(index).ok().and_then(|i| names.get(i).copied()).unwrap_or("")
+        };
+        write!(
+            f,
+            "{}, {day:02} {} {year} {:02}:{:02}:{:02} +0000",
+            name(&DAYS, weekday),
+            name(&MONTHS, month - 1),
+            second / 3600,
+            second / 60 % 60,
+            second % 60
         )
     }
 }
@@ -126,6 +172,13 @@ mod tests {
         ] {
             assert_eq!(UnixTime::from_ms(seconds * 1000).to_string(), text);
         }
+    }
+
+    #[test]
+    fn dates_read_as_rfc_3339_says() {
+        let time = UnixTime::from_ms(1_599_847_638_042);
+        assert_eq!(time.rfc3339().to_string(), "2020-09-11T18:07:18.042Z");
+        assert_eq!(UnixTime::default().rfc3339().to_string(), "1970-01-01T00:00:00.000Z");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+    /// The message lies elsewhere by now: ask the index where, and read again.
+    Moved,
     /// The data was written by a version that this one does not know.
     Version {
         /// The file or folder.
@@ -51,9 +53,12 @@ impl fmt::Display for StoreError {
         match self {
             Self::DiskLow { free_bytes } => write!(f, "disk nearly full: {free_bytes} bytes free"),
             Self::Busy => write!(f, "the mailbox index is behind: try again later"),
-            Self::Poisoned { cause } => write!(f, "the log is closed after a failed write: {cause}"),
+            Self::Poisoned { cause } => {
+                write!(f, "the log is closed after a failed write: {cause}")
+            }
             Self::Io(error) => write!(f, "{error}"),
             Self::Corrupt { place, why } => write!(f, "{place} is damaged: {why}"),
+            Self::Moved => write!(f, "the message was moved while it was read"),
             Self::Version { object, found, known } => write!(
                 f,
                 "{object} has format version {found}, this program knows versions up to {known}"

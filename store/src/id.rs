@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn text_reads_back() {
-        for id in [QueueId(0), QueueId(u64::MAX), QueueId::first(1_790_000_000_000, ShardId(1023))] {
+        for id in [QueueId(0), QueueId(u64::MAX), QueueId::first(1_790_000_000_000, ShardId(1023))]
+        {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
         assert_eq!("zzzzzzzzzzzzz".parse::<QueueId>(), Err(NotAQueueId));

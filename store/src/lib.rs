@@ -12,8 +12,14 @@
 //!   After a crash the spool replays what lies behind that mark, so each message is indexed once.
 //! * A failed write poisons the log: nothing after it is acknowledged, and the shard says why.
 
+pub mod envelope;
 pub mod error;
+mod format;
 pub mod id;
+pub mod spool;
+#[cfg(test)]
+mod testing;
 
+pub use envelope::Envelope;
 pub use error::StoreError;
 pub use id::{Lsn, MailboxId, QueueId, ShardId, Uid};

@@ -11,7 +11,11 @@
 pub mod block;
 pub mod count;
 pub mod error;
+pub mod glommio;
+pub mod helpers;
 pub mod sim;
+#[allow(unsafe_code)] // WHY: see there; nothing else in the workspace may
+mod sys;
 
 use core::net::SocketAddr;
 

@@ -1,0 +1,344 @@
+//! The log: one event a line, with a name from a documented list.
+//!
+//! A shard formats into a buffer of its own and hands whole buffers to one writer thread, so a
+//! session never waits for the terminal or the journal. When the writer falls behind by more than
+//! [`QUEUE_MAX`] buffers, buffers are dropped and the loss is counted in the next line that gets
+//! through. Passwords, keys and message content never appear: no event has a field for them.
+
+use core::cell::{Cell, RefCell};
+use core::fmt::{self, Display, Write as _};
+use std::io::{IsTerminal, Write as _};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use fsmtp_rt::UnixTime;
+
+/// Buffers that may wait for the writer thread.
+const QUEUE_MAX: usize = 64;
+/// A buffer is handed over when it has grown to this size, or on the shard's next tick.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// How much is logged; each level includes those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Level {
+    /// Something is broken and needs somebody.
+    Error,
+    /// Something was refused or is about to run out.
+    Warn,
+    /// One line for each message and each sign-in.
+    Info,
+    /// One line for each connection and refused command.
+    Debug,
+}
+
+/// How lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// One JSON object a line.
+    Json,
+    /// For people: time, level, event, `key=value`.
+    Text,
+}
+
+macro_rules! events {
+    ($($variant:ident $name:literal $level:ident $help:literal;)*) => {
+        /// What can happen. The names are stable; docs/events.md lists them.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Event { $(#[doc = $help] $variant,)* }
+
+        impl Event {
+            /// All events: name, level, meaning.
+            pub const ALL: &'static [(&'static str, Level, &'static str)] =
+                &[$(($name, Level::$level, $help),)*];
+
+            /// The stable name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// From which level on it is logged.
+            #[must_use]
+            pub const fn level(self) -> Level {
+                match self { $(Self::$variant => Level::$level,)* }
+            }
+        }
+    };
+}
+
+events! {
+    EngineStarted "engine-started" Info "The engine takes connections.";
+    EngineDraining "engine-draining" Info "SIGTERM: no new sessions, running transactions finish.";
+    EngineStopped "engine-stopped" Info "Everything is on disk and the process ends.";
+    ShardRecovered "shard-recovered" Info "A shard has read its log after a start: what it found.";
+    ShardFailed "shard-failed" Error "A shard cannot start; the engine ends.";
+    ListenFailed "listen-failed" Error "An address cannot be listened on.";
+    AcceptFailed "accept-failed" Warn "The system refused a connection (out of descriptors?).";
+    ConnectionRefused "connection-refused" Warn "A connection was over a limit: 421 and closed.";
+    ConnectionOpened "connection-opened" Debug "A client has connected.";
+    ConnectionClosed "connection-closed" Debug "A connection has ended, and how.";
+    SessionPanicked "session-panicked" Error "A session ended by a panic; others go on.";
+    MessageStored "message-stored" Info "A message is on stable storage and was answered with 250.";
+    MessageRefused "message-refused" Info "A message was refused after its end.";
+    RecipientRefused "recipient-refused" Info "A recipient was refused.";
+    StorageFailed "storage-failed" Error "A write failed: the shard takes no mail until a restart.";
+    DiskLow "disk-low" Warn "Free space is below the reserve: new mail is deferred.";
+    SignInOk "sign-in-ok" Info "A user has signed in.";
+    SignInFailed "sign-in-failed" Warn "A sign-in was refused.";
+    MaildropClosed "maildrop-closed" Info "A POP3 session has ended and its deletions are done.";
+    SegmentFreed "segment-freed" Info "A segment of the log was compacted or is used again.";
+    MessageDamaged "message-damaged" Error "A stored message cannot be read back as it was written.";
+    LinesLost "lines-lost" Warn "The log's writer fell behind; so many lines are missing.";
+}
+
+/// Where the lines of all shards meet.
+#[derive(Clone)]
+pub struct Sink {
+    queue: SyncSender<Vec<u8>>,
+    format: Format,
+    level: Level,
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sink({:?}, {:?})", self.format, self.level)
+    }
+}
+
+impl Sink {
+    /// Starts the writer thread, which writes to standard error. `format`: `None` chooses text for
+    /// a terminal and JSON elsewhere.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn stderr(format: Option<Format>, level: Level) -> std::io::Result<Self> {
+        let terminal = std::io::stderr().is_terminal();
+        let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });
+        let (queue, lines) = sync_channel::<Vec<u8>>(QUEUE_MAX);
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            for bytes in lines {
+                // Nobody is left to tell when standard error is gone.
+                let _ = std::io::stderr().write_all(&bytes);
+            }
+        })?;
+        Ok(Self { queue, format, level })
+    }
+
+    /// A sink whose lines a test reads.
+    #[must_use]
+    pub fn memory(format: Format, level: Level) -> (Self, Receiver<Vec<u8>>) {
+        let (queue, lines) = sync_channel(QUEUE_MAX);
+        (Self { queue, format, level }, lines)
+    }
+
+    /// A log for shard `shard`, or for the process as a whole.
+    #[must_use]
+    pub fn log(&self, shard: Option<u16>) -> Log {
+        let lost = Cell::new(0);
+        Log { sink: self.clone(), shard, buffer: RefCell::default(), lines: Cell::new(0), lost }
+    }
+}
+
+/// The log of one shard; not shared between threads.
+pub struct Log {
+    sink: Sink,
+    shard: Option<u16>,
+    buffer: RefCell<Vec<u8>>,
+    lines: Cell<u64>,
+    lost: Cell<u64>,
+}
+
+impl Log {
+    /// Whether events of `level` are logged, for callers that would do work only for the log.
+    #[must_use]
+    pub fn enabled(&self, level: Level) -> bool {
+        level <= self.sink.level
+    }
+
+    /// Logs one event with its fields.
+    pub fn event(&self, at: UnixTime, event: Event, fields: &[(&str, &dyn Display)]) {
+        if !self.enabled(event.level()) {
+            return;
+        }
+        let mut line = Line { bytes: self.buffer.take(), escape: false };
+        // Writing to memory cannot fail.
+        let _ = match self.sink.format {
+            Format::Json => line.json(at, self.shard, event, fields),
+            Format::Text => line.text(at, self.shard, event, fields),
+        };
+        self.lines.set(self.lines.get() + 1);
+        let full = line.bytes.len() >= BUFFER_BYTES;
+        self.buffer.replace(line.bytes);
+        if full || event.level() == Level::Error {
+            self.flush(at);
+        }
+    }
+
+    /// Hands what has gathered to the writer; a shard calls this on each tick.
+    pub fn flush(&self, at: UnixTime) {
+        let bytes = self.buffer.take();
+        if bytes.is_empty() {
+            return;
+        }
+        let lines = self.lines.take();
+        match self.sink.queue.try_send(bytes) {
+            Ok(()) => {
+                let lost = self.lost.take();
+                if lost > 0 {
+                    self.event(at, Event::LinesLost, &[("lines", &lost)]);
+                }
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.lost.set(self.lost.get() + lines);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Log(shard {:?})", self.shard)
+    }
+}
+
+/// A line in the making. With `escape`, text is escaped as inside a JSON string.
+struct Line {
+    bytes: Vec<u8>,
+    escape: bool,
+}
+
+impl Line {
+    fn json(
+        &mut self,
+        at: UnixTime,
+        shard: Option<u16>,
+        event: Event,
+        fields: &[(&str, &dyn Display)],
+    ) -> fmt::Result {
+        write!(self, "{{\"time\":\"{}\",\"level\":\"", at.rfc3339())?;
+        write!(self, "{}\",\"event\":\"{}\"", level_name(event.level()), event.name())?;
+        if let Some(shard) = shard {
+            write!(self, ",\"shard\":{shard}")?;
+        }
+        for (name, value) in fields {
+            write!(self, ",\"{name}\":\"")?;
+            self.escape = true;
+            write!(self, "{value}")?;
+            self.escape = false;
+            self.bytes.push(b'"');
+        }
+        self.bytes.extend_from_slice(b"}\n");
+        Ok(())
+    }
+
+    fn text(
+        &mut self,
+        at: UnixTime,
+        shard: Option<u16>,
+        event: Event,
+        fields: &[(&str, &dyn Display)],
+    ) -> fmt::Result {
+        write!(self, "{} {:5} {}", at.rfc3339(), level_name(event.level()), event.name())?;
+        if let Some(shard) = shard {
+            write!(self, " shard={shard}")?;
+        }
+        for (name, value) in fields {
+            write!(self, " {name}=")?;
+            // Escaped here too: a client's text must not forge lines on a terminal.
+            self.escape = true;
+            write!(self, "{value}")?;
+            self.escape = false;
+        }
+        self.bytes.push(b'\n');
+        Ok(())
+    }
+}
+
+const fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !self.escape || !text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\' || b == 0x7f) {
+            self.bytes.extend_from_slice(text.as_bytes());
+            return Ok(());
+        }
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => self.bytes.extend_from_slice(&[b'\\', c as u8]),
+                '\u{0}'..='\u{1f}' | '\u{7f}' => {
+                    self.bytes.extend_from_slice(b"\\u00");
+                    let code = c as u8;
+                    for digit in [code >> 4, code & 15] {
+                        self.bytes.push(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 });
+                    }
+                }
+                _ => {
+                    let mut utf8 = [0; 4];
+                    self.bytes.extend_from_slice(c.encode_utf8(&mut utf8).as_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(format: Format, value: &str) -> String {
+        let (sink, lines) = Sink::memory(format, Level::Info);
+        let log = sink.log(Some(3));
+        let at = UnixTime::from_ms(1_599_847_638_042);
+        log.event(at, Event::MessageStored, &[("from", &value)]);
+        log.event(at, Event::ConnectionOpened, &[]);
+        log.flush(at);
+        String::from_utf8(lines.recv().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn lines_cannot_be_forged_by_a_client() {
+        assert_eq!(
+            written(Format::Json, "a\"b\r\n{\\\u{7f}é"),
+            "{\"time\":\"2020-09-11T18:07:18.042Z\",\"level\":\"info\",\
+             \"event\":\"message-stored\",\"shard\":3,\
+             \"from\":\"a\\\"b\\u000d\\u000a{\\\\\\u007fé\"}\n"
+        );
+        assert_eq!(
+            written(Format::Text, "a\nb"),
+            "2020-09-11T18:07:18.042Z info  message-stored shard=3 from=a\\u000ab\n"
+        );
+    }
+
+    #[test]
+    fn a_slow_writer_loses_lines_and_says_so() {
+        let (sink, lines) = Sink::memory(Format::Text, Level::Info);
+        let log = sink.log(None);
+        let at = UnixTime::default();
+        for _ in 0..QUEUE_MAX + 5 {
+            log.event(at, Event::MessageStored, &[]);
+            log.flush(at);
+        }
+        assert_eq!(lines.try_iter().count(), QUEUE_MAX);
+        log.event(at, Event::MessageStored, &[]);
+        log.flush(at);
+        log.flush(at);
+        let rest: Vec<u8> = lines.try_iter().flatten().collect();
+        assert!(String::from_utf8(rest).unwrap().contains("lines-lost lines=5"));
+    }
+
+    #[test]
+    fn every_event_is_documented() {
+        let page = include_str!("../../docs/events.md");
+        for (name, level, help) in Event::ALL {
+            let row = format!("| `{name}` | {} | {help} |", level_name(*level));
+            assert!(page.contains(&row), "docs/events.md lacks: {row}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! A message on its way into the log.
+//!
+//! The desk makes one per transaction, pushes the body as it arrives, and commits. Holds one buffer
+//! from a pool, small at first, never more than `chunk_bytes`; what is longer goes to the log as
+//! chunks, which wait for room in the log when there is none, and with that hold the sender back.
+//! Dropped without a commit, the message never was: its chunks are dead bytes.
+
+use core::fmt;
+use core::mem;
+use core::time::Duration;
+use std::rc::Rc;
+
+use fsmtp_rt::{Disk, Instant, Runtime};
+
+use super::log::{Core, FreeSpace, Payload, Placed, State};
+use super::{Committed, Stored};
+use crate::envelope::Envelope;
+use crate::error::StoreError;
+use crate::format::{Kind, MESSAGE_FIXED_BYTES, MessageHead};
+use crate::id::{Lsn, QueueId};
+
+/// The first buffer of a message: most messages fit, and an idle transfer costs no more.
+const SMALL_BYTES: usize = 8 * 1024;
+/// Small buffers kept for reuse, 2 MiB in all.
+const SMALL_COUNT_MAX: usize = 256;
+/// Large buffers kept for reuse, 4 MiB in all.
+const LARGE_COUNT_MAX: usize = 64;
+/// The most chunks of a message: half a gigabyte in pieces of 64 KiB. The list must fit into the
+/// message's record.
+const CHUNKS_COUNT_MAX: usize = 8192;
+/// How often a full disk is looked at again, at most.
+const SPACE_RECHECK: Duration = Duration::from_secs(1);
+
+/// A message that is arriving.
+pub struct Incoming<R: Runtime> {
+    core: Rc<Core<R>>,
+    id: QueueId,
+    buffer: Vec<u8>,
+    buffer_bytes_max: usize,
+    chunks: Vec<Lsn>,
+    octets: u64,
+    /// The segment of the first chunk, while this transfer pins it.
+    pinned: Option<u64>,
+}
+
+/// The payload of a message record.
+struct MessagePayload<'a> {
+    fixed: MessageHead,
+    chunks: &'a [Lsn],
+    envelope: &'a Envelope,
+    head: &'a [u8],
+    tail: &'a [u8],
+}
+
+impl Payload for MessagePayload<'_> {
+    fn bytes(&self) -> usize {
+        MESSAGE_FIXED_BYTES
+            + self.chunks.len() * 8
+            + self.fixed.envelope_bytes
+            + self.head.len()
+            + self.tail.len()
+    }
+
+    fn write(&self, mut put: impl FnMut(&[u8])) {
+        put(&self.fixed.encode());
+        for chunk in self.chunks {
+            put(&chunk.0.to_le_bytes());
+        }
+        self.envelope.encode(&mut put);
+        put(self.head);
+        put(self.tail);
+    }
+}
+
+impl<R: Runtime> Incoming<R> {
+    pub(super) fn begin(core: &Rc<Core<R>>) -> Result<Self, StoreError> {
+        let mut state = core.state.borrow_mut();
+        core.admit(&mut state)?;
+        let id = state.last_id.next(core.rt.unix().ms());
+        state.last_id = id;
+        drop(state);
+        Ok(Self {
+            core: Rc::clone(core),
+            id,
+            buffer: Vec::new(),
+            buffer_bytes_max: 0,
+            chunks: Vec::new(),
+            octets: 0,
+            pinned: None,
+        })
+    }
+
+    /// The name that the message will have.
+    #[must_use]
+    pub const fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// Bytes pushed so far.
+    #[must_use]
+    pub const fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Adds bytes to the message. Waits only when the log has no room.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`]; [`StoreError::DiskLow`] when the log needs a segment that does not
+    /// fit on the disk; [`StoreError::Invalid`] when the message has too many chunks. The message
+    /// cannot be committed then; drop it.
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.buffer.len() == self.buffer_bytes_max {
+                self.make_room(rest.len()).await?;
+            } else if self.buffer.len() + rest.len() > self.buffer_bytes_max {
+                self.grow();
+            }
+            let room = self.buffer_bytes_max - self.buffer.len();
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            // copy: receive window -> incoming buffer.
+            self.buffer.extend_from_slice(now);
+            rest = later;
+        }
+        self.octets += bytes.len() as u64;
+        let mut state = self.core.state.borrow_mut();
+        state.counters.copies_count += 1;
+        state.counters.copied_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Ends the message, which consists of `head` (trace headers) and the bytes pushed. Resolves
+    /// when it is on stable storage; the sink has been told by then.
+    ///
+    /// When the future is dropped before that, the message may exist or not.
+    ///
+    /// # Errors
+    /// As [`Self::push`]; and [`StoreError::Invalid`] for an envelope over its limits, or a head so
+    /// large that the record exceeds a batch.
+    pub async fn commit(self, head: &[u8], envelope: Envelope) -> Result<Stored, StoreError> {
+        let envelope_bytes =
+            envelope.encoded_bytes().map_err(|why| StoreError::Invalid(why.to_string()))?;
+        let octets = self.octets + head.len() as u64;
+        let payload = MessagePayload {
+            fixed: MessageHead {
+                octets,
+                head_bytes: head.len(),
+                chunks_count: self.chunks.len(),
+                envelope_bytes,
+            },
+            chunks: &self.chunks,
+            envelope: &envelope,
+            head,
+            tail: &self.buffer,
+        };
+        let placed = self.core.append(Kind::Message, self.id, &payload).await?;
+        // Nothing else ran since the record was placed, so messages stand in log order.
+        let id = self.id;
+        let core = Rc::clone(&self.core);
+        self.announce(placed, octets, envelope);
+        core.durable(placed.batch).await?;
+        Ok(Stored { id, lsn: placed.lsn, octets })
+    }
+
+    /// Has the sink told of the message when its batch lands, and lets go of the buffer.
+    fn announce(mut self, placed: Placed, octets: u64, envelope: Envelope) {
+        let message = Committed {
+            id: self.id,
+            shard: self.core.config.shard,
+            lsn: placed.lsn,
+            end: placed.end,
+            octets,
+            chunks: mem::take(&mut self.chunks),
+            envelope,
+        };
+        let mut state = self.core.state.borrow_mut();
+        if let Some(segment) = self.pinned {
+            state.pins.settle(segment, placed.end);
+        }
+        let batch = state.filling.as_mut().filter(|batch| batch.number == placed.batch);
+        batch.expect("the batch still fills: nothing ran in between").messages.push(message);
+    }
+
+    /// Exchanges the small buffer for a large one.
+    fn grow(&mut self) {
+        let core = Rc::clone(&self.core);
+        let mut state = core.state.borrow_mut();
+        let chunk_bytes = core.config.chunk_bytes;
+        let small = self.buffer_bytes_max == 0 && SMALL_BYTES < chunk_bytes;
+        if small {
+            self.buffer_bytes_max = SMALL_BYTES;
+            self.buffer = state.pool.small.pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES));
+        } else if self.buffer_bytes_max < chunk_bytes {
+            let fresh = state.pool.large.pop().unwrap_or_else(|| Vec::with_capacity(chunk_bytes));
+            let old = mem::replace(&mut self.buffer, fresh);
+            // copy: at most once per message, and only for those that exceed the small buffer.
+            self.buffer.extend_from_slice(&old);
+            state.pool.give_back(old, self.buffer_bytes_max, chunk_bytes);
+            self.buffer_bytes_max = chunk_bytes;
+        }
+    }
+
+    /// Makes room in a buffer that is full: a larger one, or its contents go to the log.
+    async fn make_room(&mut self, wanted_bytes: usize) -> Result<(), StoreError> {
+        if self.buffer_bytes_max < self.core.config.chunk_bytes {
+            self.grow();
+            if self.buffer.len() + wanted_bytes > self.buffer_bytes_max {
+                self.grow();
+            }
+            return Ok(());
+        }
+        if self.chunks.len() == CHUNKS_COUNT_MAX {
+            let why = format!("a message has at most {CHUNKS_COUNT_MAX} chunks");
+            return Err(StoreError::Invalid(why));
+        }
+        let placed = self.core.append(Kind::Chunk, self.id, &self.buffer.as_slice()).await?;
+        self.buffer.clear();
+        self.chunks.push(placed.lsn);
+        if self.pinned.is_none() {
+            let segment = placed.lsn.0 / self.core.config.segment_bytes;
+            self.core.state.borrow_mut().pins.arrive(segment);
+            self.pinned = Some(segment);
+        }
+        Ok(())
+    }
+}
+
+impl<R: Runtime> Drop for Incoming<R> {
+    fn drop(&mut self) {
+        let mut state = self.core.state.borrow_mut();
+        if let Some(segment) = self.pinned {
+            state.pins.leave(segment);
+        }
+        let buffer = mem::take(&mut self.buffer);
+        state.pool.give_back(buffer, self.buffer_bytes_max, self.core.config.chunk_bytes);
+    }
+}
+
+impl<R: Runtime> fmt::Debug for Incoming<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Incoming({}, {} bytes)", self.id, self.octets)
+    }
+}
+
+impl super::log::Pool {
+    fn give_back(&mut self, mut buffer: Vec<u8>, bytes_max: usize, chunk_bytes: usize) {
+        buffer.clear();
+        match bytes_max {
+            0 => {}
+            large if large == chunk_bytes => {
+                if self.large.len() < LARGE_COUNT_MAX {
+                    self.large.push(buffer);
+                }
+            }
+            _ => {
+                if self.small.len() < SMALL_COUNT_MAX {
+                    self.small.push(buffer);
+                }
+            }
+        }
+    }
+}
+
+impl FreeSpace {
+    /// Notes what was seen.
+    pub(super) const fn saw(&mut self, bytes: u64, now: Instant) {
+        self.bytes = bytes;
+        self.seen = now;
+        self.written_bytes = 0;
+    }
+}
+
+impl<R: Runtime> Core<R> {
+    /// Whether a new message may begin.
+    fn admit(&self, state: &mut State<super::log::FileOf<R>>) -> Result<(), StoreError> {
+        state.sound()?;
+        if state.backlog.len() >= self.config.backlog_count_max {
+            return Err(StoreError::Busy);
+        }
+        // Without a next segment a message could fail half way; better to refuse it now.
+        if let Some(error) = &state.next_error {
+            return Err(error.clone());
+        }
+        let now = self.rt.now();
+        if state.free.bytes < self.config.reserve_bytes
+            && now.since(state.free.seen) >= SPACE_RECHECK
+        {
+            let seen = self.disk.free_bytes()?;
+            state.free.saw(seen, now);
+        }
+        if state.free.bytes < self.config.reserve_bytes {
+            return Err(StoreError::DiskLow { free_bytes: state.free.bytes });
+        }
+        Ok(())
+    }
+}

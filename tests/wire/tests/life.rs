@@ -1,0 +1,181 @@
+//! Starting, stopping and starting again: what survives, and what refuses to start.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use wire_tests::mail::{message, stuffed, trace};
+use wire_tests::{DEMO, Engine, Options, PATIENCE, Smtp, engine, ports};
+
+/// Longer than a drain may take.
+const DRAIN: Duration = Duration::from_secs(35);
+
+fn one_line(args: &[&str]) -> String {
+    let output = engine::run(args, "").expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    assert_eq!(said.lines().count(), 1, "{args:?}: one clear line, not {said:?}");
+    said
+}
+
+#[test]
+fn it_says_what_it_offers_and_then_that_it_is_ready() {
+    let engine = Engine::start().unwrap();
+    let table = engine.table();
+    for wanted in [engine.smtp_address().to_string(), engine.pop_address().to_string()] {
+        assert!(table.contains(&wanted), "{wanted} is not in {table}");
+    }
+    assert!(table.contains(DEMO), "{table}");
+}
+
+#[test]
+fn acknowledged_mail_survives_every_way_to_stop() {
+    let mut engine = Engine::start().unwrap();
+    let mut sent = Vec::new();
+    let mut ids = Vec::new();
+    for (round, signal) in [Signal::KILL, Signal::TERM, Signal::KILL].into_iter().enumerate() {
+        let mut smtp = engine.smtp().unwrap();
+        for n in 0..20 {
+            let content = message(8, (round * 20 + n) as u64, 40 << n.min(12));
+            let reply = smtp.mail("a@sender.test", &[DEMO], &content).unwrap();
+            assert_eq!(reply.code, 250, "{reply:?}");
+            ids.push(reply.queue_id().unwrap().to_owned());
+            sent.push(content);
+        }
+        drop(smtp);
+        engine.signal(signal).unwrap();
+        assert!(engine.wait(DRAIN).is_some(), "{signal:?} does not end it");
+        engine = engine.again().unwrap();
+        let mut pop = engine.pop().unwrap();
+        assert_eq!(pop.ids().unwrap(), ids, "after {signal:?}");
+        for (index, content) in sent.iter().enumerate() {
+            trace(&pop.message(index + 1).unwrap(), content).unwrap();
+        }
+        pop.quit().unwrap();
+    }
+    let mut pop = engine.pop().unwrap();
+    assert!(pop.command("DELE 1").unwrap().starts_with("+OK"));
+    pop.quit().unwrap();
+    engine.kill();
+    let engine = engine.again().unwrap();
+    assert_eq!(engine.pop().unwrap().ids().unwrap(), ids[1..], "deleted stays deleted");
+}
+
+#[test]
+fn sigterm_lets_a_running_transaction_finish() {
+    let mut engine = Engine::start().unwrap();
+    let mut idle = engine.smtp().unwrap();
+    let mut busy = engine.smtp().unwrap();
+    for (line, code) in [("MAIL FROM:<>", 250), ("RCPT TO:<demo@example.test>", 250), ("DATA", 354)]
+    {
+        assert_eq!(busy.command(line).unwrap().code, code);
+    }
+    let content = message(9, 1, 50_000);
+    let wire = stuffed(&content);
+    let (first, rest) = wire.split_at(20_000);
+    busy.send(first).unwrap();
+    engine.signal(Signal::TERM).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while let Ok(mut refused) = Smtp::open(engine.smtp_address()) {
+        // The kernel may still take connections for a moment; none of them gets a session.
+        if refused.reply().is_ok_and(|r| r.code == 220) {
+            assert!(Instant::now() < until, "new sessions are still taken");
+        } else {
+            break;
+        }
+    }
+    busy.send(rest).unwrap();
+    let reply = busy.reply().unwrap();
+    assert_eq!(reply.code, 250, "{reply:?}");
+    let farewell = idle.reply();
+    assert!(farewell.as_ref().is_ok_and(|r| r.code == 421) || farewell.is_err(), "{farewell:?}");
+    let status = engine.wait(DRAIN).expect("it ends");
+    assert_eq!(status.code(), Some(0), "{}", engine.log());
+    let engine = engine.again().unwrap();
+    trace(&engine.pop().unwrap().message(1).unwrap(), &content).unwrap();
+}
+
+#[test]
+fn a_second_sigterm_stops_at_once() {
+    let mut engine = Engine::start().unwrap();
+    let mut busy = engine.smtp().unwrap();
+    assert_eq!(busy.mail("", &[DEMO], &message(9, 2, 10)).unwrap().code, 250);
+    for (line, code) in [("MAIL FROM:<>", 250), ("RCPT TO:<demo@example.test>", 250), ("DATA", 354)]
+    {
+        assert_eq!(busy.command(line).unwrap().code, code);
+    }
+    engine.signal(Signal::TERM).unwrap();
+    assert!(engine.wait(Duration::from_secs(1)).is_none(), "it waits for the transaction");
+    engine.signal(Signal::TERM).unwrap();
+    assert!(engine.wait(Duration::from_secs(5)).is_some(), "it does not wait any more");
+    let engine = engine.again().unwrap();
+    assert_eq!(engine.pop().unwrap().stat().unwrap().0, 1);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let first = Engine::start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let base = first.base().to_string();
+    let said =
+        one_line(&["--cores", "1", "--dev", "--data", data.to_str().unwrap(), "--ports", &base]);
+    assert!(said.contains(&first.smtp_address().port().to_string()), "{said}");
+    assert_eq!(first.smtp().unwrap().command("NOOP").unwrap().code, 250);
+}
+
+#[test]
+fn a_data_folder_in_use_is_named() {
+    let first = Engine::start().unwrap();
+    let data = first.data().to_str().unwrap();
+    let base = ports::free_base().unwrap().to_string();
+    let said = one_line(&["--cores", "1", "--dev", "--data", data, "--ports", &base]);
+    assert!(said.contains(data), "{said}");
+    let mut smtp = first.smtp().unwrap();
+    assert_eq!(smtp.mail("", &[DEMO], &message(9, 3, 10)).unwrap().code, 250);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_nothing_is_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let file = folder.path().join("fsmtp.toml");
+    std::fs::write(&file, "# a comment\n\nhostnam = \"mx.example.test\"\n").unwrap();
+    let base = ports::free_base().unwrap().to_string();
+    let said = one_line(&[
+        "--cores",
+        "1",
+        "--dev",
+        "--config",
+        file.to_str().unwrap(),
+        "--data",
+        data.to_str().unwrap(),
+        "--ports",
+        &base,
+    ]);
+    assert!(said.contains("hostnam"), "{said}");
+    assert!(said.contains(":3") || said.contains("line 3"), "{said}");
+    assert!(!data.exists(), "nothing is touched");
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_failure() {
+    for args in [&["--cores", "many"][..], &["--no-such-flag"], &["adduser"]] {
+        let output = engine::run(args, "").unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn more_cores_take_part_in_one_engine() {
+    let mut engine = Engine::with(Options { cores: 3, ..Options::default() }).unwrap();
+    for n in 0..30 {
+        let reply = engine.smtp().unwrap().mail("", &[DEMO], &message(10, n, 500)).unwrap();
+        assert_eq!(reply.code, 250, "{reply:?}");
+    }
+    engine.kill();
+    // Fewer cores find what more cores wrote.
+    let data = engine.data().to_owned();
+    let fewer = Engine::with(Options { cores: 1, data: Some(data), ..Options::default() }).unwrap();
+    assert_eq!(fewer.pop().unwrap().stat().unwrap().0, 30);
+}
