@@ -15,7 +15,15 @@ use crate::node::Delivery;
 pub(crate) fn audit(ledger: &mut Ledger, deliveries: &[Delivery]) {
     let mut found: BTreeMap<(usize, u32), u32> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for Delivery { mailbox, bytes } in deliveries {
+    let named = |id| ledger.entries.iter().position(|entry| entry.id == Some(id));
+    for Delivery { mailbox, id, bytes } in deliveries {
+        let Some(bytes) = bytes else {
+            // Deleted: only the id is left, which is known when it was acknowledged.
+            if let Some(token) = named(*id) {
+                *found.entry((token, *mailbox)).or_default() += 1;
+            }
+            continue;
+        };
         let entry = token_of(bytes).and_then(|token| Some((token, ledger.entries.get(token)?)));
         let Some((token, entry)) = entry else {
             let start = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
@@ -26,6 +34,9 @@ pub(crate) fn audit(ledger: &mut Ledger, deliveries: &[Delivery]) {
         if !bytes.ends_with(&entry.body) {
             let (sent, kept) = (entry.body.len(), bytes.len());
             wrong.push(format!("message {token} was changed: {sent} bytes sent, {kept} kept"));
+        }
+        if entry.id.is_some_and(|known| known != *id) {
+            wrong.push(format!("message {token} is stored under another id than was told"));
         }
         if !matches!(entry.state, State::Doubt | State::Acked) {
             wrong.push(format!("message {token} was delivered although {:?}", entry.state));
@@ -54,6 +65,8 @@ pub(crate) fn audit(ledger: &mut Ledger, deliveries: &[Delivery]) {
 
 #[cfg(test)]
 mod tests {
+    use fsmtp_store::QueueId;
+
     use super::*;
 
     fn run(state: State, deliveries: &[(u32, &str)]) -> usize {
@@ -66,7 +79,8 @@ mod tests {
             .iter()
             .map(|(mailbox, tail)| Delivery {
                 mailbox: *mailbox,
-                bytes: format!("Received: by x\r\n{body}{tail}").into_bytes().into(),
+                id: QueueId(7),
+                bytes: Some(format!("Received: by x\r\n{body}{tail}").into_bytes().into()),
             })
             .collect();
         audit(&mut ledger, &deliveries);

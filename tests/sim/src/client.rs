@@ -366,7 +366,7 @@ impl Talk<'_> {
         ledger.replies += 1;
         let fits = expected.iter().any(|prefix| reply.starts_with(prefix));
         let refused = Model::stores(say) && reply.starts_with("45");
-        let fits = fits || (refused && self.client.plan.disk_fails());
+        let fits = fits || (refused && self.client.plan.defers());
         if !fits {
             ledger.violate(format!("{say:?} was answered {reply:?}, expected {expected:?}"));
         }
@@ -382,7 +382,7 @@ impl Talk<'_> {
             Say::Data(token) if good => self.model.wanted = Some(*token),
             Say::Body(token) | Say::Bdat { token, last: true, .. } => {
                 if reply.starts_with("250 2.6.0") {
-                    ledger.ack(*token, self.model.boxes.iter().copied());
+                    ledger.ack(*token, self.model.boxes.iter().copied(), &reply);
                 } else if !reply.starts_with("451") {
                     ledger.refuse(*token);
                 }

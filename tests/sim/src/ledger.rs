@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use fsmtp_store::QueueId;
+
 /// Violations that are kept; one is enough to fail a run.
 const VIOLATIONS_MAX: usize = 20;
 
@@ -34,6 +36,8 @@ pub(crate) struct Entry {
     pub(crate) boxes: BTreeSet<u32>,
     /// See [`State`].
     pub(crate) state: State,
+    /// The id that the server gave it.
+    pub(crate) id: Option<QueueId>,
 }
 
 /// The memory of a run.
@@ -60,6 +64,7 @@ impl Ledger {
             body: body.into(),
             boxes: BTreeSet::new(),
             state: State::Sending,
+            id: None,
         });
         token
     }
@@ -71,9 +76,15 @@ impl Ledger {
         entry.boxes = boxes.into_iter().collect();
     }
 
-    /// It was acknowledged, for exactly `boxes`.
-    pub(crate) fn ack(&mut self, token: usize, boxes: impl IntoIterator<Item = u32>) {
+    /// It was acknowledged, for exactly `boxes`, with a reply that names its id.
+    pub(crate) fn ack(&mut self, token: usize, boxes: impl IntoIterator<Item = u32>, reply: &str) {
+        let id = reply.split_once("queued <").and_then(|(_, rest)| rest.split_once('>'));
+        let id = id.and_then(|(id, _)| id.parse().ok());
+        if id.is_none() {
+            self.violate(format!("a 250 without an id: {reply:?}"));
+        }
         let entry = &mut self.entries[token];
+        entry.id = id;
         entry.state = State::Acked;
         entry.boxes = boxes.into_iter().collect();
     }

@@ -16,6 +16,7 @@
 mod bugs;
 mod check;
 mod client;
+mod index;
 mod ledger;
 mod mail;
 mod node;

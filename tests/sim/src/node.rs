@@ -6,9 +6,12 @@ use core::cell::{Cell, RefCell};
 use core::net::SocketAddr;
 use std::rc::Rc;
 
-use fsmtp_rt::sim::{Crash, DiskId, HostId, World};
-use fsmtp_rt::{Class, IoError};
+use fsmtp_rt::sim::{Crash, DiskId, HostId, SimRuntime, World};
+use fsmtp_rt::{Class, Runtime};
+use fsmtp_store::spool::Reader;
+use fsmtp_store::{QueueId, StoreError};
 
+use crate::index::Index;
 use crate::plan::Plan;
 use crate::standin;
 
@@ -31,8 +34,10 @@ pub(crate) struct View {
 pub(crate) struct Delivery {
     /// The mailbox.
     pub(crate) mailbox: u32,
-    /// All of its bytes, trace headers included.
-    pub(crate) bytes: Rc<[u8]>,
+    /// Its name.
+    pub(crate) id: QueueId,
+    /// All of its bytes, trace headers included; none when it was deleted.
+    pub(crate) bytes: Option<Rc<[u8]>>,
 }
 
 /// The node.
@@ -40,10 +45,11 @@ pub(crate) struct Delivery {
 pub(crate) struct Node {
     hosts: Vec<HostId>,
     disk: DiskId,
-    shared: Rc<standin::Shared>,
+    plan: Rc<Plan>,
+    index: Index,
     /// For clients.
     pub(crate) view: Rc<View>,
-    failed: Rc<RefCell<Vec<IoError>>>,
+    failed: Rc<RefCell<Vec<StoreError>>>,
 }
 
 impl Node {
@@ -51,10 +57,9 @@ impl Node {
     pub(crate) fn new(world: &mut World, seed: u64, plan: &Rc<Plan>) -> Self {
         let hosts: Vec<HostId> = (0..plan.shards).map(|_| world.host()).collect();
         let disk = world.disk();
-        let index = RefCell::new(standin::Index::new(plan.shards, seed));
-        let shared = Rc::new(standin::Shared { plan: Rc::clone(plan), index });
-        let failed = Rc::default();
-        Self { hosts, disk, shared, view: Rc::default(), failed }
+        let index = Index::new(plan, seed);
+        let plan = Rc::clone(plan);
+        Self { hosts, disk, plan, index, view: Rc::default(), failed: Rc::default() }
     }
 
     /// Starts all shards; they listen when they have recovered.
@@ -63,11 +68,12 @@ impl Node {
         for (number, host) in self.hosts.iter().enumerate() {
             let rt = world.start(*host);
             addresses.push(rt.address(PORT));
-            let (shared, view) = (Rc::clone(&self.shared), Rc::clone(&self.view));
+            let (plan, index) = (Rc::clone(&self.plan), self.index.clone());
+            let view = Rc::clone(&self.view);
             let failed = Rc::clone(&self.failed);
             let ready = move || view.ready.set(view.ready.get() + 1);
-            let life = standin::shard(rt.clone(), rt.disk(self.disk), number, shared, ready);
-            fsmtp_rt::Runtime::spawn(&rt, Class::Background, async move {
+            let life = standin::shard(rt.clone(), self.disk, number, plan, index, ready);
+            rt.spawn(Class::Background, async move {
                 if let Err(error) = life.await {
                     failed.borrow_mut().push(error);
                 }
@@ -84,7 +90,7 @@ impl Node {
         for host in &self.hosts {
             world.kill(*host, crash);
         }
-        self.shared.index.borrow_mut().crash();
+        self.index.crash();
     }
 
     /// Whether all shards listen.
@@ -93,7 +99,7 @@ impl Node {
     }
 
     /// Why a shard could not start, if one could not.
-    pub(crate) fn failed(&self) -> Option<IoError> {
+    pub(crate) fn failed(&self) -> Option<StoreError> {
         self.failed.borrow().first().cloned()
     }
 
@@ -107,15 +113,47 @@ impl Node {
         self.hosts.iter().map(|host| world.counts(*host).buffers_out).sum()
     }
 
-    /// All that is in the mailboxes.
-    pub(crate) fn deliveries(&self) -> Vec<Delivery> {
-        let index = self.shared.index.borrow();
-        let mail = index.mail().iter();
-        mail.flat_map(|mail| {
-            mail.boxes
-                .iter()
-                .map(|mailbox| Delivery { mailbox: *mailbox, bytes: Rc::clone(&mail.bytes) })
-        })
-        .collect()
+    /// Ends the faults that are its own.
+    pub(crate) fn calm(&self) {
+        self.index.calm();
+    }
+
+    /// All that is in the mailboxes, read by `rt`; what cannot be read is an error.
+    pub(crate) fn deliveries(&self, rt: SimRuntime) -> impl Future<Output = Read> + 'static {
+        let mut reader = Reader::new(rt.disk(self.disk), self.plan.layout.segment_bytes);
+        let index = self.index.clone();
+        async move {
+            let mut found = Vec::new();
+            for mail in index.mail() {
+                let id = mail.body.id;
+                let mut bytes = Vec::new();
+                if !mail.boxes.is_empty() {
+                    reader.open(mail.body.clone());
+                    loop {
+                        match reader.next().await {
+                            Ok(Some(piece)) => bytes.extend_from_slice(&piece),
+                            Ok(None) => break,
+                            Err(StoreError::Moved) => {
+                                let to = index.locate(id).ok_or(StoreError::Moved)?;
+                                reader.relocate(to)?;
+                            }
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+                let bytes: Rc<[u8]> = bytes.into();
+                let here = mail.boxes.iter().map(|b| (*b, Some(Rc::clone(&bytes))));
+                let gone = mail.deleted.iter().map(|b| (*b, None));
+                found.extend(here.chain(gone).map(|(mailbox, bytes)| Delivery {
+                    mailbox,
+                    id,
+                    bytes,
+                }));
+            }
+            Ok(found)
+        }
     }
 }
+
+/// What reading all mailboxes gives.
+pub(crate) type Read = Result<Vec<Delivery>, StoreError>;

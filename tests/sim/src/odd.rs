@@ -100,7 +100,7 @@ impl Client {
         if let Some(replies) = &replies {
             let mut ledger = self.ledger.borrow_mut();
             if replies.contains("\r\n250 2.6.0 ") {
-                ledger.ack(blind.token, blind.boxes.iter().copied());
+                ledger.ack(blind.token, blind.boxes.iter().copied(), replies);
             } else if replies.contains("\r\n221 ") && !deferred(replies) {
                 ledger.refuse(blind.token);
             }

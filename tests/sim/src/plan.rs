@@ -3,7 +3,10 @@
 //! Swarm: each run has few shards and few clients of few kinds, so that a run is short and a
 //! hundred thousand of them are affordable; variety comes from the number of seeds.
 
+use fsmtp_rt::PAGE_BYTES;
 use fsmtp_rt::sim::{Crash, MILLION, Options, Random};
+use fsmtp_store::ShardId;
+use fsmtp_store::spool::SpoolConfig;
 
 /// Hosts, clients, faults and crashes of one run.
 #[derive(Clone, Debug)]
@@ -20,6 +23,12 @@ pub(crate) struct Plan {
     pub(crate) last_crash: Crash,
     /// Chance, per message and million, that the index persists.
     pub(crate) persists: u32,
+    /// Chance, per message and million, that the index gives a message back.
+    pub(crate) index_busy: u32,
+    /// Whether mail is deleted and the log compacted meanwhile.
+    pub(crate) compacts: bool,
+    /// How the spools are laid out.
+    pub(crate) layout: SpoolConfig,
     /// Planted: the index replays all of the log after a restart.
     pub(crate) replay_all: bool,
     /// Planted: chance that the index drops a message.
@@ -76,6 +85,10 @@ impl Plan {
                 down_ms: *random.pick(&[0, 100, 30_000]),
             })
             .collect();
+        let layout = Self::layout(&mut random);
+        if random.chance(150_000) {
+            options.disk.capacity_bytes = layout.segment_bytes * random.within((2, 12));
+        }
         let persists = *random.pick(&[0, MILLION / 10, MILLION / 2, MILLION]);
         Self {
             options,
@@ -84,9 +97,31 @@ impl Plan {
             crashes,
             last_crash: crash(&mut random),
             persists,
+            index_busy: *random.pick(&[0, 0, MILLION / 10, MILLION * 9 / 10]),
+            compacts: random.coin(),
+            layout,
             replay_all: false,
             index_drops: 0,
             mark_only: false,
+        }
+    }
+
+    /// Small segments, batches and chunks, so that each border is crossed often.
+    fn layout(random: &mut Random) -> SpoolConfig {
+        let page = PAGE_BYTES as u64;
+        let batch = *random.pick(&[2, 3, 16, 64]) * page;
+        let segment = page + batch * random.within((1, 12));
+        let chunk = *random.pick(&[64, 1_000, 4_096, 6_000, 65_536]);
+        SpoolConfig {
+            segment_bytes: segment,
+            reserve_bytes: segment,
+            space_check_bytes: batch,
+            chunk_bytes: chunk.min(batch as usize - 2_048),
+            batch_bytes_max: batch as usize,
+            backlog_count_max: random.within((1, 8)) as usize,
+            gather_turns: random.below(3) as u32,
+            compact_live_percent: *random.pick(&[10, 40, 90]),
+            ..SpoolConfig::new(ShardId(0))
         }
     }
 
@@ -106,9 +141,15 @@ impl Plan {
         kinds
     }
 
-    /// Whether writes or names may fail in this run, so that storage may be refused.
+    /// Whether the disk may fail or be full in this run, so that a start may fail.
     pub(crate) fn disk_fails(&self) -> bool {
         let disk = &self.options.disk;
         disk.write_errors + disk.write_full + disk.name_errors + disk.read_errors > 0
+            || disk.capacity_bytes < 1 << 30
+    }
+
+    /// Whether mail may be deferred in this run.
+    pub(crate) fn defers(&self) -> bool {
+        self.disk_fails() || self.index_busy > 0
     }
 }

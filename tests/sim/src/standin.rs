@@ -1,284 +1,89 @@
-//! Stand-in for the shard until the engine's own is there: a small SMTP server, a group-commit log
-//! and a mailbox index, all on the seam's traits.
+//! Stand-in for the shard until the engine's own is there: a small SMTP server in front of the real
+//! spool.
 //!
 //! It exists to prove that the world, the clients and the checks work; it goes when `node.rs` boots
 //! the real shard.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use fsmtp_rt::sim::trace::sum;
-use fsmtp_rt::sim::{Random, SimConn, SimFile, SimRuntime};
-use fsmtp_rt::{Block, Class, Conn, Disk, File, IoError, IoKind, Listener, PAGE_BYTES, Runtime};
-use futures_channel::oneshot;
+use fsmtp_rt::sim::{DiskId, SimConn, SimRuntime};
+use fsmtp_rt::{Class, Conn, IoError, IoKind, Listener, Runtime};
+use fsmtp_store::envelope::{Envelope, EnvelopeRecipient, Notify};
+use fsmtp_store::spool::{Incoming, Spool, SpoolConfig};
+use fsmtp_store::{MailboxId, ShardId, StoreError};
 
+use crate::index::Index;
 use crate::plan::Plan;
 
-const LOG_BYTES: u64 = 64 << 20;
-const HEAD_BYTES: usize = 32;
-const MAGIC: u64 = 0x7374_616e_6469_6e21;
 const IDLE: Duration = Duration::from_secs(300);
-
-/// The place of a message in a shard's log: its batch, and its number in it.
-pub(crate) type Place = (u64, u32);
-
-/// A message in the index.
-#[derive(Clone, Debug)]
-pub(crate) struct Mail {
-    /// Who has it.
-    pub(crate) boxes: Vec<u32>,
-    /// Its bytes.
-    pub(crate) bytes: Rc<[u8]>,
-}
-
-/// Mailboxes in memory, of which only what was persisted survives a crash.
-#[derive(Debug)]
-pub(crate) struct Index {
-    mail: Vec<Mail>,
-    applied: Vec<Place>,
-    kept_mail: usize,
-    kept_applied: Vec<Place>,
-    random: Random,
-}
-
-impl Index {
-    /// An empty index for `shards` shards.
-    pub(crate) fn new(shards: usize, seed: u64) -> Self {
-        Self {
-            mail: Vec::new(),
-            applied: vec![(0, 0); shards],
-            kept_mail: 0,
-            kept_applied: vec![(0, 0); shards],
-            random: Random::new(seed),
-        }
-    }
-
-    fn committed(&mut self, plan: &Plan, shard: usize, next: Place, mail: Mail) {
-        if !self.random.chance(plan.index_drops) {
-            self.mail.push(mail);
-        }
-        self.applied[shard] = next;
-        if plan.mark_only {
-            self.kept_applied.clone_from(&self.applied);
-        }
-        if self.random.chance(plan.persists) {
-            self.kept_mail = self.mail.len();
-            self.kept_applied.clone_from(&self.applied);
-        }
-    }
-
-    /// What a crash leaves.
-    pub(crate) fn crash(&mut self) {
-        self.mail.truncate(self.kept_mail);
-        self.applied.clone_from(&self.kept_applied);
-    }
-
-    /// All mail.
-    pub(crate) fn mail(&self) -> &[Mail] {
-        &self.mail
-    }
-}
-
-/// What the shards of a node share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    /// The plan, for the planted bugs.
-    pub(crate) plan: Rc<Plan>,
-    /// The mailboxes.
-    pub(crate) index: RefCell<Index>,
-}
-
-type Waiter = oneshot::Sender<bool>;
-
-#[derive(Default)]
-struct Log {
-    at: u64,
-    filling: Vec<(Mail, Waiter)>,
-    flying: bool,
-    poisoned: bool,
-}
-
-#[derive(Clone)]
-struct Spool {
-    rt: SimRuntime,
-    file: SimFile,
-    log: Rc<RefCell<Log>>,
-    shared: Rc<Shared>,
-    shard: usize,
-}
-
-impl Spool {
-    async fn commit(&self, mail: Mail) -> bool {
-        let (told, answer) = oneshot::channel();
-        let idle = {
-            let mut log = self.log.borrow_mut();
-            if log.poisoned {
-                return false;
-            }
-            log.filling.push((mail, told));
-            !core::mem::replace(&mut log.flying, true)
-        };
-        if idle {
-            let spool = self.clone();
-            self.rt.spawn(Class::Spool, async move { spool.fly().await });
-        }
-        answer.await.unwrap_or(false)
-    }
-
-    /// Writes batches until none is left.
-    async fn fly(&self) {
-        loop {
-            let (at, batch) = {
-                let mut log = self.log.borrow_mut();
-                let batch = core::mem::take(&mut log.filling);
-                if batch.is_empty() || log.poisoned {
-                    log.flying = false;
-                    return;
-                }
-                (log.at, batch)
-            };
-            let block = render(at, batch.iter().map(|(mail, _)| mail));
-            let bytes = block.len() as u64;
-            let good = self.file.write_durable(at, block).await.1.is_ok();
-            let mut log = self.log.borrow_mut();
-            log.poisoned |= !good;
-            log.at += bytes;
-            for (number, (mail, waiter)) in (1..).zip(batch) {
-                if good {
-                    let plan = &self.shared.plan;
-                    let mut index = self.shared.index.borrow_mut();
-                    index.committed(plan, self.shard, (at, number), mail);
-                }
-                let _ = waiter.send(good);
-            }
-        }
-    }
-}
-
-fn render<'a>(at: u64, batch: impl Iterator<Item = &'a Mail>) -> Block {
-    let mut body = Vec::new();
-    for mail in batch {
-        body.extend_from_slice(&(mail.boxes.len() as u32).to_le_bytes());
-        mail.boxes.iter().for_each(|b| body.extend_from_slice(&b.to_le_bytes()));
-        body.extend_from_slice(&(mail.bytes.len() as u32).to_le_bytes());
-        body.extend_from_slice(&mail.bytes);
-    }
-    let mut block = Block::new(HEAD_BYTES + body.len());
-    for word in [MAGIC, at, body.len() as u64, sum(&body) ^ at] {
-        assert!(block.push(&word.to_le_bytes()), "the block was made large enough");
-    }
-    assert!(block.push(&body), "the block was made large enough");
-    block.pad();
-    block
-}
-
-fn word(bytes: &[u8], index: usize) -> Option<u64> {
-    let bytes = bytes.get(index * 8..index * 8 + 8)?;
-    Some(u64::from_le_bytes(bytes.try_into().ok()?))
-}
-
-/// Takes a length-prefixed piece.
-fn number(bytes: &mut &[u8]) -> Option<u32> {
-    let (head, rest) = bytes.split_at_checked(4)?;
-    *bytes = rest;
-    Some(u32::from_le_bytes(head.try_into().ok()?))
-}
-
-fn parse(mut body: &[u8]) -> Option<Vec<Mail>> {
-    let mut batch = Vec::new();
-    while !body.is_empty() {
-        let count = number(&mut body)?;
-        let boxes = (0..count).map(|_| number(&mut body)).collect::<Option<_>>()?;
-        let length = number(&mut body)? as usize;
-        let (bytes, rest) = body.split_at_checked(length)?;
-        body = rest;
-        batch.push(Mail { boxes, bytes: bytes.into() });
-    }
-    Some(batch)
-}
-
-async fn recover(shared: &Shared, shard: usize, file: &SimFile) -> Result<u64, IoError> {
-    let mut at = 0;
-    loop {
-        let head = file.read(at, HEAD_BYTES).await?;
-        let words: Option<Vec<u64>> = (0..4).map(|index| word(&head, index)).collect();
-        let Some([MAGIC, place, length, check]) = words.as_deref() else { return Ok(at) };
-        if *place != at {
-            return Ok(at);
-        }
-        let body = file.read(at + HEAD_BYTES as u64, *length as usize).await?;
-        let Some(batch) = parse(&body).filter(|_| sum(&body) ^ at == *check) else {
-            return Ok(at);
-        };
-        let mut index = shared.index.borrow_mut();
-        for (number, mail) in (1..).zip(batch) {
-            if shared.plan.replay_all || (at, number) > index.applied[shard] {
-                index.committed(&shared.plan, shard, (at, number), mail);
-            }
-        }
-        at += (HEAD_BYTES + body.len()).next_multiple_of(PAGE_BYTES) as u64;
-    }
-}
 
 /// One life of one shard.
 pub(crate) async fn shard(
     rt: SimRuntime,
-    disk: impl Disk<File = SimFile>,
+    disk: DiskId,
     shard: usize,
-    shared: Rc<Shared>,
+    plan: Rc<Plan>,
+    index: Index,
     ready: impl FnOnce(),
-) -> Result<(), IoError> {
-    let name = format!("{shard:03}-{:010}.seg", 0);
-    let file = match disk.open(&name).await {
-        Ok(file) => file,
-        Err(error) if error.kind == IoKind::NotFound => {
-            // A torn creation leaves a file of the wrong length, so it gets its name when whole.
-            let spare = format!("spare-{shard:03}");
-            disk.create(&spare, LOG_BYTES).await?;
-            disk.rename(&spare, &name).await?;
-            disk.open(&name).await?
-        }
-        Err(error) => return Err(error),
-    };
-    let at = recover(&shared, shard, &file).await?;
-    let log = Rc::new(RefCell::new(Log { at, ..Log::default() }));
-    let spool = Spool { rt: rt.clone(), file, log, shared, shard };
+) -> Result<(), StoreError> {
+    let layout = SpoolConfig { shard: ShardId(shard as u16), ..plan.layout.clone() };
+    let (mark, sink) = (index.mark(shard), Rc::new(index.clone()));
+    let (spool, _) = Spool::open(rt.clone(), rt.disk(disk), layout, mark, sink).await?;
+    if plan.compacts {
+        rt.spawn(Class::Background, tidy(rt.clone(), spool.clone(), index));
+    }
     let mut listener = rt.listen(25);
     ready();
     loop {
         if let Ok(conn) = listener.accept().await {
-            let mut session = Session::new(&spool, conn);
+            let mut session = Session::new(&rt, &spool, conn);
             rt.spawn(Class::Session, async move {
                 let _ = session.serve().await;
-                let late = session.spool.rt.now() + IDLE;
+                let late = session.rt.now() + IDLE;
                 session.conn.close(late).await;
             });
         }
     }
 }
 
+/// Deletes and compacts, now and then.
+async fn tidy(rt: SimRuntime, spool: Spool<SimRuntime>, index: Index) {
+    let mut random = rt.fork_random();
+    for _ in 0..50 {
+        let pause = Duration::from_millis(random.below(2_000));
+        rt.sleep_until(rt.now() + pause).await;
+        for _ in 0..random.below(4) {
+            index.delete_any(&mut random);
+        }
+        // A failed pass is the next one's work.
+        let _ = spool.compact(&index).await;
+    }
+}
+
 struct Session {
-    spool: Spool,
+    rt: SimRuntime,
+    spool: Spool<SimRuntime>,
     conn: SimConn,
     out: Vec<u8>,
     hello: bool,
     mail: bool,
     boxes: BTreeSet<u32>,
-    chunks: Option<Vec<u8>>,
+    incoming: Option<Result<Incoming<SimRuntime>, StoreError>>,
 }
 
 impl Session {
-    fn new(spool: &Spool, conn: SimConn) -> Self {
+    fn new(rt: &SimRuntime, spool: &Spool<SimRuntime>, conn: SimConn) -> Self {
         Self {
+            rt: rt.clone(),
             spool: spool.clone(),
             conn,
             out: Vec::new(),
             hello: false,
             mail: false,
             boxes: BTreeSet::new(),
-            chunks: None,
+            incoming: None,
         }
     }
 
@@ -291,16 +96,16 @@ impl Session {
         if self.out.is_empty() {
             return Ok(());
         }
-        let mut buffer = self.spool.rt.buffer();
+        let mut buffer = self.rt.buffer();
         buffer.append(&mut self.out);
-        let late = self.spool.rt.now() + IDLE;
+        let late = self.rt.now() + IDLE;
         self.conn.send(buffer, late).await
     }
 
     /// Waits for more; false at the end.
     async fn more(&mut self) -> Result<bool, IoError> {
         self.flush().await?;
-        match self.conn.fill(self.spool.rt.now() + IDLE).await {
+        match self.conn.fill(self.rt.now() + IDLE).await {
             Ok(count) => Ok(count > 0),
             Err(error) if error.kind == IoKind::TimedOut => {
                 self.say("421 4.4.2 Timed out, closing connection");
@@ -364,7 +169,7 @@ impl Session {
     fn reset(&mut self) {
         self.mail = false;
         self.boxes.clear();
-        self.chunks = None;
+        self.incoming = None;
     }
 
     fn sender(&mut self) {
@@ -384,7 +189,7 @@ impl Session {
         }
         let number = rest.strip_prefix("TO:<u").and_then(|r| r.split_once('@'));
         match number.and_then(|(number, _)| number.parse().ok()) {
-            Some(number) if self.chunks.is_none() => {
+            Some(number) if self.incoming.is_none() => {
                 self.boxes.insert(number);
                 self.say("250 2.1.5 OK, proceed []");
             }
@@ -402,34 +207,64 @@ impl Session {
     }
 
     async fn data(&mut self) -> Result<bool, IoError> {
-        if self.chunks.is_some() {
+        if self.incoming.is_some() {
             self.say("503 5.5.1 BDAT already begun, DATA cannot follow");
             return Ok(true);
         }
         if self.out_of_place() {
             return Ok(true);
         }
+        let incoming = match self.spool.incoming() {
+            Ok(incoming) => incoming,
+            Err(error) => {
+                self.refuse(&error);
+                return Ok(true);
+            }
+        };
         self.say("354 End data with <CR><LF>.<CR><LF>");
-        let mut body = Vec::new();
+        self.incoming = Some(Ok(incoming));
         loop {
             let Some(line) = self.line().await? else { return Ok(false) };
             if line == b".\r\n" {
                 break;
             }
-            body.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+            self.push(line.strip_prefix(b".").unwrap_or(&line)).await;
         }
-        self.store(body).await;
+        self.store().await;
         Ok(true)
+    }
+
+    /// Adds to the message; after an error the rest goes nowhere.
+    async fn push(&mut self, bytes: &[u8]) {
+        if let Some(Ok(incoming)) = &mut self.incoming
+            && let Err(error) = incoming.push(bytes).await
+        {
+            self.incoming = Some(Err(error));
+        }
+    }
+
+    fn refuse(&mut self, error: &StoreError) {
+        self.say(match error {
+            StoreError::DiskLow { .. } => "452 4.3.1 Disk space is low, try again later",
+            StoreError::Busy => "451 4.3.0 Busy, try again later",
+            _ => "451 4.3.0 Local error in storage, try again later",
+        });
     }
 
     async fn bdat(&mut self, rest: &str) -> Result<bool, IoError> {
         let mut words = rest.split(' ');
         let mut size: usize = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
         let last = words.next().is_some();
-        let mut chunk = Vec::new();
+        let takes = self.mail && !self.boxes.is_empty();
+        if takes && self.incoming.is_none() {
+            self.incoming = Some(self.spool.incoming());
+        }
         loop {
             let here = self.conn.filled().len().min(size);
-            chunk.extend_from_slice(&self.conn.filled()[..here]);
+            if takes {
+                let piece = self.conn.filled()[..here].to_vec();
+                self.push(&piece).await;
+            }
             self.conn.consume(here);
             size -= here;
             if size == 0 {
@@ -442,25 +277,35 @@ impl Session {
         if self.out_of_place() {
             return Ok(true);
         }
-        let body = self.chunks.get_or_insert_default();
-        body.extend_from_slice(&chunk);
-        if last {
-            let body = self.chunks.take().unwrap_or_default();
-            self.store(body).await;
-        } else {
-            self.say("250 2.0.0 OK, octets received");
+        match &self.incoming {
+            _ if last => self.store().await,
+            Some(Err(error)) => {
+                let error = error.clone();
+                self.refuse(&error);
+            }
+            _ => self.say("250 2.0.0 OK, octets received"),
         }
         Ok(true)
     }
 
-    async fn store(&mut self, body: Vec<u8>) {
-        let boxes: Vec<u32> = self.boxes.iter().copied().collect();
-        let good = self.spool.commit(Mail { boxes, bytes: body.into() }).await;
+    async fn store(&mut self) {
+        let recipients = self.boxes.iter().map(|number| EnvelopeRecipient {
+            mailbox: MailboxId(u64::from(*number)),
+            address: b"somebody@example.test".to_vec(),
+            notify: Notify::default(),
+            orcpt: None,
+        });
+        let envelope = Envelope { recipients: recipients.collect(), ..Envelope::default() };
+        let incoming = self.incoming.take();
         self.reset();
-        if good {
-            self.say("250 2.6.0 OK, message queued <0123456789abc>");
-        } else {
-            self.say("451 4.3.0 Local error in storage, try again later");
+        let stored = match incoming {
+            Some(Ok(incoming)) => incoming.commit(b"Received: here\r\n", envelope).await,
+            Some(Err(error)) => Err(error),
+            None => Err(StoreError::Busy),
+        };
+        match stored {
+            Ok(stored) => self.say(&format!("250 2.6.0 OK, message queued <{}>", stored.id)),
+            Err(error) => self.refuse(&error),
         }
     }
 }

@@ -222,6 +222,7 @@ impl Run {
     fn settle(&mut self) {
         let bugs = self.plan.options.bugs.clone();
         self.world.change(|options| *options = Options { bugs, ..Options::calm() });
+        self.node.calm();
         self.wait("a start", |run| run.down_until.is_none() && run.node.ready());
         let until = self.world.now() + SETTLE;
         let ended = self.world.run(STEPS_MAX, until, |_| false);
@@ -249,8 +250,18 @@ impl Run {
     }
 
     fn report(mut self) -> Report {
-        let deliveries = self.node.deliveries();
-        let mut ledger = self.ledger.borrow_mut();
+        let reading = self.node.deliveries(self.outside.clone());
+        let read = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&read);
+        self.outside.spawn(Class::Session, async move { *slot.borrow_mut() = Some(reading.await) });
+        self.wait("the audit", |_| read.borrow().is_some());
+        let read = read.borrow_mut().take();
+        let ledger = Rc::clone(&self.ledger);
+        let mut ledger = ledger.borrow_mut();
+        let deliveries = read.unwrap_or(Ok(Vec::new())).unwrap_or_else(|error| {
+            ledger.violate(format!("a mailbox cannot be read: {error}"));
+            Vec::new()
+        });
         check::audit(&mut ledger, &deliveries);
         for complaint in self.world.complaints() {
             ledger.violate(complaint);
