@@ -62,9 +62,13 @@ pub(crate) fn run(common: &Common, plan: &Plan) -> Result<Vec<String>, String> {
     Ok(figures)
 }
 
-/// One microsecond to an hour, three digits.
+/// The longest latency that is told apart, an hour in microseconds; longer ones count as it.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
+
+/// Latencies from a microsecond up, three digits.
 fn latencies() -> Latencies {
-    Latencies::new(3).unwrap_or_else(|_| unreachable!("three digits are in the allowed range"))
+    Latencies::new_with_bounds(1, LATENCY_US_MAX, 3)
+        .unwrap_or_else(|_| unreachable!("the bounds and the digits are in the allowed range"))
 }
 
 fn one(common: &Common, plan: &Plan, wire: &[u8], taken: &AtomicU64) -> io::Result<Latencies> {
