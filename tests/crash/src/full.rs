@@ -48,8 +48,19 @@ pub(crate) fn run(args: &Args, folder: &Path) -> Result<String, String> {
         Err(why) => return Ok(format!("SKIPPED: no small file system can be mounted here: {why}")),
     };
     let ledger = Ledger::new(args.seed, args.accounts);
-    let options =
-        Options { cores: args.cores, data: Some(mount.at.join("data")), ..Options::default() };
+    let config = format!(
+        "[store]
+segment_bytes = {}
+reserve_bytes = {RESERVE_BYTES}
+",
+        args.segment_kib * 1024
+    );
+    let options = Options {
+        cores: args.cores,
+        data: Some(mount.at.join("data")),
+        config: Some(config),
+        ..Options::default()
+    };
     let mut engine = Engine::with(options)?;
     ledger.make_accounts(&engine)?;
     let mut report = Vec::new();
