@@ -1,4 +1,4 @@
-//! Addresses from anywhere: what is accepted is bounded, free of controls, and reads back as itself.
+//! Addresses from anywhere: what is accepted is bounded, free of controls, and reads back the same.
 #![no_main]
 
 use fsmtp_proto::smtp::address::{

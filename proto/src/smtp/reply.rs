@@ -2,7 +2,7 @@
 //!
 //! Enhanced codes are those of RFC 3463 §3 and the registry of RFC 5248 §2.
 //!
-//! The session names a [`Reply`]; the desk names a [`Refusal`]; only this file knows numbers and
+//! The session names a `Reply`; the desk names a [`Refusal`]; only this file knows numbers and
 //! words. Single-line replies end in the seeds' ` - fsmtp`. A reply is at most
 //! [`REPLY_LINE_BYTES_MAX`] bytes (RFC 5321 §4.5.3.1.5), whatever address or id is echoed in it,
 //! and nothing that is echoed can hold a control character.

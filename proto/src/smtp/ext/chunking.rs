@@ -10,11 +10,11 @@ pub(super) const BINARY: Extension = Extension::announced_by(|_, text| text.push
 
 /// What a BDAT line announces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ChunkHeader {
+pub(crate) struct ChunkHeader {
     /// Bytes that follow the line.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Whether they end the message.
-    pub last: bool,
+    pub(crate) last: bool,
 }
 
 /// Parses `chunk-size [ SP "LAST" ]` (RFC 3030 §2).

@@ -1,8 +1,8 @@
 //! The ESMTP extensions: what EHLO announces, and the parameters that they add to MAIL and RCPT.
 //!
-//! A new extension is one file here and one row in [`EXTENSIONS`]; a verb that it adds is a row in
-//! `smtp/verb.rs`. The session calls [`announce`] once for its settings, and [`sender_parameters`]
-//! and [`recipient_parameters`] for each MAIL and RCPT. A parameter is refused by a reply: 501 for
+//! A new extension is one file here and one row in `EXTENSIONS`; a verb that it adds is a row in
+//! `smtp/verb.rs`. The session calls `announce` once for its settings, and `sender_parameters`
+//! and `recipient_parameters` for each MAIL and RCPT. A parameter is refused by a reply: 501 for
 //! its form, 504 for its value, 555 for its name (RFC 5321 §4.1.1.11).
 
 mod chunking;
@@ -15,7 +15,6 @@ mod pipelining;
 mod size;
 mod utf8;
 
-pub use chunking::ChunkHeader;
 pub(crate) use chunking::parse_chunk_header;
 pub use dsn::{Notify, OriginalRecipient, Return};
 pub use eight_bit::BodyType;
