@@ -1,6 +1,6 @@
 //! A POP3 client that reads what is there, octet for octet.
 //!
-//! As with [`smtp`](crate::smtp), everything gives up after [`PATIENCE`](crate::PATIENCE).
+//! As with [`smtp`](crate::smtp), everything gives up after [`PATIENCE`].
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
