@@ -167,6 +167,40 @@ fn segments_without_live_bytes_are_recycled_unread() {
 }
 
 #[test]
+fn records_of_an_earlier_use_of_a_file_never_come_back() {
+    for fate in [Fate::Lost, Fate::Kept, Fate::Torn, Fate::Pages(1), Fate::Pages(2)] {
+        let setting = setting(1000);
+        let life = Life::new(2, &setting.plate);
+        let spool = open(&life, &setting.index);
+        setting.index.now.borrow_mut().bodies.clear();
+        life.run(spool.compact(&*setting.index)).unwrap();
+        // Into the recycled file, which is full of whole records of its former life.
+        let number_of = |lsn: Lsn| lsn.0 / small_config().segment_bytes;
+        let old = number_of(spool.durable());
+        let mut seed = 0;
+        while number_of(spool.durable()) < old + 2 {
+            life.run(put(&spool, seed, 1000)).unwrap();
+            seed += 1;
+        }
+        let recycled = setting.plate.contents(&segment(old + 2));
+        let stale = recycled.chunks(PAGE_BYTES).skip(4).filter(|page| page[..2] == *b"fR");
+        assert!(stale.count() > 3, "the file has a past");
+        let known = setting.index.bodies().len();
+        setting.plate.halt_after(0, fate);
+        assert!(life.machine.run(put(&spool, 99, 9000)).is_none());
+        setting.plate.lose_power(&Chance::new(1));
+        life.machine.crash();
+
+        let life = Life::new(3, &setting.plate);
+        let spool = open(&life, &setting.index);
+        let found = setting.index.bodies().len() - known;
+        assert!(found == 0 || (found == 1 && fate != Fate::Lost), "{fate:?}: {found}");
+        life.run(put(&spool, 100, 1000)).unwrap();
+        assert!(setting.index.repeated.borrow().is_empty());
+    }
+}
+
+#[test]
 fn nothing_at_or_behind_the_mark_is_touched() {
     let setting = setting(10);
     let life = Life::new(2, &setting.plate);

@@ -65,6 +65,19 @@ fn replay_waits_for_a_sink_that_is_behind() {
 }
 
 #[test]
+fn the_last_batch_is_written_again_before_its_messages_are_replayed() {
+    let plate = filled(3, 1000);
+    let before = plate.contents(&segment(0));
+    plate.fail_after(0, Fate::Lost);
+    let (life, opened) = open(&plate, Lsn(0));
+    assert!(matches!(opened, Err(StoreError::Io(_))));
+    assert_eq!(life.sink.ids().len(), 2, "the third may stand in a volatile cache only");
+    let (life, opened) = open(&plate, Lsn(0));
+    assert_eq!((opened.unwrap().1.replayed_count, life.sink.ids().len()), (3, 3));
+    assert!(plate.contents(&segment(0)) == before);
+}
+
+#[test]
 fn every_torn_tail_is_cut_and_the_log_goes_on() {
     // The second batch has three pages; every subset of them reaches the disk.
     for bits in 0..8 {
