@@ -316,3 +316,18 @@ fn readers_find_a_message_that_moves_under_them() {
     }
     assert_eq!(Some(&text), setting.kept.get(&at.id));
 }
+
+#[test]
+fn two_passes_at_once_are_one() {
+    let setting = setting(10);
+    let life = Life::new(2, &setting.plate);
+    let spool = open(&life, &setting.index);
+    let mut first = Box::pin(spool.compact(&*setting.index));
+    let mut cx = core::task::Context::from_waker(core::task::Waker::noop());
+    assert!(first.as_mut().poll(&mut cx).is_pending());
+    let second = life.run(spool.compact(&*setting.index)).unwrap();
+    assert_eq!(second, Compaction::default());
+    drop(first);
+    assert_ne!(life.run(spool.compact(&*setting.index)).unwrap(), Compaction::default());
+    setting.audit(&life);
+}

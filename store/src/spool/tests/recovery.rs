@@ -326,7 +326,7 @@ fn a_batch_that_does_not_follow_is_damage() {
 #[test]
 fn a_message_record_with_a_damaged_envelope_is_named() {
     let plate = filled(3, 1000);
-    // Patch the envelope's version and make the checksum right again: a writer's bug, not the disk's.
+    // Patch the envelope's version and make the checksum right: a writer's bug, not the disk's.
     plate.change(&segment(0), |bytes| {
         let at = PAGE_BYTES + BATCH_RECORD_BYTES;
         let head = RecordHead::decode(&bytes[at..]).unwrap();
