@@ -68,7 +68,8 @@ pub(super) fn segment_number(shard: ShardId, name: &str) -> Option<u64> {
 /// A place in the log, for people.
 pub(super) fn place(shard: ShardId, segment_bytes: u64, lsn: Lsn) -> String {
     let name = segment_name(shard, lsn.0 / segment_bytes);
-    format!("{name} at byte {}", lsn.0 % segment_bytes)
+    // A log that filled a segment goes on behind the next one's header.
+    format!("{name} at byte {}", (lsn.0 % segment_bytes).max(PAGE))
 }
 
 /// Checks that `page` is the header of segment `number`.

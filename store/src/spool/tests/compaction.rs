@@ -15,7 +15,9 @@ struct Setting {
 fn open(life: &Life, index: &Rc<Index>) -> Spool<Machine> {
     let applied = index.now.borrow().applied;
     let (machine, disk) = (life.machine.clone(), life.disk.clone());
-    life.run(Spool::open(machine, disk, small_config(), applied, index.clone())).unwrap().0
+    let opened = life.run(Spool::open(machine, disk, small_config(), applied, index.clone()));
+    life.settle();
+    opened.unwrap().0
 }
 
 /// Messages of many sizes; every `keep_every`th stays.
@@ -281,6 +283,26 @@ fn a_damaged_segment_is_reported_once_and_kept() {
             assert_eq!(reports, 1);
         }
     }
+}
+
+#[test]
+fn a_live_message_that_is_not_found_keeps_its_segment() {
+    // In the last batch of its segment, so nothing behind it shows that it is missing.
+    let setting = setting(1);
+    let of_segment_0 = |at: &BodyRef| at.lsn.0 < small_config().segment_bytes;
+    let bodies = setting.index.bodies();
+    let last =
+        bodies.iter().map(|(at, _)| at).filter(|at| of_segment_0(at)).max_by_key(|at| at.lsn);
+    let last = last.unwrap().clone();
+    bodies.iter().filter(|(at, _)| at.id != last.id).for_each(|(at, _)| {
+        setting.index.delete(at.id);
+    });
+    setting.plate.change(&segment(0), |bytes| bytes[last.lsn.0 as usize + 40] ^= 1);
+    let life = Life::new(2, &setting.plate);
+    let spool = open(&life, &setting.index);
+    let refused = life.run(spool.compact(&*setting.index));
+    assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    assert!(setting.plate.names().contains(&segment(0)));
 }
 
 #[test]

@@ -19,6 +19,7 @@ fn filled(count: u64, bytes: usize) -> Rc<Plate> {
 fn open(plate: &Rc<Plate>, applied: Lsn) -> (Life, Result<Opened, StoreError>) {
     let life = Life::new(2, plate);
     let opened = life.try_open(small_config(), applied);
+    life.settle();
     (life, opened)
 }
 
@@ -169,6 +170,14 @@ fn damage_in_the_middle_stops_and_names_the_place() {
     let (_, opened) = open(&plate, Lsn(0));
     let tail = opened.unwrap().1.tail;
     assert_eq!(tail.0 as usize, segment_bytes + 16 * PAGE_BYTES);
+    // In the last segment too: what stands behind it tells.
+    for page in 1..15 {
+        let at = page * PAGE_BYTES + 200;
+        plate.change(&segment(1), |bytes| bytes[at] ^= 1);
+        let place = format!("{} at byte {}", segment(1), page * PAGE_BYTES);
+        assert_corrupt(open(&plate, Lsn(0)).1, &place);
+        plate.change(&segment(1), |bytes| bytes[at] ^= 1);
+    }
 }
 
 #[test]
@@ -260,8 +269,8 @@ fn spares_are_reused_when_whole_and_removed_when_not() {
     plate.take_away(&segment(1));
     plate.put("003.spare", vec![9; 100]);
     plate.put("003.fresh", vec![9; small_config().segment_bytes as usize]);
-    let (life, opened) = open(&plate, Lsn(0));
-    let (spool, _) = opened.unwrap();
+    let life = Life::new(2, &plate);
+    let (spool, _) = life.try_open(small_config(), Lsn(0)).unwrap();
     assert_eq!(plate.names(), [segment(0)]);
     life.machine.crash();
     drop(spool);
