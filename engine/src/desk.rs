@@ -20,6 +20,7 @@ use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::spool::{Incoming, Stored};
 use fsmtp_store::{QueueId, StoreError};
 
+use crate::guard::SharedState;
 use crate::log::Event;
 use crate::shard::{Shard, count};
 
@@ -96,6 +97,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     pub async fn body(&mut self, bytes: &[u8]) {
         let Some(incoming) = &mut self.incoming else { return };
         self.hops.feed(bytes);
+        let _shared = SharedState;
         if let Err(error) = incoming.push(bytes).await {
             // The rest is read past; the client hears of it at the end of its message.
             self.incoming = None;
@@ -149,9 +151,14 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 return said;
             }
         }
-        let directory = std::sync::Arc::clone(&self.shard.directory.borrow());
-        let mailboxes = match directory.resolve(&local, domain) {
-            Resolution::Mailboxes(mailboxes) => mailboxes,
+        let resolution = self.shard.directory.borrow().resolve(&local, domain.unwrap_or(""));
+        let one;
+        let mailboxes = match &resolution {
+            Resolution::Mailbox(mailbox) => {
+                one = [*mailbox];
+                one.as_slice()
+            }
+            Resolution::Mailboxes(mailboxes) => mailboxes.as_slice(),
             Resolution::NoSuchUser => return self.refuse_recipient(address, Refusal::NoSuchUser),
             Resolution::NotLocal => return self.refuse_recipient(address, Refusal::RelayDenied),
         };
@@ -170,7 +177,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         let Some(transaction) = &mut self.transaction else {
             return Said::Refused(Refusal::Storage);
         };
-        for &mailbox in mailboxes.iter() {
+        for &mailbox in mailboxes {
             transaction.envelope.recipients.push(EnvelopeRecipient {
                 mailbox,
                 address: address.as_bytes().to_vec(),
@@ -215,6 +222,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
 
     fn begin(&mut self) -> Said {
         self.drop_message();
+        let _shared = SharedState;
         match self.shard.spool.incoming() {
             Ok(incoming) => {
                 self.incoming = Some(incoming);
@@ -250,7 +258,9 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 transaction.envelope.recipients.len(),
             )
         });
+        let shared = SharedState;
         let stored = incoming.commit(&head, transaction.envelope).await;
+        drop(shared);
         self.shard.rt.recycle(head);
         match stored {
             Ok(stored) => self.stored(&stored, from.as_ref()),

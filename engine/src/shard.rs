@@ -10,11 +10,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fsmtp_proto::{pop3, smtp};
-use fsmtp_rt::{Disk, Runtime};
+use fsmtp_rt::Runtime;
+use fsmtp_store::ShardId;
 use fsmtp_store::directory::Directory;
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::spool::{Committed, Spool};
-use fsmtp_store::ShardId;
+use fsmtp_store::password::Phc;
+use fsmtp_store::spool::Spool;
 
 use crate::drain::Drain;
 use crate::log::Log;
@@ -25,7 +26,7 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Checks a password against a stored hash, off the shard; no hash means no such user, and takes
 /// as long. `Err`: too many checks wait.
 pub type PasswordCheck =
-    Rc<dyn Fn(Option<Arc<str>>, Vec<u8>) -> Pin<Box<dyn Future<Output = Result<bool, Overload>>>>>;
+    Rc<dyn Fn(Option<Phc>, Vec<u8>) -> Pin<Box<dyn Future<Output = Result<bool, Overload>>>>>;
 
 /// The helper threads have too much to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +39,8 @@ pub struct Counters {
     pub connections: Cell<u64>,
     /// Connections refused for a limit.
     pub connections_refused: Cell<u64>,
+    /// Sessions that ended by a panic.
+    pub sessions_panicked: Cell<u64>,
     /// Messages answered with 250.
     pub messages_stored: Cell<u64>,
     /// Messages refused after their end.

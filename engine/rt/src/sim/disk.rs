@@ -231,6 +231,7 @@ impl Core {
             _ if op.result.is_some() => state.apply(&op.kind),
             OpKind::Write { .. } => {
                 let options = &self.options.disk;
+                state.broken &= options.errors_stick;
                 let errno = if state.broken || self.random.chance(options.write_errors) {
                     state.broken = options.errors_stick;
                     Some(EIO)

@@ -50,6 +50,8 @@ pub(super) struct Link {
     doom: Option<(u64, Fate)>,
     moved: u64,
     silent: bool,
+    /// A fault of the world has struck it.
+    faulted: bool,
 }
 
 struct End {
@@ -123,7 +125,7 @@ impl Core {
             ..Pipe::default()
         });
         let ends = [end(from), end(to)];
-        let link = Link { ends, pipes, options, doom, moved: 0, silent: false };
+        let link = Link { ends, pipes, options, doom, moved: 0, silent: false, faulted: false };
         self.net.links.push(link);
         self.net.links.len() - 1
     }
@@ -236,6 +238,7 @@ impl Core {
     }
 
     fn meet(&mut self, link: usize, fate: Fate) {
+        self.net.links[link].faulted = true;
         match fate {
             Fate::Silence => {
                 self.note(What::Silence, 0, link as u64, 0);
@@ -460,12 +463,11 @@ impl SimConn {
         self.core.borrow().net.links[self.link].pipes[1 - self.side].arrived.len()
     }
 
-    /// Whether a fault of the world has cut this link or silenced it, so that its dialogue is void.
+    /// Whether the world has reset or silenced this link, so that its dialogue proves nothing. A
+    /// reset that an end has brought about itself does not count.
     #[must_use]
-    pub fn cut(&self) -> bool {
-        let core = self.core.borrow();
-        let link = &core.net.links[self.link];
-        link.silent || link.ends[self.side].reset
+    pub fn faulted(&self) -> bool {
+        self.core.borrow().net.links[self.link].faulted
     }
 
     fn end(&self) -> (usize, usize) {

@@ -1,0 +1,155 @@
+//! What one run will do, drawn from its seed before it begins.
+//!
+//! Swarm: each run has few shards and few clients of few kinds, so that a run is short and a
+//! hundred thousand of them are affordable; variety comes from the number of seeds.
+
+use fsmtp_rt::PAGE_BYTES;
+use fsmtp_rt::sim::{Crash, MILLION, Options, Random};
+use fsmtp_store::ShardId;
+use fsmtp_store::spool::SpoolConfig;
+
+/// Hosts, clients, faults and crashes of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The machine's faults.
+    pub(crate) options: Options,
+    /// Shards of the node: 1 to 3.
+    pub(crate) shards: usize,
+    /// What each client is.
+    pub(crate) clients: Vec<Kind>,
+    /// Crashes of the node, in order.
+    pub(crate) crashes: Vec<CrashPlan>,
+    /// The crash before the last audit.
+    pub(crate) last_crash: Crash,
+    /// Chance, per message and million, that the index persists.
+    pub(crate) persists: u32,
+    /// Chance, per message and million, that the index gives a message back.
+    pub(crate) index_busy: u32,
+    /// Whether mail is deleted and the log compacted meanwhile.
+    pub(crate) compacts: bool,
+    /// How the spools are laid out.
+    pub(crate) layout: SpoolConfig,
+    /// Planted: the index replays all of the log after a restart.
+    pub(crate) replay_all: bool,
+    /// Planted: chance that the index drops a message.
+    pub(crate) index_drops: u32,
+    /// Planted: the index persists its mark only.
+    pub(crate) mark_only: bool,
+}
+
+/// What a client does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// Speaks SMTP and checks every reply.
+    Polite,
+    /// The same, and hangs up at a random moment.
+    Hasty,
+    /// Sends one script twice, cut differently, and compares.
+    Twin,
+    /// Sends commands and never reads.
+    Deaf,
+    /// Connects and says nothing.
+    Idle,
+}
+
+/// When and how the node crashes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CrashPlan {
+    /// After so many more writes were submitted.
+    pub(crate) writes: u64,
+    /// And so many more steps.
+    pub(crate) steps: u64,
+    /// How.
+    pub(crate) crash: Crash,
+    /// Milliseconds until it is started again.
+    pub(crate) down_ms: u64,
+}
+
+impl Plan {
+    /// The plan of `seed`.
+    pub(crate) fn of(seed: u64) -> Self {
+        // Not the world's own generator: a change here must not shift every choice there.
+        let mut random = Random::new(seed ^ 0x706c_616e);
+        let mut options = Options::swarm(&mut random);
+        options.disk.capacity_bytes = 1 << 30;
+        let kinds = Self::kinds(&mut random);
+        let clients = (0..random.within((1, 5))).map(|_| *random.pick(&kinds)).collect();
+        let crash = |random: &mut Random| {
+            if random.chance(300_000) { Crash::Process } else { Crash::Power }
+        };
+        let crashes = (0..random.below(4))
+            .map(|_| CrashPlan {
+                writes: random.below(8),
+                steps: random.below(*random.clone().pick(&[1, 5, 60, 500])),
+                crash: crash(&mut random),
+                down_ms: *random.pick(&[0, 100, 30_000]),
+            })
+            .collect();
+        let layout = Self::layout(&mut random);
+        if random.chance(150_000) {
+            options.disk.capacity_bytes = layout.segment_bytes * random.within((2, 12));
+        }
+        let persists = *random.pick(&[0, MILLION / 10, MILLION / 2, MILLION]);
+        Self {
+            options,
+            shards: random.within((1, 3)) as usize,
+            clients,
+            crashes,
+            last_crash: crash(&mut random),
+            persists,
+            index_busy: *random.pick(&[0, 0, MILLION / 10, MILLION * 9 / 10]),
+            compacts: random.coin(),
+            layout,
+            replay_all: false,
+            index_drops: 0,
+            mark_only: false,
+        }
+    }
+
+    /// Small segments, batches and chunks, so that each border is crossed often.
+    fn layout(random: &mut Random) -> SpoolConfig {
+        let page = PAGE_BYTES as u64;
+        let batch = *random.pick(&[2, 3, 16, 64]) * page;
+        let segment = page + batch * random.within((1, 12));
+        let chunk = *random.pick(&[64, 1_000, 4_096, 6_000, 65_536]);
+        SpoolConfig {
+            segment_bytes: segment,
+            reserve_bytes: segment,
+            space_check_bytes: batch,
+            chunk_bytes: chunk.min(batch as usize - 2_048),
+            batch_bytes_max: batch as usize,
+            backlog_count_max: random.within((1, 8)) as usize,
+            gather_turns: random.below(3) as u32,
+            compact_live_percent: *random.pick(&[10, 40, 90]),
+            ..SpoolConfig::new(ShardId(0))
+        }
+    }
+
+    /// The kinds of clients of this run: polite ones always, of the others some.
+    fn kinds(random: &mut Random) -> Vec<Kind> {
+        let mut kinds = vec![Kind::Polite, Kind::Polite];
+        for (kind, chance) in [
+            (Kind::Hasty, 500_000),
+            (Kind::Twin, 500_000),
+            (Kind::Deaf, 100_000),
+            (Kind::Idle, 100_000),
+        ] {
+            if random.chance(chance) {
+                kinds.push(kind);
+            }
+        }
+        kinds
+    }
+
+    /// Whether the disk may fail or be full in this run, so that a start may fail.
+    pub(crate) fn disk_fails(&self) -> bool {
+        let disk = &self.options.disk;
+        disk.write_errors + disk.write_full + disk.name_errors + disk.read_errors > 0
+            || disk.capacity_bytes < 1 << 30
+    }
+
+    /// Whether mail may be deferred in this run.
+    pub(crate) fn defers(&self) -> bool {
+        self.disk_fails() || self.index_busy > 0
+    }
+}

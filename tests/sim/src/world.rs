@@ -1,0 +1,281 @@
+//! One run: a node, its clients and its disasters, from a seed to a verdict.
+//!
+//! First the plan's clients talk while the plan's crashes happen. Then the faults stop: everything
+//! must settle, every shard must take mail again, and after a last crash the audit must agree with
+//! what the clients were promised.
+
+use core::cell::{Cell, RefCell};
+use core::time::Duration;
+use std::rc::Rc;
+
+use fsmtp_rt::sim::{Crash, Ended, Options, SimRuntime, Step, World};
+use fsmtp_rt::{Class, Instant, Runtime};
+
+use crate::bugs::Bug;
+use crate::check;
+use crate::client::Client;
+use crate::ledger::{Ledger, State};
+use crate::node::Node;
+use crate::plan::{CrashPlan, Plan};
+
+/// More than any run has needed; a run that uses them up makes no progress.
+const STEPS_MAX: u64 = 3_000_000;
+
+/// Virtual time after which clients must be done; each waits for an hour at most, a few times.
+const PATIENCE: Duration = Duration::from_secs(2 * 86_400);
+
+/// Virtual time in which a node without faults must have come to rest.
+const SETTLE: Duration = Duration::from_secs(3 * 3600);
+
+/// Starts that may fail in a row while the disk has faults.
+const STARTS_MAX: u32 = 30;
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// The hash over all that happened.
+    pub(crate) hash: u64,
+    /// Events at the seam.
+    pub(crate) events: u64,
+    /// What was wrong.
+    pub(crate) violations: Vec<String>,
+    /// Messages answered 250.
+    pub(crate) acked: u64,
+    /// Messages that stayed in doubt.
+    pub(crate) doubt: u64,
+    /// Replies that were checked.
+    pub(crate) replies: u64,
+    /// Dialogues compared with their twin.
+    pub(crate) twins: u64,
+    /// Crashes of the node.
+    pub(crate) crashes: u64,
+}
+
+struct Run {
+    world: World,
+    plan: Rc<Plan>,
+    outside: SimRuntime,
+    node: Node,
+    ledger: Rc<RefCell<Ledger>>,
+    busy: Rc<Cell<usize>>,
+    /// When the node is to be started again.
+    down_until: Option<Instant>,
+    starts_failed: u32,
+}
+
+/// Runs `seed`, with `bug` planted; events go to `observer`.
+pub(crate) fn run(seed: u64, bug: Option<Bug>, observe: bool) -> Report {
+    let mut plan = Plan::of(seed);
+    if let Some(bug) = bug {
+        bug.plant(&mut plan);
+    }
+    let mut run = Run::new(seed, plan);
+    if observe {
+        run.world.observe(|event| println!("{event:?}"));
+    }
+    run.talk();
+    run.settle();
+    run.probe();
+    run.report()
+}
+
+/// Runs `seed` twice; that both do the same is an invariant too.
+pub(crate) fn run_twice(seed: u64, bug: Option<Bug>) -> Report {
+    let mut first = run(seed, bug, false);
+    if first.violations.is_empty() {
+        let second = run(seed, bug, false);
+        if first.hash != second.hash {
+            first.violations.push("the same seed gave two traces".into());
+        }
+    }
+    first
+}
+
+impl Run {
+    fn new(seed: u64, plan: Plan) -> Self {
+        let mut world = World::new(seed, plan.options.clone());
+        let plan = Rc::new(plan);
+        let host = world.host();
+        let outside = world.start(host);
+        let node = Node::new(&mut world, seed, &plan);
+        node.boot(&mut world);
+        Self {
+            world,
+            plan,
+            outside,
+            node,
+            ledger: Rc::default(),
+            busy: Rc::default(),
+            down_until: None,
+            starts_failed: 0,
+        }
+    }
+
+    fn client(&self, plan: &Rc<Plan>) -> Client {
+        Client {
+            rt: self.outside.clone(),
+            random: self.outside.fork_random(),
+            ledger: Rc::clone(&self.ledger),
+            plan: Rc::clone(plan),
+            view: Rc::clone(&self.node.view),
+        }
+    }
+
+    fn spawn(&self, life: impl Future<Output = ()> + 'static) {
+        let busy = Rc::clone(&self.busy);
+        busy.set(busy.get() + 1);
+        self.outside.spawn(Class::Session, async move {
+            life.await;
+            busy.set(busy.get() - 1);
+        });
+    }
+
+    fn violate(&self, what: String) {
+        self.ledger.borrow_mut().violate(what);
+    }
+
+    fn crash(&mut self, crash: Crash, down_ms: u64) {
+        self.node.crash(&mut self.world, crash);
+        let until = self.world.now() + Duration::from_millis(down_ms);
+        self.down_until = Some(until);
+        // Somebody must be awake then, or the clock would not stop there.
+        let rt = self.outside.clone();
+        self.outside.spawn(Class::Background, async move { rt.sleep_until(until).await });
+    }
+
+    /// Starts the node when it is time, and again when a start has failed.
+    fn tend(&mut self) {
+        if self.down_until.is_some_and(|until| self.world.now() >= until) {
+            self.down_until = None;
+            self.node.boot(&mut self.world);
+        }
+        if let Some(error) = self.node.failed() {
+            self.starts_failed += 1;
+            if !self.plan.disk_fails() {
+                self.violate(format!("a shard could not start: {error}"));
+            }
+            if self.starts_failed > STARTS_MAX {
+                self.world.change(|options| options.disk = Options::calm().disk);
+            }
+            // Power: a disk that has failed for good is replaced by the same one repaired.
+            self.crash(Crash::Power, 1_000);
+        }
+    }
+
+    /// One step of the world; false when nothing can happen any more.
+    fn step(&mut self) -> bool {
+        self.tend();
+        self.world.step() != Step::Idle
+    }
+
+    /// The clients talk while the node crashes as planned.
+    fn talk(&mut self) {
+        for kind in self.plan.clients.clone() {
+            self.spawn(self.client(&self.plan).live(kind));
+        }
+        let until = self.world.now() + PATIENCE;
+        let mut crashes = self.plan.crashes.clone().into_iter();
+        let mut next = crashes.next();
+        let mut writes = self.node.writes(&self.world);
+        let mut steps_left = None;
+        for _ in 0..STEPS_MAX {
+            if self.busy.get() == 0 {
+                return;
+            }
+            if let Some(CrashPlan { writes: after, steps, crash, down_ms }) = next
+                && self.down_until.is_none()
+                && self.node.writes(&self.world) >= writes + after
+            {
+                let left = steps_left.get_or_insert(steps);
+                if *left == 0 {
+                    self.crash(crash, down_ms);
+                    next = crashes.next();
+                    steps_left = None;
+                    writes = self.node.writes(&self.world);
+                } else {
+                    *left -= 1;
+                }
+            }
+            if self.world.now() > until || !self.step() {
+                break;
+            }
+        }
+        let busy = self.busy.get();
+        self.violate(format!("{busy} clients never came to an end"));
+    }
+
+    /// Steps until `met`; a violation when that does not come to pass.
+    fn wait(&mut self, what: &str, met: impl Fn(&Self) -> bool) {
+        let until = self.world.now() + SETTLE;
+        for _ in 0..STEPS_MAX {
+            if met(self) {
+                return;
+            }
+            if self.world.now() > until || !self.step() {
+                break;
+            }
+        }
+        self.violate(format!("without faults, {what} did not come to pass"));
+    }
+
+    /// The faults stop, and everything comes to rest.
+    fn settle(&mut self) {
+        let bugs = self.plan.options.bugs.clone();
+        self.world.change(|options| *options = Options { bugs, ..Options::calm() });
+        self.node.calm();
+        self.wait("a start", |run| run.down_until.is_none() && run.node.ready());
+        let until = self.world.now() + SETTLE;
+        let ended = self.world.run(STEPS_MAX, until, |_| false);
+        if ended == Ended::Steps {
+            self.violate("without faults and clients, the node did not come to rest".into());
+        }
+        let out = self.node.buffers_out(&self.world);
+        if out > 0 {
+            self.violate(format!("{out} reply buffers were never given back"));
+        }
+    }
+
+    /// After the last crash the node starts, and takes mail at each shard.
+    fn probe(&mut self) {
+        self.crash(self.plan.last_crash, 0);
+        self.wait("the last start", |run| run.down_until.is_none() && run.node.ready());
+        let mut plan = Plan::clone(&self.plan);
+        plan.options = Options::calm();
+        plan.options.bugs = self.plan.options.bugs.clone();
+        let plan = Rc::new(plan);
+        for shard in 0..self.plan.shards {
+            self.spawn(self.client(&plan).probe(shard));
+        }
+        self.wait("a probe", |run| run.busy.get() == 0);
+    }
+
+    fn report(mut self) -> Report {
+        let reading = self.node.deliveries(self.outside.clone());
+        let read = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&read);
+        self.outside.spawn(Class::Session, async move { *slot.borrow_mut() = Some(reading.await) });
+        self.wait("the audit", |_| read.borrow().is_some());
+        let read = read.borrow_mut().take();
+        let ledger = Rc::clone(&self.ledger);
+        let mut ledger = ledger.borrow_mut();
+        let deliveries = read.unwrap_or(Ok(Vec::new())).unwrap_or_else(|error| {
+            ledger.violate(format!("a mailbox cannot be read: {error}"));
+            Vec::new()
+        });
+        check::audit(&mut ledger, &deliveries);
+        for complaint in self.world.complaints() {
+            ledger.violate(complaint);
+        }
+        self.world.note(ledger.entries.len() as u64, deliveries.len() as u64);
+        Report {
+            hash: self.world.hash(),
+            events: self.world.events(),
+            violations: core::mem::take(&mut ledger.violations),
+            acked: ledger.count(State::Acked) as u64,
+            doubt: ledger.count(State::Doubt) as u64,
+            replies: ledger.replies,
+            twins: ledger.twins,
+            crashes: self.node.view.crashes.get(),
+        }
+    }
+}
