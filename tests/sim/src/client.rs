@@ -377,7 +377,11 @@ impl Talk<'_> {
                 self.model.reset();
             }
             Say::Rset if good => self.model.reset(),
-            Say::Mail if good => self.model.mail = true,
+            Say::Mail if good => {
+                // Whatever was vague before, now a transaction begins.
+                self.model.reset();
+                self.model.mail = true;
+            }
             Say::Rcpt(Some(number)) if good => drop(self.model.boxes.insert(*number)),
             Say::Data(token) if good => self.model.wanted = Some(*token),
             Say::Body(token) | Say::Bdat { token, last: true, .. } => {

@@ -19,9 +19,9 @@ pub(crate) struct Mail {
     /// Where it is.
     pub(crate) body: BodyRef,
     /// Who has it; empty when all have deleted it.
-    pub(crate) boxes: Vec<u32>,
+    boxes: Vec<u32>,
     /// Who had it and has deleted it.
-    pub(crate) deleted: Vec<u32>,
+    deleted: Vec<u32>,
     record_bytes: u64,
 }
 
@@ -79,6 +79,13 @@ impl Index {
     pub(crate) fn locate(&self, id: QueueId) -> Option<BodyRef> {
         let now = self.now.borrow();
         now.mail.iter().find(|mail| mail.body.id == id).map(|mail| mail.body.clone())
+    }
+
+    /// Who has a message, and who has deleted it.
+    pub(crate) fn owners(&self, id: QueueId) -> (Vec<u32>, Vec<u32>) {
+        let now = self.now.borrow();
+        let mail = now.mail.iter().find(|mail| mail.body.id == id);
+        mail.map_or_else(Default::default, |mail| (mail.boxes.clone(), mail.deleted.clone()))
     }
 
     /// Somebody deletes some message; durable at once.

@@ -6,9 +6,9 @@ use core::cell::{Cell, RefCell};
 use core::net::SocketAddr;
 use std::rc::Rc;
 
-use fsmtp_rt::sim::{Crash, DiskId, HostId, SimRuntime, World};
+use fsmtp_rt::sim::{Crash, DiskId, HostId, SimDisk, SimRuntime, World};
 use fsmtp_rt::{Class, Runtime};
-use fsmtp_store::spool::Reader;
+use fsmtp_store::spool::{BodyRef, Reader};
 use fsmtp_store::{QueueId, StoreError};
 
 use crate::index::Index;
@@ -17,6 +17,9 @@ use crate::standin;
 
 /// The port at which every shard listens.
 const PORT: u16 = 25;
+
+/// How often a message may move while it is read; nothing is left to move it that often.
+const MOVES_MAX: u32 = 20;
 
 /// What clients may know of the node.
 #[derive(Debug, Default)]
@@ -126,24 +129,11 @@ impl Node {
             let mut found = Vec::new();
             for mail in index.mail() {
                 let id = mail.body.id;
-                let mut bytes = Vec::new();
-                if !mail.boxes.is_empty() {
-                    reader.open(mail.body.clone());
-                    loop {
-                        match reader.next().await {
-                            Ok(Some(piece)) => bytes.extend_from_slice(&piece),
-                            Ok(None) => break,
-                            Err(StoreError::Moved) => {
-                                let to = index.locate(id).ok_or(StoreError::Moved)?;
-                                reader.relocate(to)?;
-                            }
-                            Err(error) => return Err(error),
-                        }
-                    }
-                }
-                let bytes: Rc<[u8]> = bytes.into();
-                let here = mail.boxes.iter().map(|b| (*b, Some(Rc::clone(&bytes))));
-                let gone = mail.deleted.iter().map(|b| (*b, None));
+                let bytes = read(&mut reader, &index, mail.body).await?;
+                // It may have been deleted meanwhile.
+                let (here, gone) = index.owners(id);
+                let here = here.into_iter().map(|mailbox| (mailbox, bytes.clone()));
+                let gone = gone.into_iter().map(|mailbox| (mailbox, None));
                 found.extend(here.chain(gone).map(|(mailbox, bytes)| Delivery {
                     mailbox,
                     id,
@@ -153,6 +143,32 @@ impl Node {
             Ok(found)
         }
     }
+}
+
+/// Reads one message, which may move meanwhile; none when it was deleted by all its owners.
+async fn read(
+    reader: &mut Reader<SimDisk>,
+    index: &Index,
+    body: BodyRef,
+) -> Result<Option<Rc<[u8]>>, StoreError> {
+    let id = body.id;
+    let mut bytes = Vec::new();
+    let mut moves = 0;
+    reader.open(body.clone());
+    while !index.owners(id).0.is_empty() {
+        match reader.next().await {
+            Ok(Some(piece)) => bytes.extend_from_slice(&piece),
+            Ok(None) => return Ok(Some(bytes.into())),
+            Err(StoreError::Moved) if moves < MOVES_MAX => {
+                moves += 1;
+                reader.relocate(index.locate(id).ok_or(StoreError::Moved)?)?;
+            }
+            Err(error) => {
+                return Err(StoreError::Invalid(format!("message {id} at {body:?}: {error}")));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// What reading all mailboxes gives.

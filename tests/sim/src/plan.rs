@@ -111,12 +111,14 @@ impl Plan {
         let page = PAGE_BYTES as u64;
         let batch = *random.pick(&[2, 3, 16, 64]) * page;
         let segment = page + batch * random.within((1, 12));
-        let chunk = *random.pick(&[64, 1_000, 4_096, 6_000, 65_536]);
+        // The list of the chunks of the longest message must fit into a batch.
+        let least = 4_000_000 / batch as usize;
+        let chunk = random.pick(&[64, 1_000, 4_096, 6_000, 65_536]).max(&least);
         SpoolConfig {
             segment_bytes: segment,
             reserve_bytes: segment,
             space_check_bytes: batch,
-            chunk_bytes: chunk.min(batch as usize - 2_048),
+            chunk_bytes: *chunk.min(&(batch as usize - 2_048)),
             batch_bytes_max: batch as usize,
             backlog_count_max: random.within((1, 8)) as usize,
             gather_turns: random.below(3) as u32,

@@ -14,8 +14,8 @@ use fsmtp_rt::{Class, Instant, Runtime};
 use crate::bugs::Bug;
 use crate::check;
 use crate::client::Client;
-use crate::ledger::{Ledger, State};
-use crate::node::Node;
+use crate::ledger::{Entry, Ledger, State, token_of};
+use crate::node::{Delivery, Node};
 use crate::plan::{CrashPlan, Plan};
 
 /// More than any run has needed; a run that uses them up makes no progress.
@@ -61,6 +61,7 @@ struct Run {
     /// When the node is to be started again.
     down_until: Option<Instant>,
     starts_failed: u32,
+    observe: bool,
 }
 
 /// Runs `seed`, with `bug` planted; events go to `observer`.
@@ -70,7 +71,9 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>, observe: bool) -> Report {
         bug.plant(&mut plan);
     }
     let mut run = Run::new(seed, plan);
+    run.observe = observe;
     if observe {
+        println!("{:#?}", run.plan);
         run.world.observe(|event| println!("{event:?}"));
     }
     run.talk();
@@ -108,6 +111,7 @@ impl Run {
             busy: Rc::default(),
             down_until: None,
             starts_failed: 0,
+            observe: false,
         }
     }
 
@@ -263,6 +267,16 @@ impl Run {
             Vec::new()
         });
         check::audit(&mut ledger, &deliveries);
+        if self.observe {
+            for (token, entry) in ledger.entries.iter().enumerate() {
+                let Entry { boxes, state, id, body } = entry;
+                println!("message {token}: {state:?} {boxes:?} {id:?} {} bytes", body.len());
+            }
+            for Delivery { mailbox, id, bytes } in &deliveries {
+                let token = bytes.as_ref().and_then(|bytes| token_of(bytes));
+                println!("u{mailbox}: {id} {token:?}");
+            }
+        }
         for complaint in self.world.complaints() {
             ledger.violate(complaint);
         }
