@@ -12,10 +12,12 @@
 //!   After a crash the spool replays what lies behind that mark, so each message is indexed once.
 //! * A failed write poisons the log: nothing after it is acknowledged, and the shard says why.
 
+pub mod directory;
 pub mod envelope;
 pub mod error;
 mod format;
 pub mod id;
+pub mod password;
 pub mod spool;
 #[cfg(test)]
 mod testing;

@@ -220,6 +220,14 @@ impl Session {
         }
     }
 
+    /// Ends the session because the engine goes down; nothing is deleted.
+    pub fn shut_down(&mut self, out: &mut Outbox) {
+        if !matches!(self.phase, Phase::Closed) && out.room() >= REPLY_BYTES_MAX {
+            Reply::Refused(Refusal::ShuttingDown).write(out);
+        }
+        self.phase = Phase::Closed;
+    }
+
     /// Does one thing at the front of `input`; see the crate documentation.
     pub fn turn<'b>(
         &mut self,

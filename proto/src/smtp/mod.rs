@@ -1,1 +1,26 @@
 //! SMTP and ESMTP, server side.
+//!
+//! ```text
+//!             EHLO, HELO           MAIL (asks Sender)          DATA (asks Begin)
+//!   greeting ───────────► no mail ───────────────────► envelope ─────────────► data ───┐
+//!                          ▲   ▲                       │  │  ▲                         │ CRLF.CRLF
+//!                          │   └── RSET, EHLO (Reset) ─┘  │  └─ RCPT (asks             │ or LAST
+//!                          │                              │     Recipient)             │ (asks
+//!                          │                              └─────────────────► chunk ───┤  Commit)
+//!                          │                         BDAT (the first asks Begin)       │
+//!                          └────────── Stored: 250, else Reset and its code ◄──────────┘
+//! ```
+//!
+//! * [`server`]: the session, its questions and answers.
+//! * [`address`]: paths, mailboxes, domains.
+//! * [`body`]: end of data, dots, bare newlines.
+//! * [`reply`]: all codes and texts.
+//! * [`ext`]: one file for each ESMTP extension, and the table of them.
+
+pub mod address;
+pub mod body;
+pub mod ext;
+pub mod reply;
+pub mod server;
+mod text;
+mod verb;

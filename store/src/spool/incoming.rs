@@ -102,6 +102,12 @@ impl<R: Runtime> Incoming<R> {
         self.octets
     }
 
+    /// Memory that the message holds now.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Adds bytes to the message. Waits only when the log has no room.
     ///
     /// # Errors

@@ -23,7 +23,7 @@
 //! | S5 | records that an earlier use of a recycled file left | none: their lsn is that of another place |
 //! | S6 | the next segment, prepared, without a batch | kept as the next one |
 //! | S7 | further segments without a batch (the first batch after a change of segments was torn) | removed |
-//! | S8 | a spare file, of right or wrong length, with any contents | kept for reuse, or removed |
+//! | S8 | a spare file, of right or wrong length, with any contents; a file that had not become a segment yet | kept for reuse when it is a spare of the right length, else removed |
 //! | S9 | chunks without their message (the transfer was cut short) | dead bytes, left to compaction |
 //! | S10 | records that compaction wrote anew, but the index still names the old ones | dead bytes; the old segment is still there, since it goes last |
 //! | S11 | a segment of which the index knows no live byte | recycled by the next compaction |

@@ -13,8 +13,8 @@ use fsmtp_rt::{Block, Disk, File, PAGE_BYTES, Runtime};
 use super::log::{Core, FileOf, FreeSpace, Pins, Start, State};
 use super::scan::{Found, Scan};
 use super::segment::{
-    Segment, Spare, check_header, first_lsn, place, prepare, segment_name, segment_number,
-    spare_name,
+    Segment, Spare, check_header, first_lsn, fresh_name, place, prepare, segment_name,
+    segment_number, spare_name,
 };
 use super::{Committed, Sink, SpoolConfig};
 use crate::envelope::{Envelope, EnvelopeError};
@@ -108,15 +108,19 @@ pub(super) async fn open<R: Runtime>(
     Ok((Core { rt, disk, config, sink, state }, recovery))
 }
 
-/// Finds the shard's files and checks every header. Writes nothing, except that a spare file of the
-/// wrong length is removed at the end.
+/// Finds the shard's files and checks every header. Writes nothing, except that files which never
+/// became segments are removed at the end.
 async fn examine<D: Disk>(disk: &D, config: &SpoolConfig) -> Result<Folder, StoreError> {
     let mut folder = Folder { segments: BTreeSet::new(), spare: false };
-    let mut useless_spare = false;
+    let mut useless = Vec::new();
     for (name, bytes) in disk.list().await? {
         if name == spare_name(config.shard) {
             folder.spare = bytes == config.segment_bytes;
-            useless_spare = !folder.spare;
+        }
+        let spare_name = spare_name(config.shard);
+        if name == fresh_name(config.shard) || (name == spare_name && !folder.spare) {
+            useless.push(name);
+            continue;
         }
         let Some(number) = segment_number(config.shard, &name) else { continue };
         let page = disk.open(&name).await?.read(0, PAGE_BYTES).await?;
@@ -127,8 +131,8 @@ async fn examine<D: Disk>(disk: &D, config: &SpoolConfig) -> Result<Folder, Stor
         }
         folder.segments.insert(number);
     }
-    if useless_spare {
-        disk.remove(&spare_name(config.shard)).await?;
+    for name in useless {
+        disk.remove(&name).await?;
     }
     Ok(folder)
 }
@@ -153,6 +157,7 @@ impl<R: Runtime> Walk<'_, R> {
             self.recovery.tail = first_lsn(self.config, 0);
             return Ok((current, None));
         };
+        self.refuse_gaps(folder, number)?;
         let mut scan = Scan::open(self.disk, self.config, number).await?;
         let mut stretch = self.stretch(&mut scan, None).await?;
         loop {
@@ -191,6 +196,20 @@ impl<R: Runtime> Walk<'_, R> {
             return Ok(Some(number));
         }
         Err(self.ends_early("that segment is missing"))
+    }
+
+    /// Compaction removes segments below the mark only, and no others are ever removed but empty
+    /// ones at the end, the last one first.
+    fn refuse_gaps(&self, folder: &Folder, first: u64) -> Result<(), StoreError> {
+        for (expected, &found) in (first..).zip(folder.segments.range(first..)) {
+            if found != expected {
+                return Err(StoreError::Corrupt {
+                    place: segment_name(self.config.shard, expected),
+                    why: "it is missing, but there are later segments".to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn ends_early(&self, why: &str) -> StoreError {
@@ -339,7 +358,7 @@ impl<R: Runtime> Walk<'_, R> {
         clean(&mut scan, at).await?;
         let bytes = self.config.segment_bytes;
         let mut next = None;
-        for &later in folder.segments.range(number + 1..) {
+        for &later in folder.segments.range(number + 1..).rev() {
             if later == number + 1 {
                 let mut ahead = Scan::open(self.disk, self.config, later).await?;
                 clean(&mut ahead, PAGE).await?;

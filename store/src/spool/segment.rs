@@ -51,6 +51,12 @@ pub(super) fn spare_name(shard: ShardId) -> String {
     format!("{:03}.spare", shard.0)
 }
 
+/// The name under which a new file becomes a segment. Not the spare's: a segment may be given back,
+/// and become the spare, at the same time.
+pub(super) fn fresh_name(shard: ShardId) -> String {
+    format!("{:03}.fresh", shard.0)
+}
+
 /// The segment number in the name of a file, when it is a segment of `shard`.
 pub(super) fn segment_number(shard: ShardId, name: &str) -> Option<u64> {
     let (prefix, number) = name.strip_suffix(".seg")?.split_once('-')?;
@@ -102,12 +108,15 @@ pub(super) async fn prepare<D: Disk>(
     number: u64,
     spare: bool,
 ) -> Result<Segment<D::File>, StoreError> {
-    let spare_name = spare_name(config.shard);
     let name = segment_name(config.shard, number);
-    let file = if spare {
-        disk.open(&spare_name).await?
+    let (origin, file) = if spare {
+        let origin = spare_name(config.shard);
+        let file = disk.open(&origin).await?;
+        (origin, file)
     } else {
-        disk.create(&spare_name, config.segment_bytes).await?
+        let origin = fresh_name(config.shard);
+        let file = disk.create(&origin, config.segment_bytes).await?;
+        (origin, file)
     };
     let header = SegmentHeader {
         shard: u32::from(config.shard.0),
@@ -120,7 +129,7 @@ pub(super) async fn prepare<D: Disk>(
     page.pad();
     let (_, written) = file.write_durable(0, page).await;
     written?;
-    disk.rename(&spare_name, &name).await?;
+    disk.rename(&origin, &name).await?;
     let file = disk.open(&name).await?;
     Ok(Segment { number, bytes: config.segment_bytes, file })
 }
@@ -167,13 +176,17 @@ impl<R: Runtime> Core<R> {
         let (number, spare) = {
             let mut state = self.state.borrow_mut();
             let spare = state.spare == Spare::Ready;
-            state.spare = Spare::Taken;
+            if spare {
+                state.spare = Spare::Taken;
+            }
             (state.current.number + 1, spare)
         };
         let outcome = self.prepare_segment(number, spare).await;
-        // The name is free again. After a failure the file may be there still; what comes next
-        // under this name replaces it.
-        self.state.borrow_mut().spare = Spare::None;
+        if spare {
+            // The name is free again. After a failure the file may be there still; what comes next
+            // under this name replaces it.
+            self.state.borrow_mut().spare = Spare::None;
+        }
         outcome
     }
 

@@ -20,6 +20,9 @@ use crate::load;
 
 /// What the ballast leaves free; small enough that the engine must notice.
 const LEFT_BYTES: u64 = 1 << 20;
+/// What the engine is told to keep free; must exceed a segment for each shard and what the index
+/// writes behind the log.
+const RESERVE_BYTES: u64 = 32 << 20;
 /// How long after the ballast has gone mail must be taken again. RFC 5321 §4.5.4.1 lets clients
 /// wait half an hour; an engine that looks again within seconds loses none of that.
 const RECOVERY: Duration = Duration::from_secs(15);
@@ -45,8 +48,19 @@ pub(crate) fn run(args: &Args, folder: &Path) -> Result<String, String> {
         Err(why) => return Ok(format!("SKIPPED: no small file system can be mounted here: {why}")),
     };
     let ledger = Ledger::new(args.seed, args.accounts);
-    let options =
-        Options { cores: args.cores, data: Some(mount.at.join("data")), ..Options::default() };
+    let config = format!(
+        "[store]
+segment_bytes = {}
+reserve_bytes = {RESERVE_BYTES}
+",
+        args.segment_kib * 1024
+    );
+    let options = Options {
+        cores: args.cores,
+        data: Some(mount.at.join("data")),
+        config: Some(config),
+        ..Options::default()
+    };
     let mut engine = Engine::with(options)?;
     ledger.make_accounts(&engine)?;
     let mut report = Vec::new();

@@ -44,6 +44,9 @@ struct Args {
     /// The longest time under load in one round, in milliseconds.
     #[arg(long, default_value_t = 300)]
     load_ms_max: u64,
+    /// The size of a log segment in KiB; small, so that segments come and go in every round.
+    #[arg(long, default_value_t = 4096)]
+    segment_kib: u64,
     /// Stop after this many seconds even if rounds are left.
     #[arg(long, default_value_t = 3600)]
     seconds_max: u64,
@@ -57,7 +60,7 @@ struct Args {
     #[arg(long)]
     disk_full: bool,
     /// The size of that file system in MiB.
-    #[arg(long, default_value_t = 768)]
+    #[arg(long, default_value_t = 256)]
     disk_mib: u64,
     /// Make it an ext4 in a file on a loop device, not a tmpfs.
     #[arg(long)]
@@ -122,7 +125,9 @@ fn rounds(args: &Args, data: PathBuf) -> Result<String, String> {
     let ledger = Ledger::new(args.seed, args.accounts);
     let mut rng = Rng::new(args.seed);
     let mut totals = Totals::default();
-    let options = Options { cores: args.cores, data: Some(data), ..Options::default() };
+    let config = format!("[store]\nsegment_bytes = {}\n", args.segment_kib * 1024);
+    let options =
+        Options { cores: args.cores, data: Some(data), config: Some(config), ..Options::default() };
     let mut engine = Engine::with(options)?;
     ledger.make_accounts(&engine)?;
     while totals.rounds < args.rounds && begun.elapsed().as_secs() < args.seconds_max {

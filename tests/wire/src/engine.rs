@@ -28,15 +28,18 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// The base of its ports; a free one when `None`.
     pub base: Option<u16>,
-    /// The text of a configuration file; none when `None`.
+    /// The text of a configuration file; none when `None`. `{smtp}` and `{pop3}` in it stand for
+    /// the ports.
     pub config: Option<String>,
+    /// Whether `--dev` is given; without it the configuration says where to listen.
+    pub dev: bool,
     /// More arguments.
     pub more: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cores: 1, data: None, base: None, config: None, more: Vec::new() }
+        Self { cores: 1, data: None, base: None, config: None, dev: true, more: Vec::new() }
     }
 }
 
@@ -77,7 +80,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Starts `--dev` with `options` and waits until it is ready.
+    /// Starts with `options` and waits until it is ready.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -286,18 +289,22 @@ pub fn run(args: &[&str], input: &str) -> Result<Output, String> {
 }
 
 fn command(options: &Options) -> Result<Command, String> {
+    let base = options.base.unwrap_or(0);
     let mut command = Command::new(binary::engine()?);
-    command.args(["--cores", &options.cores.to_string(), "--dev"]);
+    command.args(["--cores", &options.cores.to_string()]);
+    if options.dev {
+        command.args(["--dev", "--ports", &base.to_string()]);
+    }
     if let Some(data) = &options.data {
         command.arg("--data").arg(data);
         if let Some(config) = &options.config {
+            let config = config
+                .replace("{smtp}", &(base + 25).to_string())
+                .replace("{pop3}", &(base + 110).to_string());
             let file = data.with_extension("toml");
             std::fs::write(&file, config).map_err(|e| format!("{}: {e}", file.display()))?;
             command.arg("--config").arg(file);
         }
-    }
-    if let Some(base) = options.base {
-        command.args(["--ports", &base.to_string()]);
     }
     command.args(&options.more);
     Ok(command)

@@ -1,6 +1,6 @@
 //! A POP3 client that reads what is there, octet for octet.
 //!
-//! As with [`smtp`](crate::smtp), everything gives up after [`PATIENCE`](crate::PATIENCE).
+//! As with [`smtp`](crate::smtp), everything gives up after [`PATIENCE`].
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -77,7 +77,7 @@ impl Pop {
     }
 
     /// Reads the lines of a multi-line reply up to the dot, without it and without the doubled
-    /// dots (RFC 1939 §3).
+    /// dots (RFC 1939 §3). A line ends at CRLF only, so binary messages come through.
     ///
     /// # Errors
     /// As [`line`](Self::line).
@@ -88,7 +88,10 @@ impl Pop {
             if self.stream.read_until(b'\n', &mut text)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let line = text.get(begin..).unwrap_or(&[]);
+            let (before, line) = text.split_at(begin);
+            if !before.is_empty() && !before.ends_with(b"\r\n") {
+                continue;
+            }
             if line == b".\r\n" {
                 text.truncate(begin);
                 return Ok(text);

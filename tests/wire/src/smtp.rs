@@ -1,6 +1,6 @@
 //! An SMTP client that sends exactly what it is told and reads whole replies.
 //!
-//! Every read and write gives up after [`PATIENCE`](crate::PATIENCE) with an error of kind
+//! Every read and write gives up after [`PATIENCE`] with an error of kind
 //! `WouldBlock` or `TimedOut`.
 
 use std::fmt;

@@ -158,8 +158,46 @@ fn an_unknown_key_is_named_with_its_line_and_nothing_is_touched() {
 }
 
 #[test]
+fn a_data_folder_of_a_newer_format_is_named_and_left_alone() {
+    let mut engine = Engine::start().unwrap();
+    let sent = message(9, 4, 10);
+    assert_eq!(engine.smtp().unwrap().mail("", &[DEMO], &sent).unwrap().code, 250);
+    engine.signal(Signal::TERM).unwrap();
+    assert!(engine.wait(DRAIN).is_some());
+    let format = engine.data().join("format");
+    let ours = std::fs::read_to_string(&format).unwrap();
+    std::fs::write(&format, ours.replace(" 1", " 99")).unwrap();
+    let before = listing(engine.data());
+    let data = engine.data().to_str().unwrap();
+    let base = ports::free_base().unwrap().to_string();
+    let said = one_line(&["--cores", "1", "--dev", "--data", data, "--ports", &base]);
+    assert!(said.contains("99") && said.contains(data), "{said}");
+    assert_eq!(listing(engine.data()), before, "nothing is touched");
+    std::fs::write(&format, ours).unwrap();
+    let engine = engine.again().unwrap();
+    trace(&engine.pop().unwrap().message(1).unwrap(), &sent).unwrap();
+}
+
+/// Names, sizes and times of change of all files below `folder`.
+fn listing(folder: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("it is there").flatten() {
+            let about = entry.metadata().expect("it is there");
+            if about.is_dir() {
+                folders.push(entry.path());
+            }
+            found.push(format!("{:?} {} {:?}", entry.path(), about.len(), about.modified()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
 fn wrong_usage_is_told_apart_from_failure() {
-    for args in [&["--cores", "many"][..], &["--no-such-flag"], &["adduser"]] {
+    for args in [&["--cores", "many"][..], &["--no-such-flag"], &["deluser"]] {
         let output = engine::run(args, "").unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(!output.stderr.is_empty(), "{args:?}");

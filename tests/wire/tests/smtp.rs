@@ -96,7 +96,7 @@ fn senders_are_judged_by_their_syntax_and_parameters() {
         ("<a@sender.test> SIZE=1000 BODY=8BITMIME RET=HDRS ENVID=QQ314159", 250),
         ("<a@sender.test> SMTPUTF8", 250),
         ("<a@sender.test> SIZE=x", 501),
-        ("<a@sender.test> BODY=NONE", 501),
+        ("<a@sender.test> BODY=NONE", 504),
         ("<a@sender.test> COLOUR=RED", 555),
         ("<a@sender.test", 501),
         ("a b@sender.test", 501),

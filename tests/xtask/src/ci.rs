@@ -57,7 +57,10 @@ fn steps() -> Vec<Step> {
         step(
             "sim",
             "fixed seeds of the simulator, and its planted bugs",
-            &["cargo run -q --locked --profile fast -p fsmtp-sim -- --smoke"],
+            &[
+                "cargo run -q --locked --profile fast -p fsmtp-sim -- --smoke",
+                "cargo run -q --locked --profile fast -p fsmtp-sim -- --canary",
+            ],
         ),
         step(
             "crash",

@@ -160,6 +160,7 @@ pub(crate) struct Shard {
     ring: RefCell<Ring>,
     targets: RefCell<Vec<Option<Target>>>,
     drained: RefCell<Vec<Completion>>,
+    owned: RefCell<Vec<(Target, Completion)>>,
     timers: RefCell<Timers>,
     starved: RefCell<Vec<Rc<ConnState>>>,
     buffers: RefCell<Vec<Vec<u8>>>,
@@ -212,6 +213,7 @@ impl GlommioRuntime {
             ring: RefCell::new(Ring::new(RECEIVE_BUFFERS)?),
             targets: RefCell::default(),
             drained: RefCell::default(),
+            owned: RefCell::default(),
             timers: RefCell::default(),
             starved: RefCell::default(),
             buffers: RefCell::default(),
@@ -360,27 +362,33 @@ impl Shard {
         self.tick();
         let mut drained = core::mem::take(&mut *self.drained.borrow_mut());
         self.ring.borrow_mut().drain(&mut drained);
-        for completion in drained.drain(..) {
-            self.dispatch(completion);
+        // All owners are found before anything is done: a new operation may get the number of one
+        // that is done, and must not take over its completion.
+        let mut owned = core::mem::take(&mut *self.owned.borrow_mut());
+        owned.extend(drained.drain(..).filter_map(|done| Some((self.owner(&done)?, done))));
+        for (target, completion) in owned.drain(..) {
+            self.dispatch(target, completion);
         }
         *self.drained.borrow_mut() = drained;
+        *self.owned.borrow_mut() = owned;
         self.remote.deliver();
         self.run_timers();
         self.feed_starved();
     }
 
-    fn dispatch(&self, completion: Completion) {
-        let index = completion.op.index();
-        let target = if completion.more {
-            match self.targets.borrow().get(index) {
-                Some(Some(Target::Accept(listener))) => Target::Accept(Rc::clone(listener)),
-                _ => return,
+    /// To whom a completion belongs; after the last one of an operation nobody is expected.
+    fn owner(&self, completion: &Completion) -> Option<Target> {
+        let mut targets = self.targets.borrow_mut();
+        let place = targets.get_mut(completion.op.index())?;
+        match place {
+            Some(Target::Accept(listener)) if completion.more => {
+                Some(Target::Accept(Rc::clone(listener)))
             }
-        } else {
-            let mut targets = self.targets.borrow_mut();
-            let Some(target) = targets.get_mut(index).and_then(Option::take) else { return };
-            target
-        };
+            _ => place.take(),
+        }
+    }
+
+    fn dispatch(&self, target: Target, completion: Completion) {
         match target {
             Target::Accept(listener) => listener.accepted(completion),
             Target::Receive(conn) => {

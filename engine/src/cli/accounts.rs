@@ -1,0 +1,211 @@
+//! The commands that manage accounts, domains and aliases.
+//!
+//! Called by `cli::main` with a checked configuration. They go to the engine that runs on the data
+//! folder, over its control socket, or else open the store themselves. Lists are fetched page by
+//! page.
+
+use super::args::{Alias, Command, Domain, PasswordFrom};
+use super::table::table;
+use super::{Engine, Terminal, say};
+use crate::config::Config;
+use crate::control::{
+    self, Admin, AdminError, AdminReply, AdminRequest, AliasEntry, Client, Password, UserEntry,
+};
+use crate::dirlock::{DirError, DirLock};
+use std::io::{BufRead as _, Read as _};
+
+/// The most bytes of a line that is typed or piped in.
+const LINE_BYTES_MAX: u64 = 4096;
+
+/// Runs one of the commands.
+pub(super) fn execute(
+    command: Command,
+    config: &Config,
+    json: bool,
+    engine: &dyn Engine,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), String> {
+    let request = match command {
+        Command::Adduser { address, name, password } => {
+            let address = match address {
+                Some(address) => address,
+                None => ask(terminal, "Address: ")?,
+            };
+            let password = secret(&password, terminal)?;
+            AdminRequest::UserAdd { address, name, password }
+        }
+        Command::Deluser { address } => AdminRequest::UserRemove { address },
+        Command::Passwd { address, password } => {
+            AdminRequest::UserPassword { address, password: secret(&password, terminal)? }
+        }
+        Command::Users => AdminRequest::UserList { after: None },
+        Command::Domain(Domain::Add { domain }) => AdminRequest::DomainAdd { domain },
+        Command::Domain(Domain::Remove { domain }) => AdminRequest::DomainRemove { domain },
+        Command::Domain(Domain::List) => AdminRequest::DomainList { after: None },
+        Command::Alias(Alias::Add { address, targets }) => {
+            AdminRequest::AliasAdd { address, targets }
+        }
+        Command::Alias(Alias::Remove { address }) => AdminRequest::AliasRemove { address },
+        Command::Alias(Alias::List) => AdminRequest::AliasList { after: None },
+        Command::Run | Command::Config(_) | Command::Test | Command::Sync | Command::Mailtest => {
+            return Err("not a command about accounts".to_owned());
+        }
+    };
+    let mut reach = reach(config, engine)?;
+    let reply = whole(&mut reach, request).map_err(|error| error.to_string())?;
+    say(terminal, &show(&reply, json))
+}
+
+/// The way to the store.
+enum Reach {
+    Online(Client),
+    Offline(Box<dyn Admin>),
+}
+
+impl Reach {
+    fn execute(&mut self, request: AdminRequest) -> Result<AdminReply, AdminError> {
+        match self {
+            Self::Online(client) => client.execute(&request),
+            Self::Offline(admin) => admin.execute(request),
+        }
+    }
+}
+
+fn reach(config: &Config, engine: &dyn Engine) -> Result<Reach, String> {
+    let folder = &config.data;
+    let socket = |error| format!("cannot reach the engine on {}: {error}", folder.display());
+    if let Some(client) = control::call(folder).map_err(socket)? {
+        return Ok(Reach::Online(client));
+    }
+    match DirLock::take(folder) {
+        Ok(lock) => engine.open(config, lock).map(Reach::Offline),
+        // Between its lock and its socket an engine starts or stops; or it started just now.
+        Err(error @ DirError::InUse { .. }) => match control::call(folder).map_err(socket)? {
+            Some(client) => Ok(Reach::Online(client)),
+            None => Err(format!("{error}, which takes no commands: it starts or stops")),
+        },
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Executes `request`; a list is fetched to its end.
+fn whole(reach: &mut Reach, request: AdminRequest) -> Result<AdminReply, AdminError> {
+    let mut all = reach.execute(request)?;
+    while let Some(next) = next(&all) {
+        let page = reach.execute(next)?;
+        let progress = append(&mut all, page);
+        if !progress {
+            let text = "the engine's list does not come to its end";
+            return Err(AdminError::new(control::AdminErrorKind::Failed, text));
+        }
+    }
+    Ok(all)
+}
+
+/// The request for the page behind `reply`, if there is one.
+fn next(reply: &AdminReply) -> Option<AdminRequest> {
+    match reply {
+        AdminReply::Users { users, more: true } => {
+            Some(AdminRequest::UserList { after: Some(users.last()?.address.clone()) })
+        }
+        AdminReply::Domains { domains, more: true } => {
+            Some(AdminRequest::DomainList { after: Some(domains.last()?.clone()) })
+        }
+        AdminReply::Aliases { aliases, more: true } => {
+            Some(AdminRequest::AliasList { after: Some(aliases.last()?.address.clone()) })
+        }
+        _ => None,
+    }
+}
+
+/// Adds a page to what is there; says whether it stands behind it, so that there is an end.
+fn append(all: &mut AdminReply, page: AdminReply) -> bool {
+    fn extend<T>(all: &mut Vec<T>, page: Vec<T>, key: fn(&T) -> &str) -> bool {
+        let behind =
+            page.first().is_some_and(|first| all.last().is_none_or(|last| key(last) < key(first)));
+        all.extend(page);
+        behind
+    }
+    let (behind, last) = match (all, page) {
+        (AdminReply::Users { users, more }, AdminReply::Users { users: page, more: next }) => {
+            *more = next;
+            (extend(users, page, |user| &user.address), !next)
+        }
+        (
+            AdminReply::Domains { domains, more },
+            AdminReply::Domains { domains: page, more: next },
+        ) => {
+            *more = next;
+            (extend(domains, page, |domain| domain), !next)
+        }
+        (
+            AdminReply::Aliases { aliases, more },
+            AdminReply::Aliases { aliases: page, more: next },
+        ) => {
+            *more = next;
+            (extend(aliases, page, |alias| &alias.address), !next)
+        }
+        _ => (false, false),
+    };
+    behind || last
+}
+
+fn show(reply: &AdminReply, json: bool) -> String {
+    if json {
+        let value = match reply {
+            AdminReply::Done { text } => serde_json::json!({ "done": text }),
+            AdminReply::Users { users, .. } => serde_json::json!(users),
+            AdminReply::Domains { domains, .. } => serde_json::json!(domains),
+            AdminReply::Aliases { aliases, .. } => serde_json::json!(aliases),
+        };
+        return format!("{value:#}\n");
+    }
+    match reply {
+        AdminReply::Done { text } => format!("{text}\n"),
+        AdminReply::Users { users, .. } => {
+            let row = |user: &UserEntry| [user.address.clone(), user.name.clone()];
+            table(["address", "name"], &users.iter().map(row).collect::<Vec<_>>())
+        }
+        AdminReply::Domains { domains, .. } => {
+            table(["domain"], &domains.iter().map(|domain| [domain.clone()]).collect::<Vec<_>>())
+        }
+        AdminReply::Aliases { aliases, .. } => {
+            let row = |alias: &AliasEntry| [alias.address.clone(), alias.targets.join(", ")];
+            table(["address", "targets"], &aliases.iter().map(row).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// Asks for a line.
+fn ask(terminal: &mut Terminal<'_>, prompt: &str) -> Result<String, String> {
+    let shown = write!(terminal.output, "{prompt}").and_then(|()| terminal.output.flush());
+    shown.map_err(|error| format!("cannot write to standard output: {error}"))?;
+    read_line(terminal)
+}
+
+fn read_line(terminal: &mut Terminal<'_>) -> Result<String, String> {
+    let mut line = String::new();
+    let read = (&mut *terminal.input).take(LINE_BYTES_MAX).read_line(&mut line);
+    read.map_err(|error| format!("cannot read standard input: {error}"))?;
+    let end = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(end);
+    Ok(line)
+}
+
+/// The password, from where the user wants it to come from.
+fn secret(from: &PasswordFrom, terminal: &mut Terminal<'_>) -> Result<Password, String> {
+    let text = if from.password_stdin {
+        read_line(terminal)?
+    } else {
+        let prompt = |text| {
+            let hint = "; --password-stdin reads the password from standard input";
+            (terminal.secret)(text).map_err(|error| format!("cannot ask: {error}{hint}"))
+        };
+        let first = prompt("Password: ")?;
+        if prompt("Again: ")? != first {
+            return Err("the two passwords differ".to_owned());
+        }
+        first
+    };
+    Password::try_from(text).map_err(str::to_owned)
+}

@@ -1,0 +1,210 @@
+//! The command line: what people type, and what they are told.
+//!
+//! `main` calls [`main`] with an [`Engine`], which runs shards and opens stores; everything else
+//! that a command does is in here. A command writes to a [`Terminal`], so tests read along. It ends
+//! with status 0 when it is done, 1 when it failed and the reason stands on standard error, 2 on
+//! wrong usage.
+
+mod accounts;
+mod args;
+mod checks;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use crate::config::{self, Config, Overrides};
+use crate::control::Admin;
+use crate::dirlock::{self, DirLock};
+use args::{Command, Line};
+use std::ffi::OsString;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The parts that a command needs and that do more than talk.
+pub trait Engine {
+    /// Runs until it is told to stop. `lock` is the data folder's, the ports were free just now,
+    /// and the descriptors are enough for what `config` allows.
+    ///
+    /// # Errors
+    /// When it could not start, or stopped for a reason of its own: one line for the operator.
+    fn run(&self, config: &Config, lock: DirLock) -> Result<(), String>;
+
+    /// Opens the store of a data folder that no engine runs on; `lock` is kept by what comes back.
+    ///
+    /// # Errors
+    /// When it cannot be opened: one line for the operator.
+    fn open(&self, config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String>;
+}
+
+/// What a command reads from and writes to.
+pub struct Terminal<'t> {
+    /// Standard input.
+    pub input: &'t mut dyn BufRead,
+    /// Standard output.
+    pub output: &'t mut dyn Write,
+    /// Standard error.
+    pub errors: &'t mut dyn Write,
+    /// Shows a prompt and reads a line without echo.
+    pub secret: &'t dyn Fn(&str) -> std::io::Result<String>,
+}
+
+impl core::fmt::Debug for Terminal<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Terminal")
+    }
+}
+
+/// Runs the command that `args` (the program's name first) say, on the process's own terminal.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>, engine: &dyn Engine) -> ExitCode {
+    let terminal = &mut Terminal {
+        input: &mut std::io::stdin().lock(),
+        output: &mut std::io::stdout().lock(),
+        errors: &mut std::io::stderr(),
+        secret: &|prompt| rpassword::prompt_password(prompt),
+    };
+    ExitCode::from(execute(args, engine, terminal))
+}
+
+/// Runs a command; gives back its exit status.
+pub fn execute(
+    args: impl IntoIterator<Item = OsString>,
+    engine: &dyn Engine,
+    terminal: &mut Terminal<'_>,
+) -> u8 {
+    let line = match args::parse(args) {
+        Ok(line) => line,
+        Err(error) => {
+            // Help and version are no errors, and go where people read them.
+            let to = if error.use_stderr() { &mut terminal.errors } else { &mut terminal.output };
+            let _ = write!(to, "{error}");
+            return u8::try_from(error.exit_code()).unwrap_or(2);
+        }
+    };
+    match dispatch(line, engine, terminal) {
+        Ok(()) => 0,
+        Err(reason) => {
+            // An empty reason was told before.
+            for line in reason.lines() {
+                let _ = writeln!(terminal.errors, "fsmtp-engine: {line}");
+            }
+            1
+        }
+    }
+}
+
+fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Result<(), String> {
+    let Line { common, original, command } = line;
+    let overrides = Overrides {
+        data: common.data,
+        cores: common.cores,
+        dev: common.dev,
+        ports: common.ports,
+        only: original.only,
+    };
+    let path = common.config.as_deref();
+    let nobody = |address| Command::Adduser {
+        address,
+        name: None,
+        password: args::PasswordFrom { password_stdin: false },
+    };
+    let command = match (command, original.test, original.adduser) {
+        (Some(command), ..) => command,
+        (None, true, _) => Command::Test,
+        (None, _, true) => nobody(None),
+        _ if original.sync => Command::Sync,
+        _ if original.mailtest => Command::Mailtest,
+        _ => Command::Run,
+    };
+    match command {
+        Command::Run => run(path, &overrides, engine, terminal),
+        Command::Test => checks::test(path, &overrides, common.json, terminal),
+        Command::Config(command) => configuration(command, path, &overrides, terminal),
+        Command::Sync => {
+            Err("sync comes with a later version, together with the cluster back end".to_owned())
+        }
+        Command::Mailtest => {
+            Err("mailtest comes with a later version, together with sending".to_owned())
+        }
+        command => {
+            let config = load(path, &overrides)?;
+            accounts::execute(command, &config, common.json, engine, terminal)
+        }
+    }
+}
+
+fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, String> {
+    Config::load(path, overrides).map_err(|error| error.to_string())
+}
+
+fn run(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    engine: &dyn Engine,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), String> {
+    let mut config = load(path, overrides)?;
+    let note = checks::take_descriptors(&mut config)?;
+    config.warnings.extend(note);
+    // All that can be known without touching anything is looked at before anything is touched.
+    dirlock::inspect(&config.data).map_err(|error| error.to_string())?;
+    checks::ports_are_free(&config.listeners)?;
+    let lock = DirLock::take(&config.data).map_err(|error| error.to_string())?;
+    // Only now: a start that fails is to say one thing.
+    for warning in &config.warnings {
+        let _ = writeln!(terminal.errors, "fsmtp-engine: warning: {warning}");
+    }
+    engine.run(&config, lock)
+}
+
+fn configuration(
+    command: args::Config,
+    path: Option<&Path>,
+    overrides: &Overrides,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), String> {
+    let text = match command {
+        args::Config::Schema => config::schema(),
+        args::Config::Reference => config::reference(),
+        args::Config::Explain { file } => {
+            let path: Option<PathBuf> = file.or_else(|| path.map(Path::to_owned));
+            config::explain(path.as_deref(), overrides).map_err(|error| error.to_string())?
+        }
+        args::Config::Test { file } => {
+            let path = file.or_else(|| path.map(Path::to_owned));
+            let config = load(path.as_deref(), overrides)?;
+            let name = path.map_or_else(|| "the defaults".to_owned(), |p| p.display().to_string());
+            let warnings = config.warnings.iter().map(|w| format!("warning: {w}\n"));
+            format!("{}ok: {name}\n", warnings.collect::<String>())
+        }
+    };
+    say(terminal, &text)
+}
+
+/// Writes to standard output; a reader that has gone away is a failure without words.
+fn say(terminal: &mut Terminal<'_>, text: &str) -> Result<(), String> {
+    let written = terminal.output.write_all(text.as_bytes()).and_then(|()| terminal.output.flush());
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(String::new()),
+        written => written.map_err(|error| format!("cannot write to standard output: {error}")),
+    }
+}
+
+/// What a start shows before `ready`: a line for each listener.
+#[must_use]
+pub fn startup_table(config: &Config) -> String {
+    let account = match config.dev {
+        Some(dev) => format!("{}, password {}", dev.account, dev.password),
+        None => "-".to_owned(),
+    };
+    let row = |listener: &config::Listener| {
+        let protocol = match listener.protocol {
+            config::Protocol::Smtp => "SMTP",
+            config::Protocol::Pop3 => "POP3",
+        };
+        [listener.address.to_string(), protocol.to_owned(), "none".to_owned(), account.clone()]
+    };
+    let rows: Vec<[String; 4]> = config.listeners.iter().map(row).collect();
+    table::table(["address", "protocol", "TLS", "account"], &rows)
+}

@@ -1,0 +1,312 @@
+//! Makes a checked `Config` of a file: what types and bounds cannot say.
+//!
+//! Called by `Config::load` after the keys are known and the types fit. Collects every problem.
+
+use super::file::{self, File, LogFormat, LogLevel, Protocol};
+use super::{Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Smtp, Store, keys};
+use crate::log;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::time::Duration;
+use std::path::PathBuf;
+use toml::de::DeTable;
+
+/// The most listeners; arbitrary, each costs every shard a socket.
+const LISTENERS_MAX: usize = 64;
+
+/// What one address may have where nobody says more; arbitrary, a busy sender has some twenty.
+const CONNECTIONS_PER_ADDRESS_MAX: u32 = 200;
+
+/// What `--dev` brings.
+const DEV_DOMAIN: &str = "example.test";
+const DEV_NODE: &str = "dev.example.test";
+const DEV: Dev = Dev { account: "demo@example.test", password: "demo" };
+
+/// Problems and where they are.
+struct Checker<'t> {
+    text: &'t str,
+    table: &'t DeTable<'t>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl Checker<'_> {
+    fn problem(&mut self, path: &[&str], what: impl Into<String>) {
+        let line = keys::line_of(self.text, self.table, path);
+        let name = path.iter().filter(|part| part.parse::<usize>().is_err());
+        let name = name.copied().collect::<Vec<_>>().join(".");
+        self.problems.push(Problem { line, text: format!("{name}: {}", what.into()) });
+    }
+
+    fn warning(&mut self, what: impl Into<String>) {
+        self.warnings.push(what.into());
+    }
+}
+
+/// Checks `file`, which was read from `text`; gives the file back with every value filled in.
+pub(super) fn check(
+    text: &str,
+    table: &DeTable<'_>,
+    mut file: File,
+    overrides: &Overrides,
+) -> Result<(Config, File), Vec<Problem>> {
+    let mut checker = Checker { text, table, problems: Vec::new(), warnings: Vec::new() };
+    bounds(&mut checker, &file);
+    fill(&mut file, overrides);
+    let node = node(&mut checker, &file);
+    let domain = domain(&mut checker, &file);
+    let listeners = if overrides.dev {
+        dev_listeners(&mut checker, &mut file, overrides)
+    } else {
+        listeners(&mut checker, &mut file, overrides)
+    };
+    if !file.store.segment_bytes.is_multiple_of(4096) {
+        checker.problem(&["store", "segment_bytes"], "must be a multiple of 4096");
+    }
+    timeouts(&mut checker, &file);
+    let Checker { problems, warnings, .. } = checker;
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    let config = Config {
+        node,
+        domain,
+        cores: file.server.cores.unwrap_or(1),
+        // Not from the file's text: a path need not be UTF-8.
+        data: overrides.data.clone().unwrap_or_else(|| PathBuf::from(&file.server.data)),
+        listeners,
+        smtp: Smtp {
+            size_bytes_max: file.smtp.size_max,
+            recipients_max: file.smtp.recipients_max,
+            command_timeout: seconds(file.smtp.command_timeout_s),
+            data_timeout: seconds(file.smtp.data_timeout_s),
+        },
+        pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
+        store: Store {
+            segment_bytes: file.store.segment_bytes,
+            reserve_bytes: file.store.reserve_bytes,
+        },
+        log: log(&file),
+        dev: overrides.dev.then_some(DEV),
+        warnings,
+    };
+    Ok((config, file))
+}
+
+/// The bounds that the schema names.
+fn bounds(checker: &mut Checker<'_>, file: &File) {
+    let schema = keys::schema();
+    let Ok(value) = serde_json::to_value(file) else { return };
+    let mut found = Vec::new();
+    keys::bounds(&schema, &schema, &value, &mut Vec::new(), &mut |path, what| {
+        found.push((path.to_vec(), what));
+    });
+    for (path, what) in found {
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        checker.problem(&path, what);
+    }
+}
+
+/// What the command line says, and what the machine says where nobody else does.
+fn fill(file: &mut File, overrides: &Overrides) {
+    let server = &mut file.server;
+    if let Some(data) = &overrides.data {
+        server.data = data.to_string_lossy().into_owned();
+    }
+    server.cores = overrides.cores.or(server.cores).or_else(|| {
+        let processors = fsmtp_rt::glommio::processors().len().clamp(1, 1024);
+        u16::try_from(processors).ok()
+    });
+    if let Some(ports) = overrides.ports {
+        file.dev.ports = ports;
+    }
+    let node = server
+        .node
+        .get_or_insert_with(|| if overrides.dev { DEV_NODE.to_owned() } else { host_name() });
+    if server.domain.is_none() {
+        let domain = if overrides.dev { DEV_DOMAIN } else { node };
+        server.domain = Some(domain.to_owned());
+    }
+}
+
+/// The name of the host, or `localhost` when it has none that a greeting may show.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if is_domain(name) { name.to_owned() } else { "localhost".to_owned() }
+}
+
+/// Whether `name` may stand where a domain is expected (RFC 5321 §4.1.2, and `_`, which the names
+/// of the original's nodes have).
+fn is_domain(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+fn node(checker: &mut Checker<'_>, file: &File) -> String {
+    let node = file.server.node.clone().unwrap_or_default();
+    if !is_domain(&node) {
+        checker.problem(&["server", "node"], format!("`{node}` is not a host name"));
+    }
+    node
+}
+
+fn domain(checker: &mut Checker<'_>, file: &File) -> String {
+    let domain = file.server.domain.as_deref().unwrap_or_default().to_ascii_lowercase();
+    // A node name that is no domain has been reported already.
+    if !is_domain(&domain) && file.server.domain != file.server.node {
+        checker.problem(&["server", "domain"], format!("`{domain}` is not a domain"));
+    }
+    domain
+}
+
+/// What `--dev` listens on.
+fn dev_listeners(
+    checker: &mut Checker<'_>,
+    file: &mut File,
+    overrides: &Overrides,
+) -> Vec<Listener> {
+    if !file.listener.is_empty() {
+        checker.problem(&["listener"], "`--dev` listens on loopback only, remove this section");
+    }
+    file.listener.clear();
+    let wanted = |protocol| overrides.only.is_empty() || overrides.only.contains(&protocol);
+    let mut listeners = Vec::new();
+    for protocol in [Protocol::Smtp, Protocol::Pop3].into_iter().filter(|&p| wanted(p)) {
+        let port = file.dev.ports.saturating_add(well_known_port(protocol));
+        let listener = Listener {
+            address: (Ipv4Addr::LOCALHOST, port).into(),
+            protocol,
+            durability: Durability::Fsync,
+            connections_max: 20_000,
+            // Who develops connects from one address.
+            connections_per_address_max: 20_000,
+        };
+        listeners.push(listener);
+        file.listener.push(file::Listener {
+            address: Some(listener.address.to_string()),
+            protocol,
+            connections_per_address_max: Some(listener.connections_per_address_max),
+            ..file::Listener::default()
+        });
+    }
+    listeners
+}
+
+/// What the file says, or SMTP for all and POP3 for this host.
+fn listeners(checker: &mut Checker<'_>, file: &mut File, overrides: &Overrides) -> Vec<Listener> {
+    if file.listener.is_empty() {
+        let pop3 = SocketAddr::from((Ipv4Addr::LOCALHOST, well_known_port(Protocol::Pop3)));
+        file.listener = vec![
+            file::Listener::default(),
+            file::Listener {
+                protocol: Protocol::Pop3,
+                address: Some(pop3.to_string()),
+                ..file::Listener::default()
+            },
+        ];
+    }
+    if file.listener.len() > LISTENERS_MAX {
+        checker.problem(&["listener"], format!("more than {LISTENERS_MAX} listeners"));
+    }
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (index, raw) in file.listener.iter_mut().enumerate() {
+        let index = index.to_string();
+        let Some(listener) = listener(checker, &index, raw) else { continue };
+        if listeners.iter().any(|other| other.address == listener.address) {
+            let what = format!("{} stands here twice", listener.address);
+            checker.problem(&["listener", &index, "address"], what);
+        }
+        listeners.push(listener);
+    }
+    let wanted = |protocol| overrides.only.is_empty() || overrides.only.contains(&protocol);
+    listeners.retain(|listener| wanted(listener.protocol));
+    if listeners.is_empty() && checker.problems.is_empty() {
+        checker.problem(&["listener"], "none is left for what `--run` names");
+    }
+    listeners
+}
+
+fn listener(checker: &mut Checker<'_>, index: &str, raw: &mut file::Listener) -> Option<Listener> {
+    if raw.durability != file::Durability::Fsync {
+        let what = "only `fsync` so far; the others come with a later version";
+        checker.problem(&["listener", index, "durability"], what);
+    }
+    let per_address = *raw
+        .connections_per_address_max
+        .get_or_insert_with(|| CONNECTIONS_PER_ADDRESS_MAX.min(raw.connections_max));
+    if per_address > raw.connections_max {
+        let what = format!("{per_address} is more than connections_max");
+        checker.problem(&["listener", index, "connections_per_address_max"], what);
+    }
+    let text = raw.address.get_or_insert_with(|| {
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, well_known_port(raw.protocol))).to_string()
+    });
+    let Ok(address) = text.parse::<SocketAddr>() else {
+        let what = format!("`{text}` is not an address and a port, like 0.0.0.0:25 or [::]:25");
+        checker.problem(&["listener", index, "address"], what);
+        return None;
+    };
+    if address.port() == 0 {
+        checker.problem(&["listener", index, "address"], "port 0 cannot be reached by anybody");
+    }
+    if raw.protocol == Protocol::Pop3 && !is_loopback(address.ip()) {
+        checker.warning(format!(
+            "listener {address}: passwords travel in clear, for there is no TLS yet"
+        ));
+    }
+    Some(Listener {
+        address,
+        protocol: raw.protocol,
+        durability: Durability::Fsync,
+        connections_max: raw.connections_max,
+        connections_per_address_max: per_address,
+    })
+}
+
+const fn is_loopback(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    }
+}
+
+const fn well_known_port(protocol: Protocol) -> u16 {
+    match protocol {
+        Protocol::Smtp => 25,
+        Protocol::Pop3 => 110,
+    }
+}
+
+fn log(file: &File) -> Log {
+    let level = match file.log.level {
+        LogLevel::Error => log::Level::Error,
+        LogLevel::Warn => log::Level::Warn,
+        LogLevel::Info => log::Level::Info,
+        LogLevel::Debug => log::Level::Debug,
+    };
+    let format = match file.log.format {
+        LogFormat::Auto => None,
+        LogFormat::Text => Some(log::Format::Text),
+        LogFormat::Json => Some(log::Format::Json),
+    };
+    Log { level, format }
+}
+
+/// Shorter than the RFCs ask for is allowed, for tests, but not without a word.
+fn timeouts(checker: &mut Checker<'_>, file: &File) {
+    for (key, seconds, least, why) in [
+        ("smtp.command_timeout_s", file.smtp.command_timeout_s, 300, "RFC 5321 §4.5.3.2.7"),
+        ("smtp.data_timeout_s", file.smtp.data_timeout_s, 180, "RFC 5321 §4.5.3.2.5"),
+        ("pop3.idle_timeout_s", file.pop3.idle_timeout_s, 600, "RFC 1939 §3"),
+    ] {
+        if seconds < least {
+            checker.warning(format!("{key} = {seconds} is less than the {least} of {why}"));
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The configuration file as it is written: names, types, defaults, bounds and their explanations.
+//!
+//! This is the only list of the keys. The reader, `config schema`, `config explain` and the page
+//! docs/config.md are all made from it, so the text of each field's comment is what people read.
+//! Nothing here is checked beyond types; `check` makes a `Config` of it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Settings of fsmtp-engine. Every key is optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct File {
+    /// The node: what it is called and what it may use.
+    pub(super) server: Server,
+    /// Where the engine listens; write `[[listener]]` once for each address. Without any, it
+    /// listens for SMTP on `[::]:25` and for POP3 on `127.0.0.1:110`. With `--dev` none may stand
+    /// here.
+    pub(super) listener: Vec<Listener>,
+    /// Mail that comes in.
+    pub(super) smtp: Smtp,
+    /// Mail that is fetched.
+    pub(super) pop3: Pop3,
+    /// How mail lies on disk.
+    pub(super) store: Store,
+    /// What is written about what happens.
+    pub(super) log: Log,
+    /// What `--dev` does; without that flag this section has no effect.
+    pub(super) dev: Dev,
+}
+
+/// The node: what it is called and what it may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Server {
+    /// The node's name, in greetings and in `Received`. When absent: the name of the host, and
+    /// `dev.example.test` with `--dev`.
+    pub(super) node: Option<String>,
+    /// The domain of user names that are given without one. When absent: `node`, and `example.test`
+    /// with `--dev`.
+    pub(super) domain: Option<String>,
+    /// How many shards run, each pinned to a core of its own. When absent: one for each core that
+    /// the process may use. `--cores` goes before it.
+    #[schemars(range(min = 1, max = 1024))]
+    pub(super) cores: Option<u16>,
+    /// The folder that everything is kept in, from the current folder when it is relative. `--data`
+    /// goes before it.
+    pub(super) data: String,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { node: None, domain: None, cores: None, data: "fsmtp-data".into() }
+    }
+}
+
+/// Where the engine listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Listener {
+    /// Address and port, like `0.0.0.0:25` or `[::]:25`. When absent: `[::]` and the well-known
+    /// port of the protocol.
+    pub(super) address: Option<String>,
+    /// What is spoken there.
+    pub(super) protocol: Protocol,
+    /// When a message counts as accepted. Only `fsync` so far; the others come with a later version
+    /// and are refused until then.
+    pub(super) durability: Durability,
+    /// The most connections at one time; the next one is turned away with a reply that says so.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) connections_max: u32,
+    /// The most connections at one time from one address; at most `connections_max`. When absent:
+    /// 200, or `connections_max` when that is less.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) connections_per_address_max: Option<u32>,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            address: None,
+            protocol: Protocol::Smtp,
+            durability: Durability::Fsync,
+            connections_max: 20_000,
+            connections_per_address_max: None,
+        }
+    }
+}
+
+/// What is spoken on a listener.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// SMTP, for mail that comes in (RFC 5321).
+    Smtp,
+    /// POP3, for people who fetch their mail (RFC 1939).
+    Pop3,
+}
+
+/// When a message counts as accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Durability {
+    /// When it is on this node's stable storage.
+    Fsync,
+    /// When a quorum of the cluster has it.
+    Cluster,
+    /// At once.
+    Memory,
+}
+
+/// Mail that comes in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Smtp {
+    /// The largest message, in bytes (RFC 1870).
+    #[schemars(range(min = 65_536, max = 1_073_741_824))]
+    pub(super) size_max: u64,
+    /// The most recipients of one message; RFC 5321 §4.5.3.1.8 asks for 100 at least.
+    #[schemars(range(min = 100, max = 10_000))]
+    pub(super) recipients_max: u32,
+    /// How long a client may take for its next command, in seconds; RFC 5321 §4.5.3.2.7 asks for
+    /// 300 at least.
+    #[schemars(range(min = 1, max = 3600))]
+    pub(super) command_timeout_s: u32,
+    /// How long a client may send nothing in the middle of a message, in seconds; RFC 5321
+    /// §4.5.3.2.5 speaks of 180.
+    #[schemars(range(min = 1, max = 3600))]
+    pub(super) data_timeout_s: u32,
+}
+
+impl Default for Smtp {
+    fn default() -> Self {
+        Self {
+            size_max: 10_485_760,
+            recipients_max: 1000,
+            command_timeout_s: 300,
+            data_timeout_s: 180,
+        }
+    }
+}
+
+/// Mail that is fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Pop3 {
+    /// How long a client may say nothing, in seconds; RFC 1939 §3 asks for 600 at least.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub(super) idle_timeout_s: u32,
+}
+
+impl Default for Pop3 {
+    fn default() -> Self {
+        Self { idle_timeout_s: 600 }
+    }
+}
+
+/// How mail lies on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Store {
+    /// The size of a log file, in bytes; a multiple of 4096. It cannot change once there is mail.
+    #[schemars(range(min = 1_048_576, max = 4_294_967_296u64))]
+    pub(super) segment_bytes: u64,
+    /// Mail is refused for the time being (452) while less than this is free on the file system, in
+    /// bytes.
+    #[schemars(range(max = 1_125_899_906_842_624u64))]
+    pub(super) reserve_bytes: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { segment_bytes: 67_108_864, reserve_bytes: 268_435_456 }
+    }
+}
+
+/// What is written about what happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Log {
+    /// The least important events that are written.
+    pub(super) level: LogLevel,
+    /// How an event looks: one line of `text` or of `json`; `auto` is `text` on a terminal and
+    /// `json` elsewhere.
+    pub(super) format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Auto }
+    }
+}
+
+/// How important an event must be to be written.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LogLevel {
+    /// What needs an operator.
+    Error,
+    /// What may need one soon.
+    Warn,
+    /// What happens to messages, and who signs in.
+    Info,
+    /// What happens to connections and refused commands.
+    Debug,
+}
+
+/// How an event looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LogFormat {
+    /// `Text` on a terminal, `Json` elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// What `--dev` does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Dev {
+    /// Each service listens on this number plus its well-known port, on loopback only. `--ports`
+    /// goes before it.
+    #[schemars(range(min = 1, max = 64_000))]
+    pub(super) ports: u16,
+}
+
+impl Default for Dev {
+    fn default() -> Self {
+        Self { ports: 2000 }
+    }
+}

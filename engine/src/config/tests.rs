@@ -1,0 +1,239 @@
+//! The configuration: defaults, every problem with its line, and the texts made from it.
+
+use super::*;
+
+fn parse(text: &str, overrides: &Overrides) -> Result<Config, Vec<String>> {
+    let show = |problem: Problem| {
+        format!(
+            "{}: {}",
+            problem.line.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+            problem.text
+        )
+    };
+    Config::parse(text, overrides)
+        .map(|(config, _)| config)
+        .map_err(|problems| problems.into_iter().map(show).collect())
+}
+
+#[track_caller]
+fn wrong(text: &str, expected: &[&str]) {
+    let problems = parse(text, &Overrides::default()).unwrap_err();
+    assert_eq!(problems, expected, "{text}");
+}
+
+fn dev() -> Overrides {
+    Overrides { dev: true, ..Overrides::default() }
+}
+
+#[test]
+fn nothing_configured_is_a_configuration() {
+    let config = parse("", &Overrides::default()).unwrap();
+    let listeners: Vec<String> =
+        config.listeners.iter().map(|l| format!("{:?} {}", l.protocol, l.address)).collect();
+    assert_eq!(listeners, ["Smtp [::]:25", "Pop3 127.0.0.1:110"]);
+    assert_eq!(config.smtp.size_bytes_max, 10_485_760);
+    assert_eq!(config.smtp.recipients_max, 1000);
+    assert_eq!(config.pop3.idle_timeout, Duration::from_secs(600));
+    assert_eq!(config.data, Path::new("fsmtp-data"));
+    assert_eq!(config.node.to_ascii_lowercase(), config.domain);
+    assert!(config.cores >= 1 && config.dev.is_none() && config.warnings.is_empty());
+}
+
+#[test]
+fn dev_listens_on_loopback_only() {
+    let overrides = Overrides { ports: Some(3000), cores: Some(2), ..dev() };
+    let config = parse("", &overrides).unwrap();
+    let addresses: Vec<String> = config.listeners.iter().map(|l| l.address.to_string()).collect();
+    assert_eq!(addresses, ["127.0.0.1:3025", "127.0.0.1:3110"]);
+    assert_eq!((config.domain.as_str(), config.cores), ("example.test", 2));
+    assert_eq!(config.dev.map(|dev| dev.account), Some("demo@example.test"));
+    let addresses = |text| {
+        parse(text, &dev()).unwrap().listeners.iter().map(|l| l.address.port()).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(""), [2025, 2110]);
+    assert_eq!(addresses("[dev]\nports = 4000\n"), [4025, 4110]);
+    let problems = parse("\n[[listener]]\naddress = '0.0.0.0:25'\n", &dev()).unwrap_err();
+    assert_eq!(problems, ["2: listener: `--dev` listens on loopback only, remove this section"]);
+}
+
+#[test]
+fn every_key_is_taken() {
+    let text = "
+        [server]
+        node = 'FC_EU_N0001'
+        domain = 'Example.ORG'
+        cores = 3
+        data = '/var/lib/fsmtp'
+        [[listener]]
+        address = '0.0.0.0:2525'
+        protocol = 'smtp'
+        durability = 'fsync'
+        connections_max = 7
+        connections_per_address_max = 5
+        [[listener]]
+        protocol = 'pop3'
+        connections_max = 9
+        [smtp]
+        size_max = 65536
+        recipients_max = 100
+        command_timeout_s = 1
+        data_timeout_s = 2
+        [pop3]
+        idle_timeout_s = 3
+        [store]
+        segment_bytes = 1_048_576
+        reserve_bytes = 0
+        [log]
+        level = 'debug'
+        format = 'json'
+        [dev]
+        ports = 5000
+    ";
+    let config = parse(text, &Overrides::default()).unwrap();
+    assert_eq!((config.node.as_str(), config.domain.as_str()), ("FC_EU_N0001", "example.org"));
+    assert_eq!((config.cores, config.data.as_path()), (3, Path::new("/var/lib/fsmtp")));
+    let [smtp, pop3] = config.listeners[..] else { panic!("{:?}", config.listeners) };
+    assert_eq!((smtp.connections_max, smtp.connections_per_address_max), (7, 5));
+    assert_eq!(pop3.address.to_string(), "[::]:110");
+    assert_eq!((pop3.connections_max, pop3.connections_per_address_max), (9, 9));
+    assert_eq!(config.smtp.command_timeout, Duration::from_secs(1));
+    assert_eq!(config.smtp.data_timeout, Duration::from_secs(2));
+    assert_eq!(config.store, Store { segment_bytes: 1 << 20, reserve_bytes: 0 });
+    assert_eq!(config.log.level, log::Level::Debug);
+    assert_eq!(config.log.format, Some(log::Format::Json));
+    assert_eq!(config.warnings.len(), 4, "{:?}", config.warnings);
+}
+
+#[test]
+fn the_command_line_goes_first() {
+    let overrides = Overrides {
+        data: Some("elsewhere".into()),
+        cores: Some(2),
+        only: vec![Protocol::Pop3],
+        ..Overrides::default()
+    };
+    let config = parse("[server]\ncores = 9\ndata = 'here'\n", &overrides).unwrap();
+    assert_eq!((config.cores, config.data.as_path()), (2, Path::new("elsewhere")));
+    assert_eq!(config.listeners.iter().map(|l| l.protocol).collect::<Vec<_>>(), [Protocol::Pop3]);
+    let problems = parse("[[listener]]\nprotocol = 'smtp'\n", &overrides).unwrap_err();
+    assert_eq!(problems, ["1: listener: none is left for what `--run` names"]);
+}
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
+    wrong(
+        "[smtp]\n\nsize_maxx = 1\n",
+        &["3: unknown key `size_maxx` in [smtp]: did you mean `size_max`?"],
+    );
+    wrong(
+        "[[listener]]\n[[listener]]\nadress = 'x'\n",
+        &["3: unknown key `adress` in [listener]: did you mean `address`?"],
+    );
+    wrong(
+        "[sever]\nnode = 'x'\n[storage]\n",
+        &[
+            "1: unknown key `sever`: did you mean `server`?",
+            "3: unknown key `storage`: did you mean `store`?",
+        ],
+    );
+    wrong(
+        "[server]\nidle_timeout_s = 4\n",
+        &["2: unknown key `idle_timeout_s` in [server]: did you mean `idle_timeout_s` in [pop3]?"],
+    );
+    wrong(
+        "[log]\nfrobnicate = 4\n",
+        &["2: unknown key `frobnicate` in [log]: known are level, format"],
+    );
+}
+
+#[test]
+fn values_are_checked_and_all_problems_reported() {
+    wrong("[smtp\n", &["1: unclosed table, expected `]`"]);
+    wrong("[smtp]\nsize_max = 'ten'\n", &["2: invalid type: string \"ten\", expected u64"]);
+    wrong(
+        "[[listener]]\n\nprotocol = 'imap'\n",
+        &["3: unknown variant `imap`, expected `smtp` or `pop3`"],
+    );
+    wrong(
+        "[server]\nnode = 'a b'\ncores = 0\n[smtp]\nsize_max = 9\nrecipients_max = 99\n\
+         [store]\nsegment_bytes = 1048577\n[dev]\nports = 65000\n",
+        &[
+            "3: server.cores: 0 is too small: the least is 1",
+            "5: smtp.size_max: 9 is too small: the least is 65536",
+            "6: smtp.recipients_max: 99 is too small: the least is 100",
+            "10: dev.ports: 65000 is too large: the most is 64000",
+            "2: server.node: `a b` is not a host name",
+            "8: store.segment_bytes: must be a multiple of 4096",
+        ],
+    );
+    wrong(
+        "[[listener]]\naddress = '0.0.0.0'\n[[listener]]\nprotocol = 'pop3'\n\
+         durability = 'memory'\naddress = '0.0.0.0:0'\n[[listener]]\nconnections_max = 0\n\
+         connections_per_address_max = 2\n[[listener]]\n",
+        &[
+            "8: listener.connections_max: 0 is too small: the least is 1",
+            "2: listener.address: `0.0.0.0` is not an address and a port, like 0.0.0.0:25 or \
+             [::]:25",
+            "5: listener.durability: only `fsync` so far; the others come with a later version",
+            "6: listener.address: port 0 cannot be reached by anybody",
+            "9: listener.connections_per_address_max: 2 is more than connections_max",
+            "-: listener.address: [::]:25 stands here twice",
+        ],
+    );
+    wrong("[server]\ndomain = '-x.org'\n", &["2: server.domain: `-x.org` is not a domain"]);
+    let many = "[[listener]]\n".repeat(65);
+    assert!(parse(&many, &Overrides::default()).unwrap_err()[0].contains("more than 64"));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("fsmtp.toml");
+    let load = || Config::load(Some(&path), &Overrides::default());
+    let error = load().unwrap_err().to_string();
+    assert!(error.starts_with(&path.display().to_string()), "{error}");
+    std::fs::write(&path, "#".repeat(usize::try_from(FILE_BYTES_MAX).unwrap())).unwrap();
+    load().unwrap();
+    std::fs::write(&path, "#".repeat(usize::try_from(FILE_BYTES_MAX).unwrap() + 1)).unwrap();
+    assert!(load().unwrap_err().to_string().contains("at most 1048576 are read"));
+    std::fs::write(&path, "\n[x]\n[y]\n").unwrap();
+    let error = load().unwrap_err().to_string();
+    let name = path.display();
+    let line = |n| format!("{name}:{n}: unknown key");
+    assert!(error.starts_with(&line(2)) && error.contains(&line(3)), "{error}");
+    assert_eq!(error.lines().count(), 2);
+}
+
+#[test]
+fn what_is_explained_can_be_read_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("fsmtp.toml");
+    let text = "[server]\ndata = 'a \"b\"'\n[[listener]]\nprotocol = 'pop3'\n[smtp]\n\
+                size_max = 99999\n";
+    std::fs::write(&path, text).unwrap();
+    let overrides = Overrides { cores: Some(2), ..Overrides::default() };
+    let explained = explain(Some(&path), &overrides).unwrap();
+    assert!(explained.contains(&format!("size_max = 99999 # {}:6\n", path.display())));
+    assert!(explained.contains("cores = 2 # from the command line\n"), "{explained}");
+    assert!(explained.contains("recipients_max = 1000 # by default\n"));
+    let first = parse(text, &overrides).unwrap();
+    assert_eq!(parse(&explained, &Overrides::default()).unwrap(), first);
+    assert!(explained.lines().all(|line| line.chars().count() <= 100 || !line.starts_with('#')));
+}
+
+#[test]
+fn the_schema_knows_every_key() {
+    let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
+    let sections: Vec<&str> = keys::properties(&schema).map(|(name, _)| name).collect();
+    assert_eq!(sections, ["server", "listener", "smtp", "pop3", "store", "log", "dev"]);
+}
+
+#[test]
+fn the_reference_page_is_up_to_date() {
+    let page = include_str!("../../../docs/config.md");
+    assert!(
+        page == reference(),
+        "write it anew: fsmtp-engine config reference > docs/config.md\n{}",
+        reference()
+    );
+}

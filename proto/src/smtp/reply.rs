@@ -1,0 +1,291 @@
+//! Every reply code, enhanced code and text of the SMTP server, and how they are written.
+//!
+//! Enhanced codes are those of RFC 3463 §3 and the registry of RFC 5248 §2.
+//!
+//! The session names a `Reply`; the desk names a [`Refusal`]; only this file knows numbers and
+//! words. Single-line replies end in the seeds' ` - fsmtp`. A reply is at most
+//! [`REPLY_LINE_BYTES_MAX`] bytes (RFC 5321 §4.5.3.1.5), whatever address or id is echoed in it,
+//! and nothing that is echoed can hold a control character.
+
+use crate::wire::outbox::Outbox;
+
+/// RFC 5321 §4.5.3.1.5: the most bytes of one reply line, with its CRLF.
+pub const REPLY_LINE_BYTES_MAX: usize = 512;
+
+/// The most bytes of an address or id that a reply repeats; past it, the reply goes without.
+const ECHO_BYTES_MAX: usize = 256;
+
+/// Why the desk does not accept what it was asked. Each has one code and one text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refusal {
+    /// 550 5.1.1: the domain is ours, the mailbox does not exist.
+    NoSuchUser,
+    /// 550 5.7.1: the domain is not ours, and this client may not relay.
+    RelayDenied,
+    /// 552 5.2.2 would be final: 452 4.2.2, the mailbox holds as much as it may.
+    MailboxFull,
+    /// 452 4.3.1: the disk is nearly full.
+    DiskLow,
+    /// 451 4.3.0: too much is under way; the client should come again.
+    Busy,
+    /// 451 4.3.0: storage failed.
+    Storage,
+    /// 554 5.4.6: the message has been through too many hosts.
+    TooManyHops,
+    /// 552 5.3.4: the message is larger than this recipient or this moment allows.
+    TooLarge,
+    /// 452 4.5.3: more recipients than the desk takes in one message.
+    TooManyRecipients,
+    /// 421 4.3.2: the engine is going down. Closes the connection.
+    ShuttingDown,
+    /// 421 4.7.0: more connections than are allowed. Closes the connection.
+    TooManyConnections,
+    /// 550 5.1.1, asked for by a magic recipient.
+    Magic550,
+    /// 452 4.2.2, asked for by a magic recipient.
+    Magic452,
+    /// 421 4.3.2, asked for by a magic recipient. Closes the connection.
+    Magic421,
+}
+
+impl Refusal {
+    /// Whether the connection is closed after it (RFC 5321 §3.8: 421 says so).
+    #[must_use]
+    pub const fn closes(self) -> bool {
+        matches!(self, Self::ShuttingDown | Self::TooManyConnections | Self::Magic421)
+    }
+
+    /// The three-digit code.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        Reply::Refused(self).code()
+    }
+}
+
+/// Writes the greeting of a connection that is refused before it gets a session. The driver
+/// sends it and closes (RFC 5321 §3.1, §3.8).
+pub fn refuse_connection(refusal: Refusal, out: &mut Outbox) {
+    Reply::Refused(refusal).write(out);
+}
+
+/// What the session itself replies, by reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reply {
+    Refused(Refusal),
+    Reset,
+    Noop,
+    Help,
+    Closing,
+    CannotVerify,
+    NoExpansion,
+    ExtensionsHere,
+    StartData,
+    SenderOk,
+    RecipientOk,
+    Queued,
+    ChunkTaken,
+    TimedOut,
+    TooManyBadLines,
+    TooManyMails,
+    LineTooLong,
+    LineSpoiled,
+    UnknownCommand,
+    NotImplemented,
+    HelloEmpty,
+    HelloSyntax,
+    HelloFirst,
+    MailFirst,
+    MailAlready,
+    RecipientFirst,
+    DataAlready,
+    ChunksBegun,
+    BinaryNeedsChunks,
+    NoArguments,
+    ArgumentMissing,
+    MailSyntax,
+    RecipientSyntax,
+    SenderInvalid,
+    SenderTooLong,
+    RecipientInvalid,
+    RecipientTooLong,
+    NeedsUtf8,
+    TooManyRecipients,
+    ParameterSyntax,
+    ParameterUnknown,
+    ParameterTwice,
+    ValueUnsupported,
+    ChunkSyntax,
+    ChunkSizeUnknown,
+    TooLarge,
+    BareNewline,
+}
+
+/// A single-line reply: code, enhanced code and text, and the seeds' tail.
+macro_rules! line {
+    ($text:literal) => {
+        (concat!($text, " - fsmtp\r\n"), "")
+    };
+    ($before:literal, $after:literal) => {
+        ($before, concat!($after, " - fsmtp\r\n"))
+    };
+}
+
+impl Reply {
+    /// The whole line, or what stands before and after the text that it echoes.
+    #[rustfmt::skip]
+    const fn parts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Refused(refusal) => refused_parts(refusal),
+            Self::Reset => line!("250 2.0.0 OK, state reset"),
+            Self::Noop => line!("250 2.0.0 OK"),
+            Self::Help => line!("214 2.0.0 HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"),
+            Self::Closing => line!("221 2.0.0 Closing connection"),
+            // RFC 5321 §7.3: neither confirm nor deny.
+            Self::CannotVerify => line!("252 2.0.0 Not verified, send a message and see"),
+            Self::NoExpansion => line!("502 5.5.1 Lists are not expanded"),
+            Self::ExtensionsHere => line!("601 6.1.1 FSMTP-V2 Extensions implemented, Proceed."),
+            Self::StartData => line!("354 End data with <CR><LF>.<CR><LF>"),
+            Self::SenderOk => line!("250 2.1.0 OK, proceed [", "]"),
+            Self::RecipientOk => line!("250 2.1.5 OK, proceed [", "]"),
+            Self::Queued => line!("250 2.6.0 OK, message queued <", ">"),
+            Self::ChunkTaken => line!("250 2.0.0 OK, ", " octets received"),
+            Self::TimedOut => line!("421 4.4.2 Timed out, closing connection"),
+            Self::TooManyBadLines => line!("421 4.7.0 Too many bad lines, closing connection"),
+            Self::TooManyMails => line!("421 4.7.0 Too many messages, closing connection"),
+            Self::LineTooLong => line!("500 5.5.2 Line too long"),
+            Self::LineSpoiled => line!("500 5.5.2 NUL, bare CR or bare LF in the line"),
+            Self::UnknownCommand => line!("500 5.5.2 Unknown command"),
+            Self::NotImplemented => line!("502 5.5.1 Command not implemented"),
+            Self::HelloEmpty => line!("501 5.5.2 Empty HELO command not allowed"),
+            Self::HelloSyntax => line!("501 5.5.2 Not a domain or address literal"),
+            Self::HelloFirst => line!("503 5.5.1 EHLO/HELO first."),
+            Self::MailFirst => line!("503 5.5.1 MAIL FROM first."),
+            Self::MailAlready => line!("503 5.5.1 MAIL FROM already sent"),
+            Self::RecipientFirst => line!("503 5.5.1 RCPT TO first."),
+            Self::DataAlready => line!("503 5.5.1 BDAT already begun, DATA cannot follow"),
+            Self::ChunksBegun => line!("503 5.5.1 BDAT already begun"),
+            Self::BinaryNeedsChunks => line!("503 5.5.1 BODY=BINARYMIME needs BDAT"),
+            Self::NoArguments => line!("501 5.5.4 No arguments allowed"),
+            Self::ArgumentMissing => line!("501 5.5.4 Argument missing"),
+            Self::MailSyntax => line!("501 5.5.2 Syntax: MAIL FROM:<address> [parameters]"),
+            Self::RecipientSyntax => line!("501 5.5.2 Syntax: RCPT TO:<address> [parameters]"),
+            Self::SenderInvalid => line!("501 5.1.7 Invalid email address"),
+            Self::SenderTooLong => line!("501 5.1.7 Email address too long"),
+            Self::RecipientInvalid => line!("501 5.1.3 Invalid email address"),
+            Self::RecipientTooLong => line!("501 5.1.3 Email address too long"),
+            // RFC 6531 §3.5.
+            Self::NeedsUtf8 => line!("553 5.6.7 This address needs SMTPUTF8"),
+            // RFC 5321 §4.5.3.1.10.
+            Self::TooManyRecipients => line!("452 4.5.3 Too many recipients"),
+            Self::ParameterSyntax => line!("501 5.5.4 Malformed parameter"),
+            Self::ParameterUnknown => line!("555 5.5.4 Unknown parameter"),
+            Self::ParameterTwice => line!("501 5.5.4 Parameter given twice"),
+            Self::ValueUnsupported => line!("504 5.5.4 Value of a parameter is not supported"),
+            Self::ChunkSyntax => line!("501 5.5.4 Syntax: BDAT size [LAST]"),
+            Self::ChunkSizeUnknown => line!("501 5.5.4 Syntax: BDAT size [LAST], closing"),
+            Self::TooLarge => line!("552 5.3.4 Message too large"),
+            Self::BareNewline => line!("550 5.6.11 Message refused, bare CR or LF in it"),
+        }
+    }
+
+    /// Whether the connection is closed after it.
+    pub(crate) const fn closes(self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.closes(),
+            Self::Closing | Self::TimedOut | Self::TooManyBadLines | Self::TooManyMails => true,
+            // Nobody knows where the chunk ends, and it must not be read as commands.
+            Self::ChunkSizeUnknown => true,
+            _ => false,
+        }
+    }
+
+    /// The three-digit code.
+    pub(crate) fn code(self) -> u16 {
+        let digits = self.parts().0.bytes().take(3);
+        digits.fold(0, |code, digit| code * 10 + u16::from(digit.wrapping_sub(b'0')))
+    }
+
+    /// Writes the reply; one that echoes something does so with nothing in its place.
+    pub(crate) fn write(self, out: &mut Outbox) {
+        self.write_with(b"", out);
+    }
+
+    /// Writes the reply around `echo`, which is left out if it is long or holds controls.
+    pub(crate) fn write_with(self, echo: &[u8], out: &mut Outbox) {
+        let (before, after) = self.parts();
+        out.push(before.as_bytes());
+        if !after.is_empty() {
+            // The parsers let no control through; this is the second lock on the same door.
+            let controls = echo.iter().fold(false, |found, b| found | b.is_ascii_control());
+            let harmless = echo.len() <= ECHO_BYTES_MAX && !controls;
+            debug_assert!(harmless, "what is echoed was parsed");
+            out.push(if harmless { echo } else { b"" });
+            out.push(after.as_bytes());
+        }
+    }
+}
+
+#[rustfmt::skip]
+const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
+    match refusal {
+        Refusal::NoSuchUser => line!("550 5.1.1 User [", "] not local."),
+        Refusal::RelayDenied => line!("550 5.7.1 Relay denied for [", "]"),
+        Refusal::MailboxFull => line!("452 4.2.2 Mailbox of [", "] is full"),
+        Refusal::DiskLow => line!("452 4.3.1 Disk space is low, try again later"),
+        Refusal::Busy => line!("451 4.3.0 Busy, try again later"),
+        Refusal::Storage => line!("451 4.3.0 Local error in storage, try again later"),
+        Refusal::TooManyHops => line!("554 5.4.6 Too many hops, this looks like a loop"),
+        Refusal::TooLarge => line!("552 5.3.4 Message too large"),
+        Refusal::TooManyRecipients => line!("452 4.5.3 Too many recipients"),
+        Refusal::ShuttingDown => line!("421 4.3.2 Service is shutting down, closing connection"),
+        Refusal::TooManyConnections => line!("421 4.7.0 Too many connections, try again later"),
+        Refusal::Magic550 => line!("550 5.1.1 Refused, as [", "] asks for"),
+        Refusal::Magic452 => line!("452 4.2.2 Deferred, as [", "] asks for"),
+        Refusal::Magic421 => line!("421 4.3.2 Closing connection, as [", "] asks for"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSALS: [Refusal; 14] = [
+        Refusal::NoSuchUser,
+        Refusal::RelayDenied,
+        Refusal::MailboxFull,
+        Refusal::DiskLow,
+        Refusal::Busy,
+        Refusal::Storage,
+        Refusal::TooManyHops,
+        Refusal::TooLarge,
+        Refusal::TooManyRecipients,
+        Refusal::ShuttingDown,
+        Refusal::TooManyConnections,
+        Refusal::Magic550,
+        Refusal::Magic452,
+        Refusal::Magic421,
+    ];
+
+    #[test]
+    fn refusals_close_when_their_code_says_so_and_keep_their_class() {
+        for refusal in REFUSALS {
+            assert_eq!(refusal.closes(), refusal.code() == 421, "{refusal:?}");
+            let (text, _) = refused_parts(refusal);
+            // RFC 2034 §4: the class of the enhanced code is that of the code.
+            assert_eq!(text.as_bytes()[0], text.as_bytes()[4], "{text}");
+        }
+    }
+
+    #[test]
+    fn no_reply_is_longer_than_a_line_may_be() {
+        for refusal in REFUSALS {
+            let mut out = Outbox::new(Vec::new());
+            Reply::Refused(refusal).write_with(&[b'x'; ECHO_BYTES_MAX], &mut out);
+            assert!(out.bytes().len() <= REPLY_LINE_BYTES_MAX);
+            assert!(out.bytes().ends_with(b" - fsmtp\r\n"));
+        }
+        let mut out = Outbox::new(Vec::new());
+        refuse_connection(Refusal::TooManyConnections, &mut out);
+        assert_eq!(out.bytes(), b"421 4.7.0 Too many connections, try again later - fsmtp\r\n");
+    }
+}

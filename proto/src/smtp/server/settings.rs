@@ -1,0 +1,212 @@
+//! What a listener's sessions share: names, limits, and the texts made from them.
+//!
+//! Built once per shard and listener and handed to each session as an `Rc`. The EHLO lines are
+//! rendered when it is built and the greeting once a second, so that a session formats nothing.
+
+use core::cell::RefCell;
+use core::fmt;
+use core::fmt::Write as _;
+use core::time::Duration;
+
+use super::super::address::Domain;
+use super::super::ext;
+use crate::time::UnixTime;
+use crate::wire::outbox::Outbox;
+
+/// The longest node name; arbitrary, but greeting and date must fit one reply line.
+pub const NODE_BYTES_MAX: usize = 255;
+
+/// The longest name of a client's host that is shown; a longer one is left out of the reply.
+pub(super) const HOST_BYTES_MAX: usize = 128;
+
+/// Limits of a session. Each is reached by a test.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The largest message, in bytes as RFC 1870 counts them; 0 for no limit.
+    pub message_bytes_max: u64,
+    /// The most recipients of one message.
+    pub recipients_max: u16,
+    /// The most messages on one connection; 0 for no limit.
+    pub mails_max: u32,
+    /// How long to wait for the next whole command.
+    pub command_timeout: Duration,
+    /// How long to wait for the next bytes of a message.
+    pub data_timeout: Duration,
+}
+
+impl Limits {
+    /// The limit of the message size in force.
+    pub(crate) const fn message_bytes(&self) -> u64 {
+        if self.message_bytes_max == 0 { u64::MAX } else { self.message_bytes_max }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // The seeds' SIZE.
+            message_bytes_max: 10_485_760,
+            recipients_max: 1000,
+            mails_max: 0,
+            // RFC 5321 §4.5.3.2.7: at least five minutes.
+            command_timeout: Duration::from_secs(300),
+            // RFC 5321 §4.5.3.2.5 gives the client three minutes a block; the server has patience
+            // for the same five as between commands.
+            data_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Why settings cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SettingsError {
+    /// The node name is empty, too long, or holds something else than visible ASCII.
+    Node,
+    /// The domain is no domain name.
+    Domain,
+    /// The recipient limit is 0.
+    Recipients,
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "the node name must be 1 to 255 visible ASCII characters",
+            Self::Domain => "the server's domain must be a domain name of ASCII letters",
+            Self::Recipients => "a message must be allowed at least one recipient",
+        })
+    }
+}
+
+impl core::error::Error for SettingsError {}
+
+/// What all sessions of a listener have in common.
+#[derive(Debug)]
+pub struct Settings {
+    node: Box<str>,
+    domain: Box<str>,
+    limits: Limits,
+    hello: Box<str>,
+    keywords: Box<str>,
+    greeting: RefCell<Greeting>,
+}
+
+/// The greeting as it reads in one second.
+#[derive(Debug)]
+struct Greeting {
+    second: u64,
+    text: String,
+}
+
+impl Settings {
+    /// Checks the names and renders the texts.
+    ///
+    /// `node` stands in the greeting, `domain` in the replies to HELO and EHLO.
+    ///
+    /// # Errors
+    ///
+    /// A name that would break a reply, or a limit that no client could keep to.
+    pub fn new(node: &str, domain: &str, limits: Limits) -> Result<Self, SettingsError> {
+        if node.is_empty()
+            || node.len() > NODE_BYTES_MAX
+            || !node.bytes().all(|b| b.is_ascii_graphic())
+        {
+            return Err(SettingsError::Node);
+        }
+        if !domain.is_ascii() || !matches!(Domain::parse(domain), Ok(Domain::Name(_))) {
+            return Err(SettingsError::Domain);
+        }
+        if limits.recipients_max == 0 {
+            return Err(SettingsError::Recipients);
+        }
+        Ok(Self {
+            node: node.into(),
+            domain: domain.into(),
+            limits,
+            hello: format!("{domain}, at your service ").into(),
+            keywords: ext::announce(&limits).into(),
+            greeting: RefCell::new(Greeting { second: u64::MAX, text: String::new() }),
+        })
+    }
+
+    /// The limits.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The name that stands after `220`.
+    #[must_use]
+    pub const fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The name that stands after `250` in the reply to EHLO.
+    #[must_use]
+    pub const fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// How the reply to HELO and EHLO begins, after the code.
+    pub(super) const fn hello(&self) -> &str {
+        &self.hello
+    }
+
+    /// The lines of an EHLO reply after the first.
+    pub(super) const fn keywords(&self) -> &str {
+        &self.keywords
+    }
+
+    /// Writes the 220 (RFC 5321 §4.2, the seeds' words).
+    pub(super) fn greet(&self, unix: UnixTime, out: &mut Outbox) {
+        let mut greeting = self.greeting.borrow_mut();
+        if greeting.second != unix.seconds() {
+            greeting.second = unix.seconds();
+            greeting.text.clear();
+            let node = &self.node;
+            let written = write!(
+                greeting.text,
+                "220 {node} Fannst ESMTP Mail service ready at {unix} - fsmtp\r\n"
+            );
+            debug_assert!(written.is_ok(), "a string takes what is written to it");
+        }
+        out.push(greeting.text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_break_a_reply_are_refused() {
+        let new = |node: &str, domain: &str| {
+            Settings::new(node, domain, Limits::default()).map(|s| s.keywords().len())
+        };
+        assert!(new("NODE_A001", "mx.example.test").is_ok());
+        for node in ["", "a b", "a\r\nb", "é", &"n".repeat(256)] {
+            assert_eq!(new(node, "mx.example.test"), Err(SettingsError::Node));
+        }
+        for domain in ["", "a b", "a\r\nb", "bücher.example", "[192.0.2.1]", &"d".repeat(256)] {
+            assert_eq!(new("node", domain), Err(SettingsError::Domain));
+        }
+        let limits = Limits { recipients_max: 0, ..Limits::default() };
+        let refused = Settings::new("node", "mx.example.test", limits).map(|_| ());
+        assert_eq!(refused, Err(SettingsError::Recipients));
+    }
+
+    #[test]
+    fn the_greeting_follows_the_clock() {
+        let settings = Settings::new("N1", "mx.example.test", Limits::default()).unwrap();
+        for (ms, date) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 +0000"),
+            (999, "Thu, 01 Jan 1970 00:00:00 +0000"),
+            (1_599_847_638_000, "Fri, 11 Sep 2020 18:07:18 +0000"),
+        ] {
+            let mut out = Outbox::new(Vec::new());
+            settings.greet(UnixTime::from_ms(ms), &mut out);
+            let text = format!("220 N1 Fannst ESMTP Mail service ready at {date} - fsmtp\r\n");
+            assert_eq!(out.bytes(), text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The SMTP session from outside: dialogues, every cut of the stream, limits, smuggling.
+
+mod dialogue;
+mod harness;
+mod limits;
+mod random;

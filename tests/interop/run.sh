@@ -1,0 +1,230 @@
+#!/usr/bin/env bash
+# Other people's clients against the engine: each sends every sample, each fetches everything, and
+# what comes back must be what went in, byte for byte, behind the engine's own trace headers.
+#
+#   senders   swaks, curl, Python's smtplib, Postfix's smtp-source
+#   fetchers  curl, Python's poplib, fetchmail
+#
+# A client that is not installed is skipped, with a line that says so. Exit status 1 when anything
+# differs. Needs bash and coreutils; FSMTP_ENGINE names the engine, else it is built.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/fsmtp-interop.XXXXXX") || exit 1
+engine_pid=
+stop() {
+    [ -n "$engine_pid" ] && kill -KILL "$engine_pid" 2>"$work/kill" && wait "$engine_pid" 2>"$work/wait"
+    rm -rf "$work"
+}
+trap stop EXIT
+
+user=demo@example.test
+password=demo
+passed=0
+failed=0
+skipped=0
+pass() { passed=$((passed + 1)); }
+fail() { failed=$((failed + 1)); echo "FAILED: $*"; }
+skip() { skipped=$((skipped + 1)); echo "skipped: $*"; }
+have() { command -v "$1" >"$work/have" 2>&1; }
+
+# ---- the engine ---------------------------------------------------------------------------------
+
+engine=${FSMTP_ENGINE:-}
+if [ -z "$engine" ]; then
+    cargo build --quiet --locked --profile fast --package fsmtp-engine --bin fsmtp-engine || exit 1
+    engine=${CARGO_TARGET_DIR:-target}/fast/fsmtp-engine
+fi
+
+# Whether something listens on a port of this machine.
+taken() { (: <"/dev/tcp/127.0.0.1/$1") 2>"$work/taken"; }
+
+start() {
+    for _ in 1 2 3 4 5; do
+        base=$((12000 + RANDOM % 18000))
+        if taken $((base + 25)) || taken $((base + 110)); then continue; fi
+        "$engine" --cores 2 --dev --data "$work/data" --ports "$base" >"$work/out" 2>"$work/log" &
+        engine_pid=$!
+        for _ in $(seq 300); do
+            grep -q '^ready' "$work/out" && return 0
+            kill -0 "$engine_pid" 2>"$work/alive" || break
+            sleep 0.1
+        done
+        kill -KILL "$engine_pid" 2>"$work/kill"
+    done
+    echo "the engine did not get ready:"
+    cat "$work/log"
+    return 1
+}
+start || exit 1
+smtp=$((base + 25))
+pop=$((base + 110))
+
+# ---- the samples --------------------------------------------------------------------------------
+
+mkdir "$work/samples"
+sample() { # NAME: standard input, with LF, becomes a sample with CRLF
+    sed 's/$/\r/' >"$work/samples/$1"
+}
+header() { printf 'From: <a@sender.test>\nTo: <%s>\nSubject: %s\n\n' "$user" "$1"; }
+{ header plain; printf 'One line.\n\nAnother.\n'; } | sample 1-plain
+{ header dots; printf '.\n..\n...\n.x\n..x\nx.\n\n.\n'; } | sample 2-dots
+{ header long; head -c 996 /dev/zero | tr '\0' y; echo; head -c 500 /dev/zero | tr '\0' z; echo; } |
+    sample 3-long
+{ header utf8; printf 'gr\303\274\303\237e, \344\275\240\345\245\275, \360\237\223\256\n'; } | sample 4-eight-bits
+{ header latin1; printf 'gr\374\337e\n'; } | sample 5-latin1
+{ header ends; printf 'ends in empty lines\n\n\n\n'; } | sample 6-empty-lines
+{ header large; for n in $(seq 20000); do printf '%08d the same line again and again\n' "$n"; done; } |
+    sample 7-large
+
+# ---- sending ------------------------------------------------------------------------------------
+
+with_swaks() {
+    # Left to itself it takes a dot off the end and adds an empty line; so it is given the wire form,
+    # less the last line's end, which it adds.
+    { sed 's/^\./../' "$1"; printf .; } >"$work/wire"
+    swaks --server 127.0.0.1 --port "$smtp" --helo client.test --from a@sender.test --to "$user" \
+        --data "@$work/wire" --no-data-fixup --hide-all
+}
+with_curl() {
+    curl --silent --show-error --url "smtp://127.0.0.1:$smtp/client.test" \
+        --mail-from a@sender.test --mail-rcpt "$user" --upload-file "$1"
+}
+with_smtplib() {
+    python3 - "$smtp" "$user" "$1" <<'PYTHON'
+import smtplib, sys
+port, user, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+with smtplib.SMTP("127.0.0.1", port, local_hostname="client.test") as s:
+    s.sendmail("a@sender.test", [user], open(path, "rb").read())
+PYTHON
+}
+with_smtp_source() {
+    # It ends every message with an empty line of its own, which is due in what comes back.
+    tr -d '\r' <"$1" >"$work/lf"
+    MAIL_CONFIG=$work/postfix LD_LIBRARY_PATH=${postfix_libraries:-} \
+        "$smtp_source" -F "$work/lf" -m 1 -f a@sender.test -t "$user" "inet:127.0.0.1:$smtp"
+}
+
+# Postfix's load generator: installed, named by SMTP_SOURCE, or unpacked from Debian's package.
+mkdir "$work/postfix" && : >"$work/postfix/main.cf"
+smtp_source=${SMTP_SOURCE:-$(command -v smtp-source || true)}
+if [ -z "$smtp_source" ] && have apt-get && have dpkg; then
+    mkdir "$work/package"
+    (cd "$work/package" && apt-get download -qq postfix >log 2>&1 && dpkg -x postfix_*.deb .)
+    if [ -x "$work/package/usr/sbin/smtp-source" ]; then
+        smtp_source=$work/package/usr/sbin/smtp-source
+        postfix_libraries=$work/package/usr/lib/postfix
+    fi
+fi
+
+sent=()
+send_all() { # NAME: sends every sample with the function with_NAME
+    for file in "$work"/samples/*; do
+        due=$file
+        if [ "$1" = smtp_source ]; then
+            due=$work/due.$(basename "$file")
+            { cat "$file"; printf '\r\n'; } >"$due"
+        fi
+        if "with_$1" "$file" >"$work/send" 2>&1; then
+            sent+=("$1:$due")
+        else
+            fail "$1 does not send $(basename "$file"): $(tail -n 3 "$work/send")"
+        fi
+    done
+}
+if have swaks; then send_all swaks; else skip "swaks is not installed"; fi
+if have curl; then send_all curl; else skip "curl is not installed"; fi
+if have python3; then send_all smtplib; else skip "python3 is not installed"; fi
+probe() {
+    MAIL_CONFIG=$work/postfix LD_LIBRARY_PATH=${postfix_libraries:-} "$smtp_source" -m 1 \
+        -f a@sender.test -t discard@example.test "inet:127.0.0.1:$smtp" >"$work/probe" 2>&1
+}
+if [ -n "$smtp_source" ] && probe; then
+    send_all smtp_source
+else
+    skip "smtp-source is not to be had: $([ -f "$work/probe" ] && tail -n 1 "$work/probe")"
+fi
+
+# ---- fetching -----------------------------------------------------------------------------------
+
+# Whether FETCHED is SENT behind trace headers only.
+same() { # SENT FETCHED
+    size=$(stat -c %s "$1")
+    tail -c "$size" "$2" | cmp -s - "$1" || return 1
+    ! head -c "-$size" "$2" | grep -qvE '^(Return-Path: |Received: |X-Fannst-|[[:blank:]])'
+}
+compare() { # FETCHER: holds fetched.N against the Nth message sent; its lines may end in LF
+    number=0
+    for entry in "${sent[@]}"; do
+        number=$((number + 1))
+        file=${entry#*:}
+        got=$work/$1.$number
+        if [ "$1" = fetchmail ] && [ -f "$got" ]; then
+            # It hands messages to programs with the line ends of Unix.
+            tr -d '\r' <"$got" >"$got.lf"
+            tr -d '\r' <"$file" >"$work/sent.lf"
+            got=$got.lf
+            file=$work/sent.lf
+        fi
+        if [ -f "$got" ] && same "$file" "$got"; then
+            pass
+        else
+            fail "$1 fetched something else than ${entry%%:*} sent: $(basename "${entry#*:}")"
+        fi
+    done
+}
+
+if have curl; then
+    for number in $(seq ${#sent[@]}); do
+        curl --silent --show-error --user "$user:$password" --output "$work/curl.$number" \
+            "pop3://127.0.0.1:$pop/$number" || fail "curl does not fetch message $number"
+    done
+    compare curl
+fi
+if have python3; then
+    python3 - "$pop" "$user" "$password" "$work" <<'PYTHON' || fail "poplib does not fetch"
+import poplib, sys
+port, user, password, work = int(sys.argv[1]), *sys.argv[2:5]
+drop = poplib.POP3("127.0.0.1", port)
+drop.user(user)
+drop.pass_(password)
+for number in range(1, drop.stat()[0] + 1):
+    lines = drop.retr(number)[1]
+    open(f"{work}/poplib.{number}", "wb").write(b"".join(line + b"\r\n" for line in lines))
+drop.quit()
+PYTHON
+    compare poplib
+fi
+if have fetchmail; then
+    cat >"$work/deliver" <<SCRIPT
+#!/bin/sh
+n=1
+while [ -e "$work/fetchmail.\$n" ]; do n=\$((n + 1)); done
+cat >"$work/fetchmail.\$n"
+SCRIPT
+    chmod 700 "$work/deliver"
+    (
+        umask 077
+        cat >"$work/fetchmailrc" <<RC
+set invisible
+poll 127.0.0.1 service $pop protocol POP3 auth password
+    user "$user" password "$password"
+    mda "$work/deliver" sslproto "" fetchall no rewrite no mimedecode no dropstatus
+RC
+    )
+    FETCHMAILHOME=$work fetchmail --fetchmailrc "$work/fetchmailrc" --nodetach --nosyslog \
+        >"$work/fetchmail-log" 2>&1
+    compare fetchmail
+    left=$(curl --silent --user "$user:$password" "pop3://127.0.0.1:$pop/" 2>"$work/left" |
+        grep -c '^[0-9]')
+    if have curl; then
+        if [ "$left" -eq 0 ]; then pass; else fail "fetchmail deleted, and $left messages are left"; fi
+    fi
+    [ "$failed" -gt 0 ] && tail -n 5 "$work/fetchmail-log"
+else
+    skip "fetchmail is not installed"
+fi
+
+if [ "$passed" -eq 0 ]; then fail "no client sent and fetched anything"; fi
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
