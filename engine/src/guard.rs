@@ -49,7 +49,7 @@ impl Drop for SharedState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::future::{ready, poll_fn};
+    use core::future::{poll_fn, ready};
     use core::task::Waker;
 
     #[test]

@@ -1,10 +1,19 @@
 //! The mail engine: shards, sessions, delivery, and the commands around them.
 
+pub mod accept;
+pub mod admin;
 pub mod admit;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod desk;
 pub mod dirlock;
 pub mod drain;
 pub mod guard;
+pub mod latest;
 pub mod log;
+pub mod pop3;
+pub mod run;
+pub mod shard;
+pub mod smtp;
+pub mod start;

@@ -9,6 +9,8 @@ use core::cell::{Cell, RefCell};
 use core::fmt::{self, Display, Write as _};
 use std::io::{IsTerminal, Write as _};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use fsmtp_rt::UnixTime;
 
@@ -94,6 +96,7 @@ events! {
 #[derive(Clone)]
 pub struct Sink {
     queue: SyncSender<Vec<u8>>,
+    writer: Arc<Mutex<Option<JoinHandle<()>>>>,
     format: Format,
     level: Level,
 }
@@ -114,20 +117,30 @@ impl Sink {
         let terminal = std::io::stderr().is_terminal();
         let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });
         let (queue, lines) = sync_channel::<Vec<u8>>(QUEUE_MAX);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+        let writer = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             for bytes in lines {
                 // Nobody is left to tell when standard error is gone.
                 let _ = std::io::stderr().write_all(&bytes);
             }
         })?;
-        Ok(Self { queue, format, level })
+        Ok(Self { queue, writer: Arc::new(Mutex::new(Some(writer))), format, level })
+    }
+
+    /// Waits until everything has been written; the last of the sink and its logs calls it.
+    pub fn finish(self, log: Log) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop((self, log));
+        if let Some(writer) = writer {
+            // The thread ends when no log is left that could write to it.
+            let _ = writer.join();
+        }
     }
 
     /// A sink whose lines a test reads.
     #[must_use]
     pub fn memory(format: Format, level: Level) -> (Self, Receiver<Vec<u8>>) {
         let (queue, lines) = sync_channel(QUEUE_MAX);
-        (Self { queue, format, level }, lines)
+        (Self { queue, writer: Arc::default(), format, level }, lines)
     }
 
     /// A log for shard `shard`, or for the process as a whole.

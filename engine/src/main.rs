@@ -4,18 +4,22 @@ use fsmtp_engine::cli::{self, Engine};
 use fsmtp_engine::config::Config;
 use fsmtp_engine::control::Admin;
 use fsmtp_engine::dirlock::DirLock;
+use fsmtp_engine::run;
 use std::process::ExitCode;
 
-/// Where the shards and the store are plugged in.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Where shards and store are plugged in.
 struct Wiring;
 
 impl Engine for Wiring {
-    fn run(&self, _: &Config, _: DirLock) -> Result<(), String> {
-        Err("this build has no shards".to_owned())
+    fn run(&self, config: &Config, lock: DirLock) -> Result<(), String> {
+        run::run(config, lock)
     }
 
-    fn open(&self, _: &Config, _: DirLock) -> Result<Box<dyn Admin>, String> {
-        Err("this build has no store".to_owned())
+    fn open(&self, config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
+        run::open(config, lock)
     }
 }
 

@@ -17,6 +17,7 @@ pub mod envelope;
 pub mod error;
 mod format;
 pub mod id;
+pub mod mailbox;
 pub mod password;
 pub mod spool;
 #[cfg(test)]

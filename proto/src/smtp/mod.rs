@@ -14,12 +14,14 @@
 //! * [`server`]: the session, its questions and answers.
 //! * [`address`]: paths, mailboxes, domains.
 //! * [`body`]: end of data, dots, bare newlines.
+//! * [`hops`]: counting `Received` fields.
 //! * [`reply`]: all codes and texts.
 //! * [`ext`]: one file for each ESMTP extension, and the table of them.
 
 pub mod address;
 pub mod body;
 pub mod ext;
+pub mod hops;
 pub mod reply;
 pub mod server;
 mod text;

@@ -1,0 +1,354 @@
+//! The desk answers a session's questions: who may send, who has a mailbox, is it stored.
+//!
+//! One desk for each SMTP connection. Between transactions it holds nothing; within one, the
+//! envelope and a message in the spool. Whatever fails here is a reply, and a line in the log when
+//! it is ours to mend.
+
+use core::fmt::Write as _;
+use core::time::Duration;
+use std::rc::Rc;
+
+use fsmtp_proto::smtp::address::{Domain, Path};
+use fsmtp_proto::smtp::ext::{BodyType, Return};
+use fsmtp_proto::smtp::hops::Hops;
+use fsmtp_proto::smtp::reply::Refusal;
+use fsmtp_proto::smtp::server::{Answer, Ask, Recipient, Sender, Session};
+use fsmtp_rt::Runtime;
+use fsmtp_store::directory::Resolution;
+use fsmtp_store::envelope::{BodyFlags, Envelope, EnvelopeRecipient, Notify, Ret};
+use fsmtp_store::mailbox::Mailboxes;
+use fsmtp_store::spool::{Incoming, Stored};
+use fsmtp_store::{QueueId, StoreError};
+
+use crate::guard::SharedState;
+use crate::log::Event;
+use crate::shard::{Shard, count};
+
+/// How many `Received` fields mean a loop (RFC 5321 §6.3).
+const HOPS_MAX: u16 = 100;
+/// How long the magic recipient `slow` takes to answer.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// What the desk says, with what it must own for that.
+#[derive(Clone, Copy, Debug)]
+pub enum Said {
+    /// Yes.
+    Accepted,
+    /// It is on stable storage under this name.
+    Stored([u8; 13]),
+    /// No.
+    Refused(Refusal),
+}
+
+impl Said {
+    /// The answer as the session takes it.
+    #[must_use]
+    pub fn as_answer(&self) -> Answer<'_> {
+        match self {
+            Self::Accepted => Answer::Accepted,
+            Self::Stored(id) => Answer::Stored { id: core::str::from_utf8(id).unwrap_or("") },
+            Self::Refused(refusal) => Answer::Refused(*refusal),
+        }
+    }
+}
+
+/// A transaction in the making.
+#[derive(Debug, Default)]
+struct Transaction {
+    envelope: Envelope,
+    /// A magic recipient of `--dev` takes it and keeps nothing.
+    discard: bool,
+}
+
+/// The desk of one connection.
+pub struct Desk<'s, R: Runtime, M: Mailboxes> {
+    shard: &'s Rc<Shard<R, M>>,
+    transaction: Option<Box<Transaction>>,
+    incoming: Option<Incoming<R>>,
+    hops: Hops,
+    failed: Option<StoreError>,
+}
+
+impl<R: Runtime, M: Mailboxes> core::fmt::Debug for Desk<'_, R, M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Desk({:?})", self.transaction)
+    }
+}
+
+impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
+    /// A desk without a transaction.
+    pub fn new(shard: &'s Rc<Shard<R, M>>) -> Self {
+        Self { shard, transaction: None, incoming: None, hops: Hops::default(), failed: None }
+    }
+
+    /// Drops the transaction and what was received of its message.
+    pub fn reset(&mut self) {
+        self.transaction = None;
+        self.drop_message();
+    }
+
+    fn drop_message(&mut self) {
+        self.incoming = None;
+        self.hops = Hops::default();
+        self.failed = None;
+    }
+
+    /// Takes bytes of the message.
+    pub async fn body(&mut self, bytes: &[u8]) {
+        let Some(incoming) = &mut self.incoming else { return };
+        self.hops.feed(bytes);
+        let _shared = SharedState;
+        if let Err(error) = incoming.push(bytes).await {
+            // The rest is read past; the client hears of it at the end of its message.
+            self.incoming = None;
+            self.failed = Some(error);
+        }
+    }
+
+    /// Answers one question.
+    pub async fn answer(&mut self, ask: &Ask<'_>, session: &Session) -> Said {
+        match ask {
+            Ask::Sender(sender) => self.sender(sender),
+            Ask::Recipient(recipient) => self.recipient(recipient).await,
+            Ask::Begin => self.begin(),
+            Ask::Commit => self.commit(session).await,
+        }
+    }
+
+    fn sender(&mut self, sender: &Sender<'_>) -> Said {
+        let envelope = Envelope {
+            reverse_path: sender.path.text().as_bytes().to_vec(),
+            received: self.shard.rt.unix(),
+            body: BodyFlags {
+                eight_bit: sender.body == BodyType::EightBit,
+                binary: sender.body == BodyType::Binary,
+                utf8: sender.utf8,
+            },
+            ret: sender.ret.map(|ret| match ret {
+                Return::Full => Ret::Full,
+                Return::Headers => Ret::Headers,
+            }),
+            envid: sender.envelope_id.map(|id| id.decode().collect()),
+            recipients: Vec::new(),
+        };
+        self.transaction = Some(Box::new(Transaction { envelope, discard: false }));
+        Said::Accepted
+    }
+
+    async fn recipient(&mut self, recipient: &Recipient<'_>) -> Said {
+        let address = recipient.path.text();
+        let (local, domain) = match &recipient.path {
+            Path::Null => return Said::Refused(Refusal::NoSuchUser),
+            // RFC 5321 §4.5.1: the bare postmaster is always local.
+            Path::Postmaster(_) => ("postmaster".into(), None),
+            Path::Mailbox(mailbox) => match mailbox.domain() {
+                Domain::Name(name) => (mailbox.local_part().unquoted(), Some(name)),
+                _ => return self.refuse_recipient(address, Refusal::RelayDenied),
+            },
+        };
+        if self.shard.magic {
+            if let Some(said) = self.magic(&local, domain).await {
+                return said;
+            }
+        }
+        let resolution = self.shard.directory.borrow().resolve(&local, domain.unwrap_or(""));
+        let one;
+        let mailboxes = match &resolution {
+            Resolution::Mailbox(mailbox) => {
+                one = [*mailbox];
+                one.as_slice()
+            }
+            Resolution::Mailboxes(mailboxes) => mailboxes.as_slice(),
+            Resolution::NoSuchUser => return self.refuse_recipient(address, Refusal::NoSuchUser),
+            Resolution::NotLocal => return self.refuse_recipient(address, Refusal::RelayDenied),
+        };
+        let notify = recipient.notify.map_or_else(Notify::default, |n| Notify {
+            never: !(n.success || n.failure || n.delay),
+            success: n.success,
+            failure: n.failure,
+            delay: n.delay,
+        });
+        let orcpt = recipient.original.map(|original| {
+            let mut text = original.kind.as_bytes().to_vec();
+            text.push(b';');
+            text.extend(original.address.decode());
+            text
+        });
+        let Some(transaction) = &mut self.transaction else {
+            return Said::Refused(Refusal::Storage);
+        };
+        for &mailbox in mailboxes {
+            transaction.envelope.recipients.push(EnvelopeRecipient {
+                mailbox,
+                address: address.as_bytes().to_vec(),
+                notify,
+                orcpt: orcpt.clone(),
+            });
+        }
+        Said::Accepted
+    }
+
+    fn refuse_recipient(&self, address: &str, refusal: Refusal) -> Said {
+        count(&self.shard.counters.recipients_refused);
+        self.shard.log.event(
+            self.shard.rt.unix(),
+            Event::RecipientRefused,
+            &[("to", &address), ("code", &refusal.code())],
+        );
+        Said::Refused(refusal)
+    }
+
+    /// The recipients with which people test their clients against `--dev`.
+    async fn magic(&mut self, local: &str, domain: Option<&str>) -> Option<Said> {
+        if !domain?.eq_ignore_ascii_case(&self.shard.domain) {
+            return None;
+        }
+        match local {
+            "discard" => {
+                self.transaction.as_mut()?.discard = true;
+                Some(Said::Accepted)
+            }
+            "550" => Some(Said::Refused(Refusal::Magic550)),
+            "452" => Some(Said::Refused(Refusal::Magic452)),
+            "421" => Some(Said::Refused(Refusal::Magic421)),
+            "slow" => {
+                self.shard.rt.sleep_until(self.shard.rt.now() + SLOW).await;
+                self.transaction.as_mut()?.discard = true;
+                Some(Said::Accepted)
+            }
+            _ => None,
+        }
+    }
+
+    fn begin(&mut self) -> Said {
+        self.drop_message();
+        let _shared = SharedState;
+        match self.shard.spool.incoming() {
+            Ok(incoming) => {
+                self.incoming = Some(incoming);
+                Said::Accepted
+            }
+            Err(error) => self.storage_refusal(&error),
+        }
+    }
+
+    async fn commit(&mut self, session: &Session) -> Said {
+        let hops = self.hops.count();
+        let failed = self.failed.take();
+        let (incoming, transaction) = (self.incoming.take(), self.transaction.take());
+        self.drop_message();
+        if let Some(error) = failed {
+            return self.storage_refusal(&error);
+        }
+        let (Some(incoming), Some(transaction)) = (incoming, transaction) else {
+            return Said::Refused(Refusal::Storage);
+        };
+        let id = incoming.id();
+        let octets = incoming.octets();
+        if hops >= HOPS_MAX {
+            return self.refuse_message(id, octets, Refusal::TooManyHops);
+        }
+        if transaction.envelope.recipients.is_empty() && transaction.discard {
+            return Said::Stored(id.text());
+        }
+        let head = self.trace_header(session, &transaction.envelope, id);
+        let from = self.shard.log.enabled(Event::MessageStored.level()).then(|| {
+            (
+                String::from_utf8_lossy(&transaction.envelope.reverse_path).into_owned(),
+                transaction.envelope.recipients.len(),
+            )
+        });
+        let shared = SharedState;
+        let stored = incoming.commit(&head, transaction.envelope).await;
+        drop(shared);
+        self.shard.rt.recycle(head);
+        match stored {
+            Ok(stored) => self.stored(&stored, from.as_ref()),
+            Err(error) => self.storage_refusal(&error),
+        }
+    }
+
+    fn stored(&self, stored: &Stored, from: Option<&(String, usize)>) -> Said {
+        count(&self.shard.counters.messages_stored);
+        if let Some((from, recipients)) = from {
+            self.shard.log.event(
+                self.shard.rt.unix(),
+                Event::MessageStored,
+                &[
+                    ("id", &stored.id),
+                    ("from", from),
+                    ("recipients", recipients),
+                    ("octets", &stored.octets),
+                ],
+            );
+        }
+        Said::Stored(stored.id.text())
+    }
+
+    fn refuse_message(&self, id: QueueId, octets: u64, refusal: Refusal) -> Said {
+        count(&self.shard.counters.messages_refused);
+        self.shard.log.event(
+            self.shard.rt.unix(),
+            Event::MessageRefused,
+            &[("id", &id), ("octets", &octets), ("code", &refusal.code())],
+        );
+        Said::Refused(refusal)
+    }
+
+    fn storage_refusal(&self, error: &StoreError) -> Said {
+        count(&self.shard.counters.messages_refused);
+        let (event, refusal) = match error {
+            StoreError::DiskLow { .. } => (Event::DiskLow, Refusal::DiskLow),
+            StoreError::Busy => (Event::MessageRefused, Refusal::Busy),
+            _ => (Event::StorageFailed, Refusal::Storage),
+        };
+        self.shard.log.event(self.shard.rt.unix(), event, &[("why", error)]);
+        Said::Refused(refusal)
+    }
+
+    /// `Return-Path` (RFC 5321 §4.4: final delivery) and `Received`, in a pooled buffer.
+    fn trace_header(&self, session: &Session, envelope: &Envelope, id: QueueId) -> Vec<u8> {
+        let mut out = Text(self.shard.rt.buffer());
+        out.0.extend_from_slice(b"Return-Path: <");
+        out.0.extend_from_slice(&envelope.reverse_path);
+        out.0.extend_from_slice(b">\r\nReceived: from ");
+        let _ = write!(
+            out,
+            "{} ([{}])\r\n\tby {} with {} id {id}",
+            session.client_name().unwrap_or("unknown"),
+            Literal(session.peer().ip),
+            self.shard.domain,
+            session.protocol(envelope.body.utf8),
+        );
+        // RFC 5321 §4.4: one path only; two would tell recipients of each other.
+        if let [only] = envelope.recipients.as_slice() {
+            out.0.extend_from_slice(b"\r\n\tfor <");
+            out.0.extend_from_slice(&only.address);
+            out.0.push(b'>');
+        }
+        let _ = write!(out, ";\r\n\t{}\r\n", envelope.received);
+        out.0
+    }
+}
+
+/// Formats into bytes; cannot fail.
+struct Text(Vec<u8>);
+
+impl core::fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// An address as RFC 5321 §4.1.3 writes it between brackets.
+struct Literal(core::net::IpAddr);
+
+impl core::fmt::Display for Literal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            core::net::IpAddr::V4(v4) => write!(f, "{v4}"),
+            core::net::IpAddr::V6(v6) => write!(f, "IPv6:{v6}"),
+        }
+    }
+}

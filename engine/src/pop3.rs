@@ -1,0 +1,299 @@
+//! The POP3 driver: turns of a session, sign-in, and messages read back from the spool.
+//!
+//! Called once for each accepted connection. A maildrop is open in one session at a time; what was
+//! marked deleted goes when QUIT has said so, durably, before it is answered. A message that cannot
+//! be read whole ends the connection: a client must not take a part for the whole.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fsmtp_proto::pop3::{
+    Answer, Ask, Listing, Nothing, Refusal, Session, Stuffer, Then, Top, refuse_connection,
+};
+use fsmtp_proto::wire::outbox::Outbox;
+use fsmtp_rt::{Conn, IoKind, Runtime};
+use fsmtp_store::StoreError;
+use fsmtp_store::directory::Account;
+use fsmtp_store::mailbox::{Mailboxes, Maildrop, Message};
+use fsmtp_store::spool::Reader;
+
+use crate::log::Event;
+use crate::shard::{CLOSE_TIMEOUT, Shard, count};
+use crate::smtp::End;
+
+/// How often a message that compaction has moved away is looked up again before giving up.
+const LOOKUPS_MAX: u32 = 4;
+/// Message bytes that are gathered for one send.
+const SEND_BYTES: usize = 64 * 1024;
+
+/// Says `-ERR` to a connection that is over a limit, and closes it.
+pub async fn refuse<R: Runtime>(rt: &R, conn: &mut R::Conn, refusal: Refusal) {
+    let mut out = Outbox::new(rt.buffer());
+    refuse_connection(refusal, &mut out);
+    let deadline = rt.now() + CLOSE_TIMEOUT;
+    if conn.send(out.take(), deadline).await.is_ok() {
+        conn.close(deadline).await;
+    }
+}
+
+/// Runs one session to its end.
+pub async fn serve<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, conn: &mut R::Conn) -> End {
+    let guest = shard.drain.enter_task().await;
+    let mut post = Post { shard, maildrop: None, user: String::new() };
+    let end = post.talk(conn).await.unwrap_or_else(|end| end);
+    post.release().await;
+    drop(guest);
+    end
+}
+
+/// The maildrop as the session asks for it.
+struct List<'m>(&'m Maildrop);
+
+impl Listing for List<'_> {
+    fn octets(&self, index: u32) -> u64 {
+        message(self.0, index).map_or(0, |message| message.octets)
+    }
+
+    fn unique_id(&self, index: u32) -> impl AsRef<[u8]> {
+        message(self.0, index).map_or([b'0'; 13], |message| message.id.text())
+    }
+}
+
+fn message(maildrop: &Maildrop, index: u32) -> Option<Message> {
+    maildrop.messages().get(usize::try_from(index).ok()?).copied()
+}
+
+/// One POP3 connection's side of the store.
+struct Post<'s, R: Runtime, M: Mailboxes> {
+    shard: &'s Rc<Shard<R, M>>,
+    maildrop: Option<Maildrop>,
+    user: String,
+}
+
+impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
+    async fn talk(&mut self, conn: &mut R::Conn) -> Result<End, End> {
+        let rt = self.shard.rt.clone();
+        let mut out = Outbox::new(rt.buffer());
+        let mut session = Session::new(Rc::clone(&self.shard.pop3), rt.now(), &mut out);
+        loop {
+            let turn = match &self.maildrop {
+                Some(maildrop) => session.turn(rt.now(), conn.filled(), &List(maildrop), &mut out),
+                None => session.turn(rt.now(), conn.filled(), &Nothing, &mut out),
+            };
+            let consumed = turn.consumed;
+            match turn.then {
+                Then::Again => conn.consume(consumed),
+                Then::Flush => {
+                    conn.consume(consumed);
+                    conn.send(out.take(), session.deadline()).await?;
+                    out = Outbox::new(rt.buffer());
+                }
+                Then::Ask(Ask::Login { user, password }) => {
+                    let password = password.0.to_vec(); // copy: for the helper thread
+                    conn.consume(consumed);
+                    let answer = self.login(&user, password, conn).await;
+                    session.answer(answer, &mut out);
+                }
+                Then::Ask(Ask::Retrieve { index, lines }) => {
+                    conn.consume(consumed);
+                    out = self.retrieve(conn, &mut session, out, index, lines).await?;
+                }
+                Then::Ask(Ask::Update(deletions)) => {
+                    conn.consume(consumed);
+                    let answer = self.update(deletions.iter().collect()).await;
+                    session.answer(answer, &mut out);
+                }
+                Then::NeedInput => {
+                    conn.consume(consumed);
+                    out = self.need_input(conn, &mut session, out).await?;
+                }
+                Then::Close => {
+                    conn.consume(consumed);
+                    let deadline = rt.now() + CLOSE_TIMEOUT;
+                    conn.send(out.take(), deadline).await?;
+                    conn.close(deadline).await;
+                    return Ok(End::Closed);
+                }
+            }
+        }
+    }
+
+    /// Sends what has gathered and waits for the client.
+    async fn need_input(
+        &mut self,
+        conn: &mut R::Conn,
+        session: &mut Session,
+        mut out: Outbox,
+    ) -> Result<Outbox, End> {
+        let rt = &self.shard.rt;
+        let deadline = session.deadline();
+        let replies = out.take();
+        if replies.is_empty() {
+            rt.recycle(replies);
+        } else {
+            conn.send(replies, deadline).await?;
+        }
+        let filled = self.shard.drain.unless_draining(conn.fill(deadline)).await;
+        let mut out = Outbox::new(rt.buffer());
+        match filled {
+            Some(Ok(0)) => return Err(End::Gone),
+            Some(Ok(_)) => {}
+            Some(Err(error)) if error.kind == IoKind::TimedOut => {
+                session.expire(rt.now().max(deadline), &mut out);
+            }
+            Some(Err(error)) => return Err(error.into()),
+            None => session.shut_down(&mut out),
+        }
+        Ok(out)
+    }
+
+    async fn login(&mut self, user: &[u8], password: Vec<u8>, conn: &R::Conn) -> Answer {
+        let name = String::from_utf8_lossy(user).into_owned();
+        let account = self.account(user);
+        let hash = account.as_ref().map(|account| account.password_phc.clone());
+        let right = match (self.shard.check_password)(hash, password).await {
+            Ok(right) => right,
+            Err(_) => return Answer::Refused(Refusal::Temporary),
+        };
+        let peer = conn.peer().ip();
+        let Some(account) = account.filter(|_| right) else {
+            count(&self.shard.counters.sign_ins_refused);
+            self.log(Event::SignInFailed, &[("user", &name), ("from", &peer), ("for", &"pop3")]);
+            return Answer::Refused(Refusal::Credentials);
+        };
+        match self.shard.mailboxes.open(account.mailbox).await {
+            Ok(maildrop) => {
+                count(&self.shard.counters.sign_ins);
+                self.log(Event::SignInOk, &[("user", &name), ("from", &peer), ("for", &"pop3")]);
+                let messages = maildrop.messages();
+                let answer = Answer::Opened {
+                    count: u32::try_from(messages.len()).unwrap_or(u32::MAX),
+                    octets: messages.iter().map(|message| message.octets).sum(),
+                };
+                self.maildrop = Some(maildrop);
+                self.user = name;
+                answer
+            }
+            Err(StoreError::InUse) => Answer::Refused(Refusal::InUse),
+            Err(_) => Answer::Refused(Refusal::Temporary),
+        }
+    }
+
+    /// The account of a login name; one without a domain means the node's own.
+    fn account(&self, user: &[u8]) -> Option<Arc<Account>> {
+        let user = core::str::from_utf8(user).ok()?;
+        let directory = self.shard.directory.borrow();
+        if user.contains('@') {
+            return directory.account(user).cloned();
+        }
+        directory.account(&format!("{user}@{}", self.shard.domain)).cloned()
+    }
+
+    fn log(&self, event: Event, fields: &[(&str, &dyn core::fmt::Display)]) {
+        self.shard.log.event(self.shard.rt.unix(), event, fields);
+    }
+
+    /// Gives a message out: first found, then announced, then sent whole.
+    async fn retrieve(
+        &mut self,
+        conn: &mut R::Conn,
+        session: &mut Session,
+        mut out: Outbox,
+        index: u32,
+        lines: Option<u64>,
+    ) -> Result<Outbox, End> {
+        let Some(entry) = self.maildrop.as_ref().and_then(|m| message(m, index)) else {
+            session.answer(Answer::Refused(Refusal::Gone), &mut out);
+            return Ok(out);
+        };
+        let body = match self.shard.mailboxes.locate(entry.id).await {
+            Ok(body) => body,
+            Err(StoreError::NotFound(_)) => {
+                session.answer(Answer::Refused(Refusal::Gone), &mut out);
+                return Ok(out);
+            }
+            Err(_) => {
+                session.answer(Answer::Refused(Refusal::Temporary), &mut out);
+                return Ok(out);
+            }
+        };
+        let segment_bytes = self.shard.spool.config().segment_bytes;
+        let mut reader = Reader::new(self.shard.disk.clone(), segment_bytes);
+        reader.open(body);
+        // The first piece is read before the message is announced, so that damage is an `-ERR`.
+        let mut piece = match self.piece(&mut reader, entry.id).await {
+            Ok(piece) => piece,
+            Err(error) => {
+                self.log(Event::MessageDamaged, &[("id", &entry.id), ("why", &error)]);
+                session.answer(Answer::Refused(Refusal::Permanent), &mut out);
+                return Ok(out);
+            }
+        };
+        session.answer(Answer::Ready, &mut out);
+        let mut bytes = out.take();
+        let mut top = lines.map(Top::new);
+        let mut stuffer = Stuffer::new();
+        while let Some(whole) = piece {
+            let part = top.as_mut().map_or(whole.as_slice(), |top| top.take(&whole));
+            stuffer.push(part, &mut bytes);
+            if top.as_ref().is_some_and(Top::is_done) {
+                break;
+            }
+            if bytes.len() >= SEND_BYTES {
+                conn.send(core::mem::take(&mut bytes), session.deadline()).await?;
+            }
+            piece = self.piece(&mut reader, entry.id).await.map_err(|error| {
+                self.log(Event::MessageDamaged, &[("id", &entry.id), ("why", &error)]);
+                End::Broken
+            })?;
+        }
+        stuffer.finish(&mut bytes);
+        conn.send(bytes, session.deadline()).await?;
+        count(&self.shard.counters.messages_retrieved);
+        Ok(Outbox::new(self.shard.rt.buffer()))
+    }
+
+    /// The next piece; looks again where the message is when compaction has moved it meanwhile.
+    async fn piece(
+        &self,
+        reader: &mut Reader<R::Disk>,
+        id: fsmtp_store::QueueId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut lookups = 0;
+        loop {
+            match reader.next().await {
+                Err(StoreError::Moved) if lookups < LOOKUPS_MAX => {
+                    lookups += 1;
+                    reader.relocate(self.shard.mailboxes.locate(id).await?)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// QUIT: the deletions become durable, then the maildrop is free (RFC 1939 §6).
+    async fn update(&mut self, deletions: Vec<u32>) -> Answer {
+        let Some(maildrop) = self.maildrop.take() else { return Answer::Done };
+        let deleted = deletions.len();
+        let uids = deletions.iter().filter_map(|&i| message(&maildrop, i)).map(|m| m.uid).collect();
+        let closed = self.shard.mailboxes.close(maildrop, uids).await;
+        match closed {
+            Ok(()) => {
+                self.log(Event::MaildropClosed, &[("user", &self.user), ("deleted", &deleted)]);
+                Answer::Done
+            }
+            Err(error) => {
+                self.log(Event::StorageFailed, &[("user", &self.user), ("why", &error)]);
+                Answer::Refused(Refusal::Temporary)
+            }
+        }
+    }
+
+    /// The connection has ended without QUIT: nothing is deleted (RFC 1939 §6).
+    async fn release(&mut self) {
+        if let Some(maildrop) = self.maildrop.take() {
+            // An error leaves the lock to the index, which frees it when the handle is gone.
+            let _ = self.shard.mailboxes.close(maildrop, Vec::new()).await;
+        }
+    }
+}

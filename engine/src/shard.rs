@@ -1,0 +1,99 @@
+//! One shard: what its sessions share, all of it owned by one thread.
+//!
+//! Generic over the runtime and the mailbox back end, so the simulator runs the same code. Made by
+//! `run.rs` on a real machine and by the simulator's world.
+
+use core::cell::{Cell, RefCell};
+use core::pin::Pin;
+use core::time::Duration;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fsmtp_proto::{pop3, smtp};
+use fsmtp_rt::Runtime;
+use fsmtp_store::ShardId;
+use fsmtp_store::directory::Directory;
+use fsmtp_store::mailbox::Mailboxes;
+use fsmtp_store::password::Phc;
+use fsmtp_store::spool::Spool;
+
+use crate::drain::Drain;
+use crate::log::Log;
+
+/// How long a connection that we close may take to hear it.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Checks a password against a stored hash, off the shard; no hash means no such user, and takes
+/// as long. `Err`: too many checks wait.
+pub type PasswordCheck =
+    Rc<dyn Fn(Option<Phc>, Vec<u8>) -> Pin<Box<dyn Future<Output = Result<bool, Overload>>>>>;
+
+/// The helper threads have too much to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Overload;
+
+/// What is counted on a shard.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections taken.
+    pub connections: Cell<u64>,
+    /// Connections refused for a limit.
+    pub connections_refused: Cell<u64>,
+    /// Sessions that ended by a panic.
+    pub sessions_panicked: Cell<u64>,
+    /// Messages answered with 250.
+    pub messages_stored: Cell<u64>,
+    /// Messages refused after their end.
+    pub messages_refused: Cell<u64>,
+    /// Recipients refused.
+    pub recipients_refused: Cell<u64>,
+    /// Sign-ins accepted.
+    pub sign_ins: Cell<u64>,
+    /// Sign-ins refused.
+    pub sign_ins_refused: Cell<u64>,
+    /// Messages given out over POP3.
+    pub messages_retrieved: Cell<u64>,
+}
+
+/// Adds one.
+pub fn count(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
+
+/// What the sessions of a shard share.
+pub struct Shard<R: Runtime, M: Mailboxes> {
+    /// The machine.
+    pub rt: R,
+    /// Which shard this is.
+    pub id: ShardId,
+    /// Where the segments of all shards are.
+    pub disk: R::Disk,
+    /// This shard's log.
+    pub spool: Spool<R>,
+    /// The mailbox index.
+    pub mailboxes: M,
+    /// Who has an account; replaced as a whole when that changes.
+    pub directory: RefCell<Arc<Directory>>,
+    /// What SMTP sessions have in common.
+    pub smtp: Rc<smtp::server::Settings>,
+    /// What POP3 sessions have in common.
+    pub pop3: Rc<pop3::Settings>,
+    /// Checks passwords.
+    pub check_password: PasswordCheck,
+    /// Whether the magic recipients of `--dev` exist.
+    pub magic: bool,
+    /// The domain of an address without one, and of `Received`.
+    pub domain: Box<str>,
+    /// Who shall end, and when.
+    pub drain: Rc<Drain>,
+    /// The shard's log of events.
+    pub log: Log,
+    /// What was done.
+    pub counters: Counters,
+}
+
+impl<R: Runtime, M: Mailboxes> core::fmt::Debug for Shard<R, M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Shard({})", self.id.0)
+    }
+}

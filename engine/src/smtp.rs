@@ -1,0 +1,149 @@
+//! The SMTP driver: turns of a session, bytes of a connection, answers of a desk.
+//!
+//! Called once for each accepted connection. Ends by itself at the session's deadlines; whatever
+//! the client does costs one connection and what the session's limits allow.
+
+use std::rc::Rc;
+
+use fsmtp_proto::smtp::reply::{Refusal, refuse_connection};
+use fsmtp_proto::smtp::server::{Peer, Session, Then};
+use fsmtp_proto::wire::outbox::Outbox;
+use fsmtp_rt::{Conn, IoError, IoKind, Runtime};
+use fsmtp_store::mailbox::Mailboxes;
+
+use crate::desk::Desk;
+use crate::shard::{CLOSE_TIMEOUT, Shard};
+
+/// How a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The session closed it: QUIT, or a 421.
+    Closed,
+    /// The client closed it without a word.
+    Gone,
+    /// The client did not read its replies in time.
+    Stuck,
+    /// The connection broke.
+    Broken,
+}
+
+impl core::fmt::Display for End {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "closed",
+            Self::Gone => "client-gone",
+            Self::Stuck => "client-does-not-read",
+            Self::Broken => "broken",
+        })
+    }
+}
+
+impl From<IoError> for End {
+    fn from(error: IoError) -> Self {
+        match error.kind {
+            IoKind::TimedOut => Self::Stuck,
+            IoKind::Closed => Self::Gone,
+            _ => Self::Broken,
+        }
+    }
+}
+
+/// Says 421 to a connection that is over a limit, and closes it.
+pub async fn refuse<R: Runtime>(rt: &R, conn: &mut R::Conn, refusal: Refusal) {
+    let mut out = Outbox::new(rt.buffer());
+    refuse_connection(refusal, &mut out);
+    let deadline = rt.now() + CLOSE_TIMEOUT;
+    if conn.send(out.take(), deadline).await.is_ok() {
+        conn.close(deadline).await;
+    }
+}
+
+/// Runs one session to its end.
+pub async fn serve<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, conn: &mut R::Conn) -> End {
+    let guest = shard.drain.enter_task().await;
+    let end = talk(shard, conn).await.unwrap_or_else(|end| end);
+    drop(guest);
+    end
+}
+
+async fn talk<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    conn: &mut R::Conn,
+) -> Result<End, End> {
+    let rt = &shard.rt;
+    let mut out = Outbox::new(rt.buffer());
+    let peer = Peer { ip: conn.peer().ip().to_canonical(), host: None };
+    let settings = Rc::clone(&shard.smtp);
+    let mut session = Session::new(settings, peer, rt.now(), rt.unix(), &mut out);
+    let mut desk = Desk::new(shard);
+    loop {
+        let turn = session.turn(rt.now(), conn.filled(), &mut out);
+        let consumed = turn.consumed;
+        match turn.then {
+            Then::Again => conn.consume(consumed),
+            Then::Body(bytes) => {
+                desk.body(bytes).await;
+                conn.consume(consumed);
+            }
+            Then::Ask(ask) => {
+                let answer = desk.answer(&ask, &session).await;
+                conn.consume(consumed);
+                session.answer(answer.as_answer(), &mut out);
+            }
+            Then::Reset => {
+                desk.reset();
+                conn.consume(consumed);
+            }
+            Then::Flush => {
+                conn.consume(consumed);
+                conn.send(out.take(), session.deadline()).await?;
+                out = Outbox::new(rt.buffer());
+            }
+            Then::NeedInput => {
+                conn.consume(consumed);
+                out = need_input(shard, conn, &mut session, out).await?;
+            }
+            Then::Close => {
+                conn.consume(consumed);
+                let deadline = rt.now() + CLOSE_TIMEOUT;
+                conn.send(out.take(), deadline).await?;
+                conn.close(deadline).await;
+                return Ok(End::Closed);
+            }
+        }
+    }
+}
+
+/// Sends what has gathered and waits for the client; while it waits, no reply buffer is held.
+async fn need_input<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    conn: &mut R::Conn,
+    session: &mut Session,
+    mut out: Outbox,
+) -> Result<Outbox, End> {
+    let rt = &shard.rt;
+    let deadline = session.deadline();
+    let replies = out.take();
+    if replies.is_empty() {
+        rt.recycle(replies);
+    } else {
+        conn.send(replies, deadline).await?;
+    }
+    let filled = if session.in_transaction() {
+        Some(conn.fill(deadline).await)
+    } else {
+        // RFC 5321 §3.8: a server that goes down may say 421 at any command.
+        shard.drain.unless_draining(conn.fill(deadline)).await
+    };
+    let mut out = Outbox::new(rt.buffer());
+    match filled {
+        Some(Ok(0)) => return Err(End::Gone),
+        Some(Ok(_)) => {}
+        Some(Err(error)) if error.kind == IoKind::TimedOut => {
+            session.expire(rt.now().max(deadline), &mut out);
+        }
+        Some(Err(error)) => return Err(error.into()),
+        None => session.shut_down(&mut out),
+    }
+    Ok(out)
+}

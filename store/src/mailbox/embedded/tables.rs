@@ -1,0 +1,449 @@
+//! The tables of the embedded index: the only file that names redb.
+//!
+//! Called by the thread of the index alone. Each write transaction is durable when it commits, and
+//! keeps what is needed to open the file at once after a crash, so a start does not depend on how
+//! much mail there is. Failure: every error names the table file; damage names table and key. After
+//! a failed write redb refuses everything until the file is opened again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::Path;
+
+use fsmtp_rt::{IoError, IoKind};
+use redb::{
+    AccessGuard, Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, Table,
+    TableDefinition, WriteTransaction,
+};
+
+use super::super::pending::{Body, LiveBytes};
+use super::super::row;
+use super::super::types::Message;
+use crate::directory::{Account, Alias, Directory, Edit, Limits};
+use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
+
+/// The only version there is so far.
+const FORMAT: u64 = 1;
+const FILE: &str = "index.redb";
+
+/// Numbers by name: the format, the layout, the next mailbox.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// Messages by mailbox and uid; under uid 0 the uid that the next message gets at least.
+const ENTRIES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("entries");
+/// Bodies by queue id.
+const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
+/// Live bytes by shard and segment, none that are 0.
+const LIVE: TableDefinition<'_, (u16, u64), u64> = TableDefinition::new("live");
+/// How far each shard's log is contained.
+const APPLIED: TableDefinition<'_, u16, u64> = TableDefinition::new("applied");
+const DOMAINS: TableDefinition<'_, &str, ()> = TableDefinition::new("domains");
+const ACCOUNTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("accounts");
+const ALIASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("aliases");
+/// Mailboxes of removed accounts; true once their mail is gone.
+const REMOVED: TableDefinition<'_, u64, bool> = TableDefinition::new("removed");
+
+const NEXT_MAILBOX: &str = "next mailbox";
+const SEGMENT_BYTES: &str = "segment bytes";
+
+/// The open file.
+pub(super) struct Tables {
+    database: Database,
+}
+
+/// What is kept in memory from the start.
+pub(super) struct Loaded {
+    pub(super) directory: Directory,
+    pub(super) applied: BTreeMap<ShardId, Lsn>,
+    pub(super) live: LiveBytes,
+    pub(super) removed: BTreeSet<MailboxId>,
+    /// Those whose mail is not gone yet.
+    pub(super) purges: VecDeque<MailboxId>,
+}
+
+pub(super) fn failed(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Io(error) => StoreError::Io(IoError::from_io(&error, "access", FILE)),
+        redb::Error::PreviousIo => {
+            StoreError::Io(IoError::new(IoKind::Failed, "access after a failed write", FILE))
+        }
+        redb::Error::Corrupted(why) => StoreError::Corrupt { place: FILE.into(), why },
+        other => StoreError::Corrupt { place: FILE.into(), why: other.to_string() },
+    }
+}
+
+fn damaged(table: &str, key: impl core::fmt::Debug, why: row::Damage) -> StoreError {
+    StoreError::Corrupt { place: format!("{FILE}, table {table}, key {key:?}"), why: why.into() }
+}
+
+fn opened(error: DatabaseError) -> StoreError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            StoreError::Invalid(format!("{FILE} is in use by another process"))
+        }
+        DatabaseError::UpgradeRequired(found) => {
+            StoreError::Version { object: FILE.into(), found: u32::from(found), known: 3 }
+        }
+        other => failed(other),
+    }
+}
+
+impl Tables {
+    /// Opens the file in `folder`, making it when there is none, and reads what is kept in memory.
+    pub(super) fn open(
+        folder: &Path,
+        cache_bytes: usize,
+        segment_bytes: u64,
+        limits: Limits,
+    ) -> Result<(Self, Loaded), StoreError> {
+        let path = folder.join(FILE);
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache_bytes);
+        let fresh = !path.exists();
+        let database = builder.create(&path).map_err(opened)?;
+        if fresh {
+            sync_folder(folder)?;
+        }
+        let tables = Self { database };
+        tables.settle(segment_bytes)?;
+        let loaded = tables.load(limits)?;
+        Ok((tables, loaded))
+    }
+
+    /// Writes the format and the layout into a new file, or checks those of an old one.
+    fn settle(&self, segment_bytes: u64) -> Result<(), StoreError> {
+        let transaction = self.begin()?;
+        {
+            let mut meta = transaction.open_table(META).map_err(failed)?;
+            let mut known = |name: &str, ours: u64| -> Result<u64, StoreError> {
+                let found = meta.get(name).map_err(failed)?.map(|value| value.value());
+                if found.is_none() {
+                    meta.insert(name, ours).map_err(failed)?;
+                }
+                Ok(found.unwrap_or(ours))
+            };
+            let format = known("format", FORMAT)?;
+            if format != FORMAT {
+                let found = u32::try_from(format).unwrap_or(u32::MAX);
+                return Err(StoreError::Version { object: FILE.into(), found, known: 1 });
+            }
+            let found = known(SEGMENT_BYTES, segment_bytes)?;
+            if found != segment_bytes {
+                return Err(StoreError::Invalid(format!(
+                    "{FILE} was made for segments of {found} bytes, not of {segment_bytes}"
+                )));
+            }
+        }
+        // A table exists once it was opened for writing.
+        drop(Writing::open(&transaction)?);
+        transaction.commit().map_err(failed)
+    }
+
+    fn load(&self, limits: Limits) -> Result<Loaded, StoreError> {
+        let transaction = self.database.begin_read().map_err(failed)?;
+        let mut domains: Vec<String> = Vec::new();
+        for row in transaction.open_table(DOMAINS).map_err(failed)?.iter().map_err(failed)? {
+            domains.push(row.map_err(failed)?.0.value().into());
+        }
+        let mut accounts: Vec<Account> = Vec::new();
+        for row in transaction.open_table(ACCOUNTS).map_err(failed)?.iter().map_err(failed)? {
+            let (address, value) = row.map_err(failed)?;
+            let read = row::read_account(address.value(), value.value());
+            accounts.push(read.map_err(|why| damaged("accounts", address.value(), why))?);
+        }
+        let mut aliases: Vec<Alias> = Vec::new();
+        for row in transaction.open_table(ALIASES).map_err(failed)?.iter().map_err(failed)? {
+            let (address, value) = row.map_err(failed)?;
+            let read = row::read_alias(address.value(), value.value());
+            aliases.push(read.map_err(|why| damaged("aliases", address.value(), why))?);
+        }
+        let meta = transaction.open_table(META).map_err(failed)?;
+        let next = meta.get(NEXT_MAILBOX).map_err(failed)?.map_or(1, |next| next.value());
+        let mut loaded = Loaded {
+            directory: Directory::restore(limits, MailboxId(next), domains, accounts, aliases),
+            applied: BTreeMap::new(),
+            live: LiveBytes::new(),
+            removed: BTreeSet::new(),
+            purges: VecDeque::new(),
+        };
+        for row in transaction.open_table(APPLIED).map_err(failed)?.iter().map_err(failed)? {
+            let (shard, lsn) = row.map_err(failed)?;
+            loaded.applied.insert(ShardId(shard.value()), Lsn(lsn.value()));
+        }
+        for row in transaction.open_table(LIVE).map_err(failed)?.iter().map_err(failed)? {
+            let (key, bytes) = row.map_err(failed)?;
+            let (shard, number) = key.value();
+            loaded.live.insert((ShardId(shard), number), bytes.value());
+        }
+        for row in transaction.open_table(REMOVED).map_err(failed)?.iter().map_err(failed)? {
+            let (mailbox, gone) = row.map_err(failed)?;
+            let mailbox = MailboxId(mailbox.value());
+            loaded.removed.insert(mailbox);
+            if !gone.value() {
+                loaded.purges.push_back(mailbox);
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// The committed state.
+    pub(super) fn read(&self) -> Result<Reading, StoreError> {
+        let transaction = self.database.begin_read().map_err(failed)?;
+        Ok(Reading {
+            entries: transaction.open_table(ENTRIES).map_err(failed)?,
+            bodies: transaction.open_table(BODIES).map_err(failed)?,
+        })
+    }
+
+    /// A transaction; durable once it commits, gone when it is dropped.
+    pub(super) fn begin(&self) -> Result<WriteTransaction, StoreError> {
+        let mut transaction = self.database.begin_write().map_err(failed)?;
+        transaction.set_quick_repair(true);
+        Ok(transaction)
+    }
+}
+
+/// The name of a new file is durable only once its folder was synced.
+fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    let error = |error: io::Error| {
+        StoreError::Io(IoError::from_io(&error, "sync", folder.display().to_string()))
+    };
+    #[expect(clippy::disallowed_types, reason = "the index lives outside the simulated disk")]
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(error)
+}
+
+/// The committed state at one moment.
+pub(super) struct Reading {
+    entries: ReadOnlyTable<(u64, u32), &'static [u8]>,
+    bodies: ReadOnlyTable<u64, &'static [u8]>,
+}
+
+impl Reading {
+    /// Up to `rows_max` messages of a mailbox from `from` on; says whether there may be more.
+    pub(super) fn messages(
+        &self,
+        mailbox: MailboxId,
+        from: u32,
+        rows_max: usize,
+        mut each: impl FnMut(Message),
+    ) -> Result<bool, StoreError> {
+        let range = (mailbox.0, from.max(1))..=(mailbox.0, u32::MAX);
+        let mut rows = self.entries.range(range).map_err(failed)?;
+        for _ in 0..rows_max {
+            let Some(row) = rows.next() else { return Ok(false) };
+            let (key, value) = row.map_err(failed)?;
+            each(message(key.value(), value.value())?);
+        }
+        Ok(true)
+    }
+
+    /// The uid that the next message of a mailbox will get.
+    pub(super) fn next_uid(&self, mailbox: MailboxId) -> Result<Option<u32>, StoreError> {
+        next_uid(&self.entries, mailbox)
+    }
+
+    /// The body of a message.
+    pub(super) fn body(&self, id: QueueId) -> Result<Option<Body>, StoreError> {
+        self.bodies.get(id.0).map_err(failed)?.map(|row| body(id, &row)).transpose()
+    }
+}
+
+fn message(key: (u64, u32), value: &[u8]) -> Result<Message, StoreError> {
+    let (id, octets) = row::read_entry(value).map_err(|why| damaged("entries", key, why))?;
+    Ok(Message { id, octets, uid: Uid(key.1) })
+}
+
+fn body(id: QueueId, value: &AccessGuard<'_, &'static [u8]>) -> Result<Body, StoreError> {
+    row::read_body(id, value.value()).map_err(|why| damaged("bodies", id, why))
+}
+
+/// One more than the highest uid, or the row under uid 0 when there is no message; `None` when there
+/// is none left. The row cannot be the greater one while there are messages: it is written when
+/// the last message goes, and those that come later begin there.
+fn next_uid(
+    entries: &impl ReadableTable<(u64, u32), &'static [u8]>,
+    mailbox: MailboxId,
+) -> Result<Option<u32>, StoreError> {
+    let mut rows = entries.range((mailbox.0, 0)..=(mailbox.0, u32::MAX)).map_err(failed)?;
+    let Some(last) = rows.next_back() else { return Ok(Some(1)) };
+    let (key, value) = last.map_err(failed)?;
+    match key.value().1 {
+        0 => row::read_floor(value.value())
+            .map(Some)
+            .map_err(|why| damaged("entries", key.value(), why)),
+        uid => Ok(uid.checked_add(1)),
+    }
+}
+
+/// The tables within a write transaction.
+pub(super) struct Writing<'t> {
+    meta: Table<'t, &'static str, u64>,
+    entries: Table<'t, (u64, u32), &'static [u8]>,
+    bodies: Table<'t, u64, &'static [u8]>,
+    live: Table<'t, (u16, u64), u64>,
+    applied: Table<'t, u16, u64>,
+    domains: Table<'t, &'static str, ()>,
+    accounts: Table<'t, &'static str, &'static [u8]>,
+    aliases: Table<'t, &'static str, &'static [u8]>,
+    removed: Table<'t, u64, bool>,
+    /// Where rows are put together.
+    row: Vec<u8>,
+}
+
+impl<'t> Writing<'t> {
+    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, StoreError> {
+        Ok(Self {
+            meta: transaction.open_table(META).map_err(failed)?,
+            entries: transaction.open_table(ENTRIES).map_err(failed)?,
+            bodies: transaction.open_table(BODIES).map_err(failed)?,
+            live: transaction.open_table(LIVE).map_err(failed)?,
+            applied: transaction.open_table(APPLIED).map_err(failed)?,
+            domains: transaction.open_table(DOMAINS).map_err(failed)?,
+            accounts: transaction.open_table(ACCOUNTS).map_err(failed)?,
+            aliases: transaction.open_table(ALIASES).map_err(failed)?,
+            removed: transaction.open_table(REMOVED).map_err(failed)?,
+            row: Vec::new(),
+        })
+    }
+
+    /// The uid that the next message of a mailbox gets; `None` when all are used up.
+    pub(super) fn next_uid(&self, mailbox: MailboxId) -> Result<Option<u32>, StoreError> {
+        next_uid(&self.entries, mailbox)
+    }
+
+    /// Puts a message under `uid`.
+    pub(super) fn put_entry(
+        &mut self,
+        mailbox: MailboxId,
+        uid: u32,
+        id: QueueId,
+        octets: u64,
+    ) -> Result<(), StoreError> {
+        row::entry(id, octets, &mut self.row);
+        self.entries.insert((mailbox.0, uid), self.row.as_slice()).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Makes sure that no uid below `uid` is given out again.
+    pub(super) fn put_floor(&mut self, mailbox: MailboxId, uid: u32) -> Result<(), StoreError> {
+        row::floor(uid, &mut self.row);
+        self.entries.insert((mailbox.0, 0), self.row.as_slice()).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Takes a message out, if it is still the one that is meant; says whether it was.
+    pub(super) fn take_entry(
+        &mut self,
+        mailbox: MailboxId,
+        wanted: Message,
+    ) -> Result<bool, StoreError> {
+        let key = (mailbox.0, wanted.uid.0);
+        let found = match self.entries.get(key).map_err(failed)? {
+            Some(value) => message(key, value.value())?,
+            None => return Ok(false),
+        };
+        if found.id == wanted.id {
+            self.entries.remove(key).map_err(failed)?;
+        }
+        Ok(found.id == wanted.id)
+    }
+
+    /// Takes up to `rows_max` messages of a mailbox, and its row under uid 0 with the last of them;
+    /// says whether all are gone.
+    pub(super) fn take_some(
+        &mut self,
+        mailbox: MailboxId,
+        rows_max: usize,
+        taken: &mut Vec<Message>,
+    ) -> Result<bool, StoreError> {
+        let from = taken.len();
+        let mut rows =
+            self.entries.range((mailbox.0, 1)..=(mailbox.0, u32::MAX)).map_err(failed)?;
+        for row in rows.by_ref().take(rows_max) {
+            let (key, value) = row.map_err(failed)?;
+            taken.push(message(key.value(), value.value())?);
+        }
+        let all = rows.next().is_none();
+        drop(rows);
+        for message in taken.iter().skip(from) {
+            self.entries.remove((mailbox.0, message.uid.0)).map_err(failed)?;
+        }
+        if all {
+            self.entries.remove((mailbox.0, 0)).map_err(failed)?;
+        }
+        Ok(all)
+    }
+
+    pub(super) fn body(&self, id: QueueId) -> Result<Option<Body>, StoreError> {
+        self.bodies.get(id.0).map_err(failed)?.map(|row| body(id, &row)).transpose()
+    }
+
+    pub(super) fn put_body(&mut self, body: &Body) -> Result<(), StoreError> {
+        row::body(body, &mut self.row);
+        self.bodies.insert(body.id.0, self.row.as_slice()).map_err(failed)?;
+        Ok(())
+    }
+
+    /// One reference less; gives the body when it was the last.
+    pub(super) fn release(&mut self, id: QueueId) -> Result<Option<Body>, StoreError> {
+        let missing = || damaged("bodies", id, "a mailbox refers to it, and it is missing");
+        let mut body = {
+            let value = self.bodies.remove(id.0).map_err(failed)?.ok_or_else(missing)?;
+            body(id, &value)?
+        };
+        if body.references_count <= 1 {
+            return Ok(Some(body));
+        }
+        body.references_count -= 1;
+        self.put_body(&body)?;
+        Ok(None)
+    }
+
+    pub(super) fn put_live(
+        &mut self,
+        shard: ShardId,
+        number: u64,
+        bytes: u64,
+    ) -> Result<(), StoreError> {
+        if bytes == 0 {
+            self.live.remove((shard.0, number)).map_err(failed)?;
+        } else {
+            self.live.insert((shard.0, number), bytes).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn put_applied(&mut self, shard: ShardId, lsn: Lsn) -> Result<(), StoreError> {
+        self.applied.insert(shard.0, lsn.0).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Stores a change of the directory.
+    pub(super) fn edit(&mut self, edit: &Edit, next: MailboxId) -> Result<(), StoreError> {
+        self.meta.insert(NEXT_MAILBOX, next.0).map_err(failed)?;
+        match edit {
+            Edit::PutDomain(name) => drop(self.domains.insert(name.as_str(), ()).map_err(failed)?),
+            Edit::DropDomain(name) => drop(self.domains.remove(name.as_str()).map_err(failed)?),
+            Edit::PutAccount(account) => {
+                let row = row::account(account);
+                self.accounts.insert(account.address.as_str(), row.as_slice()).map_err(failed)?;
+            }
+            Edit::DropAccount { address, mailbox } => {
+                self.accounts.remove(address.as_str()).map_err(failed)?;
+                self.removed.insert(mailbox.0, false).map_err(failed)?;
+            }
+            Edit::PutAlias(alias) => {
+                let row = row::alias(alias);
+                self.aliases.insert(alias.address.as_str(), row.as_slice()).map_err(failed)?;
+            }
+            Edit::DropAlias(address) => {
+                self.aliases.remove(address.as_str()).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that the mail of a removed account is gone.
+    pub(super) fn purged(&mut self, mailbox: MailboxId) -> Result<(), StoreError> {
+        self.removed.insert(mailbox.0, true).map_err(failed)?;
+        Ok(())
+    }
+}

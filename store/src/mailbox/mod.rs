@@ -1,0 +1,82 @@
+//! Local mailboxes: which messages lie in which mailbox, and where their bodies are.
+//!
+//! The spool of each shard is the [`Sink`]'s caller: it tells of messages in log order. POP3 sessions
+//! [`open`](Mailboxes::open) a mailbox, [`locate`](Mailboxes::locate) bodies, which they read from
+//! the spool's segments, and [`close`](Mailboxes::close) with deletions. Compaction asks through
+//! [`Liveness`] which records are still needed. The commands change the directory of accounts
+//! through [`Registry`]. [`wait`] makes each of these calls a blocking one, for threads that are
+//! not shards.
+//!
+//! Two back ends: [`Embedded`] on disk, with a thread of its own, and [`Memory`] for simulation and
+//! tests. `conformance` holds what every back end must do.
+//!
+//! # What is durable when
+//!
+//! The spool is the log of the index as well. Deliveries are gathered in memory and merged into the
+//! tables now and then, together with the mark up to which each shard's log is contained, in one
+//! atomic and durable transaction. After a crash the spool replays what lies behind the mark: the
+//! result is the same state, nothing twice, nothing lost. Deletions, moves and changes of the
+//! directory are part of such a transaction before they are answered, so a message that was deleted
+//! never comes back: the mark that is stored with its deletion is behind its delivery.
+//!
+//! Uids that were shown by `open` for messages that are not merged yet may be given to others after
+//! a crash. POP3 does not show them (its unique-id is the queue id); whoever does must
+//! [`persist`](Mailboxes::persist) first.
+
+mod embedded;
+mod lock;
+mod memory;
+mod pending;
+mod row;
+#[cfg(test)]
+mod tests;
+mod types;
+mod wait;
+
+pub use embedded::{Counters, Embedded, Keeper, Options};
+pub use memory::Memory;
+pub use types::{Maildrop, Message, Usage};
+pub use wait::wait;
+
+pub use crate::directory::Registry;
+pub use crate::spool::{BodyRef, Committed, Liveness, Sink};
+
+use crate::{MailboxId, QueueId, StoreError, Uid};
+
+/// A mailbox back end; clones are handles to the same one.
+#[allow(async_fn_in_trait)] // WHY: as in fsmtp-rt, shards share nothing
+pub trait Mailboxes: Sink + Liveness + Registry + Clone {
+    /// Opens a mailbox for one session: all messages that the sink was given before the call, in
+    /// the order of their uids. The lock is free again when the maildrop is dropped or closed.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] while another session has it (RFC 1939 §4); [`StoreError::NotFound`]
+    /// when its account was removed; [`StoreError::Busy`]; errors of the storage.
+    async fn open(&self, mailbox: MailboxId) -> Result<Maildrop, StoreError>;
+
+    /// Ends the session, removes those messages, all or none, durably (RFC 1939 §6).
+    ///
+    /// Uids that are not in the maildrop, and messages that are gone already, are passed over.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or those of the storage; nothing was removed then.
+    async fn close(&self, maildrop: Maildrop, deletions: Vec<Uid>) -> Result<(), StoreError>;
+
+    /// Where the body of a message lies now. After [`StoreError::Moved`] from a reader: ask again.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when no mailbox has it; errors of the storage.
+    async fn locate(&self, id: QueueId) -> Result<BodyRef, StoreError>;
+
+    /// How much is in a mailbox; takes no lock.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or those of the storage.
+    async fn usage(&self, mailbox: MailboxId) -> Result<Usage, StoreError>;
+
+    /// Makes durable what the sink was given before the call.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or those of the storage.
+    async fn persist(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,289 @@
+//! The rows of the index, as bytes. Format 1.
+//!
+//! Numbers are LEB128, least significant group first; text has its length in front. Readers take
+//! nothing for granted: a row that ends early, or goes on after its end, is an error with a reason.
+
+use fsmtp_rt::UnixTime;
+
+use super::pending::Body;
+use crate::directory::{Account, Alias};
+use crate::password::Phc;
+use crate::{Lsn, MailboxId, QueueId, ShardId};
+
+/// Why a row cannot be read.
+pub(super) type Damage = &'static str;
+
+/// A body has at most so many chunks: 2^16 of 64 KiB are 4 GiB.
+const CHUNKS_MAX: u64 = 1 << 16;
+
+/// Appends `value`.
+fn put(row: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        row.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    row.push(value as u8);
+}
+
+fn put_text(row: &mut Vec<u8>, text: &str) {
+    put(row, text.len() as u64);
+    row.extend_from_slice(text.as_bytes());
+}
+
+/// What is left of a row.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn number(&mut self) -> Result<u64, Damage> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let (&byte, rest) = self.0.split_first().ok_or("it ends early")?;
+            self.0 = rest;
+            let group = u64::from(byte & 0x7f);
+            if shift == 63 && group > 1 {
+                return Err("a number is too large");
+            }
+            value |= group << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err("a number is too long")
+    }
+
+    fn small<T: TryFrom<u64>>(&mut self) -> Result<T, Damage> {
+        T::try_from(self.number()?).map_err(|_| "a number is too large")
+    }
+
+    fn text(&mut self) -> Result<&'a str, Damage> {
+        let bytes: usize = self.small()?;
+        let (text, rest) = self.0.split_at_checked(bytes).ok_or("it ends early")?;
+        self.0 = rest;
+        core::str::from_utf8(text).map_err(|_| "text is not UTF-8")
+    }
+
+    fn end(self) -> Result<(), Damage> {
+        if self.0.is_empty() { Ok(()) } else { Err("it goes on after its end") }
+    }
+}
+
+/// Small differences of either sign as small numbers.
+const fn zigzag(from: u64, to: u64) -> u64 {
+    let difference = to.wrapping_sub(from) as i64;
+    ((difference << 1) ^ (difference >> 63)) as u64
+}
+
+const fn unzigzag(from: u64, coded: u64) -> u64 {
+    from.wrapping_add((coded >> 1) ^ (coded & 1).wrapping_neg())
+}
+
+/// The row of a message in a mailbox.
+pub(super) fn entry(id: QueueId, octets: u64, row: &mut Vec<u8>) {
+    row.clear();
+    row.extend_from_slice(&id.0.to_be_bytes());
+    put(row, octets);
+}
+
+/// Reads what [`entry`] wrote.
+pub(super) fn read_entry(row: &[u8]) -> Result<(QueueId, u64), Damage> {
+    let (id, rest) = row.split_first_chunk().ok_or("it ends early")?;
+    let mut rest = Rest(rest);
+    let octets = rest.number()?;
+    rest.end()?;
+    Ok((QueueId(u64::from_be_bytes(*id)), octets))
+}
+
+/// The row under uid 0: the uid that the next message gets at least.
+pub(super) fn floor(uid: u32, row: &mut Vec<u8>) {
+    row.clear();
+    put(row, u64::from(uid));
+}
+
+/// Reads what [`floor`] wrote.
+pub(super) fn read_floor(row: &[u8]) -> Result<u32, Damage> {
+    let mut rest = Rest(row);
+    let uid = rest.small()?;
+    rest.end()?;
+    Ok(uid)
+}
+
+/// The row of a body, without its id, which is the key.
+pub(super) fn body(body: &Body, row: &mut Vec<u8>) {
+    row.clear();
+    put(row, u64::from(body.references_count));
+    put(row, u64::from(body.shard.0));
+    put(row, body.lsn.0);
+    put(row, body.record_bytes);
+    put(row, body.octets);
+    put(row, body.received.ms());
+    put(row, body.chunks.len() as u64);
+    if body.chunks.is_empty() {
+        return;
+    }
+    put(row, body.chunk_bytes);
+    let mut before = body.lsn.0;
+    for chunk in &body.chunks {
+        put(row, zigzag(before, chunk.0));
+        before = chunk.0;
+    }
+}
+
+/// Reads what [`body`] wrote.
+pub(super) fn read_body(id: QueueId, row: &[u8]) -> Result<Body, Damage> {
+    let mut rest = Rest(row);
+    let mut body = Body {
+        id,
+        references_count: rest.small()?,
+        shard: ShardId(rest.small()?),
+        lsn: Lsn(rest.number()?),
+        record_bytes: rest.number()?,
+        octets: rest.number()?,
+        received: UnixTime::from_ms(rest.number()?),
+        chunk_bytes: 0,
+        chunks: Vec::new(),
+    };
+    let count = rest.number()?;
+    if count > CHUNKS_MAX {
+        return Err("the number of chunks is impossible");
+    }
+    if count > 0 {
+        body.chunk_bytes = rest.number()?;
+    }
+    let mut before = body.lsn.0;
+    for _ in 0..count {
+        before = unzigzag(before, rest.number()?);
+        body.chunks.push(Lsn(before));
+    }
+    rest.end()?;
+    Ok(body)
+}
+
+/// The row of an account, without its address, which is the key.
+pub(super) fn account(account: &Account) -> Vec<u8> {
+    let mut row = Vec::new();
+    put(&mut row, account.mailbox.0);
+    put(&mut row, account.created.ms());
+    put_text(&mut row, &account.name);
+    put_text(&mut row, account.password_phc.as_str());
+    row
+}
+
+/// Reads what [`account`] wrote.
+pub(super) fn read_account(address: &str, row: &[u8]) -> Result<Account, Damage> {
+    let mut rest = Rest(row);
+    let account = Account {
+        address: address.into(),
+        mailbox: MailboxId(rest.number()?),
+        created: UnixTime::from_ms(rest.number()?),
+        name: rest.text()?.into(),
+        password_phc: Phc::parse(rest.text()?).map_err(|_| "the password hash is damaged")?,
+    };
+    rest.end()?;
+    Ok(account)
+}
+
+/// The row of an alias, without its address, which is the key.
+pub(super) fn alias(alias: &Alias) -> Vec<u8> {
+    let mut row = Vec::new();
+    put(&mut row, alias.targets.len() as u64);
+    for target in &alias.targets {
+        put_text(&mut row, target);
+    }
+    row
+}
+
+/// Reads what [`alias`] wrote.
+pub(super) fn read_alias(address: &str, row: &[u8]) -> Result<Alias, Damage> {
+    let mut rest = Rest(row);
+    let count = rest.number()?;
+    let mut targets = Vec::new();
+    for _ in 0..count {
+        targets.push(rest.text()?.into());
+    }
+    rest.end()?;
+    Ok(Alias { address: address.into(), targets })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::password::{Cost, hash};
+    use proptest::prelude::*;
+
+    fn any_body() -> impl Strategy<Value = Body> {
+        let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+        let chunks = prop::collection::vec(any::<u64>(), 0..20);
+        (numbers, any::<u32>(), any::<u16>(), chunks, any::<u64>()).prop_map(
+            |((id, lsn, bytes, octets, ms), references_count, shard, chunks, chunk_bytes)| Body {
+                id: QueueId(id),
+                shard: ShardId(shard),
+                lsn: Lsn(lsn),
+                record_bytes: bytes,
+                octets,
+                received: UnixTime::from_ms(ms),
+                references_count,
+                chunk_bytes: if chunks.is_empty() { 0 } else { chunk_bytes },
+                chunks: chunks.into_iter().map(Lsn).collect(),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn bodies_read_back_and_no_shorter_row_does(written in any_body()) {
+            let mut row = Vec::new();
+            body(&written, &mut row);
+            prop_assert_eq!(read_body(written.id, &row).unwrap(), written.clone());
+            for end in 0..row.len() {
+                prop_assert!(read_body(written.id, &row[..end]).is_err());
+            }
+        }
+
+        #[test]
+        fn hostile_rows_do_no_harm(row in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = read_body(QueueId(1), &row);
+            let _ = read_entry(&row);
+            let _ = read_floor(&row);
+            let _ = read_account("a@x", &row);
+            let _ = read_alias("a@x", &row);
+        }
+
+        #[test]
+        fn entries_read_back(id in any::<u64>(), octets in any::<u64>(), uid in any::<u32>()) {
+            let mut row = Vec::new();
+            entry(QueueId(id), octets, &mut row);
+            prop_assert_eq!(read_entry(&row), Ok((QueueId(id), octets)));
+            floor(uid, &mut row);
+            prop_assert_eq!(read_floor(&row), Ok(uid));
+        }
+    }
+
+    #[test]
+    fn accounts_and_aliases_read_back() {
+        let cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+        let written = Account {
+            mailbox: MailboxId(u64::MAX),
+            address: "zoë@example.test".into(),
+            name: "Zoë Z.".into(),
+            password_phc: hash(b"x", [1; 16], cost).unwrap(),
+            created: UnixTime::from_ms(7),
+        };
+        assert_eq!(read_account("zoë@example.test", &account(&written)), Ok(written));
+        for targets in [vec![], vec!["a@x".into()], vec!["a@x".into(), "b@x".into()]] {
+            let written = Alias { address: "*@x".into(), targets };
+            assert_eq!(read_alias("*@x", &alias(&written)), Ok(written));
+        }
+    }
+
+    #[test]
+    fn damage_is_named() {
+        assert_eq!(read_floor(&[]), Err("it ends early"));
+        assert_eq!(read_floor(&[1, 1]), Err("it goes on after its end"));
+        assert_eq!(read_floor(&[0xff; 10]), Err("a number is too large"));
+        assert_eq!(read_floor(&[0x80, 0x80, 0x80, 0x80, 0x10]), Err("a number is too large"));
+        let mut row = vec![1, 0, 0, 0, 0, 0];
+        put(&mut row, CHUNKS_MAX + 1);
+        assert_eq!(read_body(QueueId(1), &row), Err("the number of chunks is impossible"));
+        assert_eq!(read_alias("a@x", &[1, 1, 0xff]), Err("text is not UTF-8"));
+    }
+}

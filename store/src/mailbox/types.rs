@@ -1,0 +1,63 @@
+//! What a session sees of a mailbox.
+
+use super::lock::Hold;
+use crate::{MailboxId, QueueId, Uid};
+
+/// A message in a mailbox; 24 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// Its name, unique and stable: POP3's unique-id (RFC 1939 §7, UIDL).
+    pub id: QueueId,
+    /// Its length in bytes, as it was stored.
+    pub octets: u64,
+    /// Its number in the mailbox.
+    pub uid: Uid,
+}
+
+/// A mailbox that one session has for itself: the messages that were in it when it was opened, by
+/// rising uid. Memory: 24 bytes for each.
+///
+/// Dropping it frees the lock and removes nothing.
+#[derive(Debug)]
+pub struct Maildrop {
+    mailbox: MailboxId,
+    messages: Vec<Message>,
+    _hold: Hold,
+}
+
+impl Maildrop {
+    pub(super) fn new(mailbox: MailboxId, messages: Vec<Message>, hold: Hold) -> Self {
+        Self { mailbox, messages, _hold: hold }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn mailbox(&self) -> MailboxId {
+        self.mailbox
+    }
+
+    /// The messages, by rising uid.
+    #[must_use]
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// The messages that are meant by `uids`, by rising uid, each once.
+    pub(super) fn pick(&self, mut uids: Vec<Uid>) -> Vec<Message> {
+        uids.sort_unstable();
+        uids.dedup();
+        let found = |uid: Uid| self.messages.binary_search_by_key(&uid, |message| message.uid);
+        uids.into_iter()
+            .filter_map(|uid| self.messages.get(found(uid).ok()?).copied())
+            .collect()
+    }
+}
+
+/// How much is in a mailbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Messages.
+    pub messages_count: u64,
+    /// Their lengths in sum, in bytes.
+    pub octets: u64,
+}
