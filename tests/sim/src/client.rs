@@ -127,6 +127,10 @@ impl Client {
             _ => 1,
         };
         for _ in 0..sessions {
+            if kind == Kind::Reader {
+                // Later than the senders, who mostly take no longer.
+                self.pause(8_000).await;
+            }
             match kind {
                 Kind::Polite | Kind::Hasty => self.talk(kind == Kind::Hasty).await,
                 Kind::Twin => self.twin().await,

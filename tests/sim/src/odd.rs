@@ -29,7 +29,8 @@ impl Client {
         let cut = self.transcript(&second, calm, true).await;
         let void = crashes != self.view.crashes.get();
         let (Some(whole), Some(cut)) = (whole, cut) else {
-            if !void {
+            // After a refused DATA the body reads as commands, and ends in a close and a reset.
+            if !void && !self.plan.defers() && !self.plan.crowded() {
                 self.violate("a twin did not get its whole dialogue".into());
             }
             return;

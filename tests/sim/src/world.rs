@@ -16,7 +16,7 @@ use crate::check;
 use crate::client::Client;
 use crate::ledger::{Entry, Ledger, State, token_of};
 use crate::node::{Delivery, Node};
-use crate::plan::{CrashPlan, Plan};
+use crate::plan::{CrashPlan, Kind, Plan};
 
 /// More than any run has needed; a run that uses them up makes no progress.
 const STEPS_MAX: u64 = 3_000_000;
@@ -248,6 +248,11 @@ impl Run {
             self.spawn(self.client(&plan).probe(shard));
         }
         self.wait("a probe", |run| run.busy.get() == 0);
+        for _ in 0..2 {
+            self.spawn(self.client(&plan).live(Kind::Reader));
+        }
+        self.wait("a look into mailboxes", |run| run.busy.get() == 0);
+        self.wait("the end of the last sessions", |run| run.node.sessions() == 0);
         self.panics();
     }
 
