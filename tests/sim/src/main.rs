@@ -22,7 +22,7 @@ mod mail;
 mod node;
 mod odd;
 mod plan;
-mod standin;
+mod reader;
 mod world;
 
 use std::cell::Cell;
@@ -145,9 +145,18 @@ fn many(wanted: &Wanted) -> bool {
     });
     let Ok((sum, runs, failures)) = sum.into_inner() else { return false };
     println!(
-        "{runs} seeds: {} messages acknowledged, {} in doubt, {} replies and {} twins checked, \
-         {} crashes, {} events; {failures} seeds failed; hash {:016x}",
-        sum.acked, sum.doubt, sum.replies, sum.twins, sum.crashes, sum.events, sum.hash
+        "{runs} seeds: {} messages acknowledged, {} in doubt; {} replies, {} twins, {} maildrops \
+         and {} messages in them checked; {} crashes, {} events; {failures} seeds failed; \
+         hash {:016x}",
+        sum.acked,
+        sum.doubt,
+        sum.replies,
+        sum.twins,
+        sum.maildrops,
+        sum.retrieved,
+        sum.crashes,
+        sum.events,
+        sum.hash
     );
     failures == 0
 }
@@ -168,6 +177,8 @@ fn add(sum: &mut Report, report: &Report) {
     sum.doubt += report.doubt;
     sum.replies += report.replies;
     sum.twins += report.twins;
+    sum.maildrops += report.maildrops;
+    sum.retrieved += report.retrieved;
     sum.crashes += report.crashes;
 }
 
