@@ -113,8 +113,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     log.event(now(), Event::EngineStopped, &[]);
     log.flush(now());
     drop(lock);
-    // The log's thread writes what it has before the process ends.
-    sink.finish(log);
+    sink.finish();
     ended?;
     joined.map_err(|e| e.to_string())?;
     closed.map_err(|e| format!("the mailbox index: {e}"))

@@ -2,7 +2,8 @@
 //!
 //! The desk of each shard asks the snapshot for every recipient, without locks and without
 //! allocation for an account. Changes ([`Change`]) go through the mailbox back end, which stores
-//! them and hands the new snapshot to its subscribers; an old snapshot stays valid for who holds it.
+//! them and hands the new snapshot to its subscribers; an old snapshot stays valid for who holds
+//! it.
 //!
 //! Limits: [`Limits`]; all of it lies in memory, some 400 bytes for an account (the password hash
 //! is a quarter of that), 200 and the targets for an alias. A change copies one of 1024 buckets,
@@ -289,12 +290,12 @@ impl Directory {
             *visits_left -= 1;
             match self.entry(target) {
                 Some(Entry::Account(account)) => found.push(account.mailbox),
-                Some(Entry::Alias(next)) => {
-                    if !self.follow(next, depth_left - 1, visits_left, found) {
-                        return false;
-                    }
+                Some(Entry::Alias(next))
+                    if !self.follow(next, depth_left - 1, visits_left, found) =>
+                {
+                    return false;
                 }
-                None => {}
+                Some(Entry::Alias(_)) | None => {}
             }
         }
         true

@@ -12,6 +12,7 @@
 //!   After a crash the spool replays what lies behind that mark, so each message is indexed once.
 //! * A failed write poisons the log: nothing after it is acknowledged, and the shard says why.
 
+pub mod conformance;
 pub mod directory;
 pub mod envelope;
 pub mod error;

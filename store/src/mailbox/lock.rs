@@ -1,8 +1,8 @@
 //! The exclusive lock of a maildrop (RFC 1939 §4), for all back ends in one process.
 //!
 //! A lock is held as long as its [`Hold`] lives, so a session that ends in any way gives it back
-//! without a message that could get lost. Memory: one entry for each hold, and for as many dead ones
-//! as there were holds at the last sweep.
+//! without a message that could get lost. Memory: one entry for each hold, and for as many dead
+//! ones as there were holds at the last sweep.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

@@ -1,8 +1,9 @@
 //! Mailboxes in memory, for simulation and tests: deterministic, no thread, no clock.
 //!
-//! Models what a crash does to a real index: deliveries that were not persisted are lost (or a first
-//! stretch of them is kept), everything else is durable when it is answered. Limits: memory only;
-//! uids end at 2^32, which no simulation reaches. Failure: [`Memory::set_busy`] makes it refuse.
+//! Models what a crash does to a real index: deliveries that were not persisted are lost (or a
+//! first stretch of them is kept), everything else is durable when it is answered. Limits: memory
+//! only; uids end at 2^32, which no simulation reaches. Failure: [`Memory::set_busy`] makes it
+//! refuse.
 
 use core::fmt;
 use std::cell::RefCell;

@@ -1,8 +1,8 @@
 //! Deliveries that the tables do not contain yet, in the order of their arrival.
 //!
-//! Used by the thread of the embedded index. Memory: some 90 bytes for a message with one recipient;
-//! who adds keeps the bound. Lookups are built on demand: while nobody reads, a delivery costs
-//! two pushes.
+//! Used by the thread of the embedded index. Memory: some 90 bytes for a message with one
+//! recipient; who adds keeps the bound. Lookups are built on demand: while nobody reads, a delivery
+//! costs two pushes.
 
 use std::collections::{BTreeMap, BTreeSet};
 

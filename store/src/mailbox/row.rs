@@ -93,16 +93,16 @@ pub(super) fn read_entry(row: &[u8]) -> Result<(QueueId, u64), Damage> {
     Ok((QueueId(u64::from_be_bytes(*id)), octets))
 }
 
-/// The row under uid 0: the uid that the next message gets at least.
-pub(super) fn floor(uid: u32, row: &mut Vec<u8>) {
+/// The row under uid 0: the uid that the next message gets at least; 2^32 when all are used up.
+pub(super) fn floor(uid: u64, row: &mut Vec<u8>) {
     row.clear();
-    put(row, u64::from(uid));
+    put(row, uid);
 }
 
 /// Reads what [`floor`] wrote.
-pub(super) fn read_floor(row: &[u8]) -> Result<u32, Damage> {
+pub(super) fn read_floor(row: &[u8]) -> Result<u64, Damage> {
     let mut rest = Rest(row);
-    let uid = rest.small()?;
+    let uid = rest.number()?;
     rest.end()?;
     Ok(uid)
 }
@@ -249,7 +249,7 @@ mod tests {
         }
 
         #[test]
-        fn entries_read_back(id in any::<u64>(), octets in any::<u64>(), uid in any::<u32>()) {
+        fn entries_read_back(id in any::<u64>(), octets in any::<u64>(), uid in any::<u64>()) {
             let mut row = Vec::new();
             entry(QueueId(id), octets, &mut row);
             prop_assert_eq!(read_entry(&row), Ok((QueueId(id), octets)));
@@ -280,7 +280,9 @@ mod tests {
         assert_eq!(read_floor(&[]), Err("it ends early"));
         assert_eq!(read_floor(&[1, 1]), Err("it goes on after its end"));
         assert_eq!(read_floor(&[0xff; 10]), Err("a number is too large"));
-        assert_eq!(read_floor(&[0x80, 0x80, 0x80, 0x80, 0x10]), Err("a number is too large"));
+        let mut row = vec![1];
+        put(&mut row, 1 << 16);
+        assert_eq!(read_body(QueueId(1), &row), Err("a number is too large"));
         let mut row = vec![1, 0, 0, 0, 0, 0];
         put(&mut row, CHUNKS_MAX + 1);
         assert_eq!(read_body(QueueId(1), &row), Err("the number of chunks is impossible"));

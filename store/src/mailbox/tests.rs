@@ -8,9 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::conformance::{
-    self, CHUNK_BYTES, Factory, SEGMENT_BYTES, ShardLog, cheap_phc, deliver,
-};
+use crate::conformance::{self, CHUNK_BYTES, Factory, SEGMENT_BYTES, ShardLog, cheap_phc, deliver};
 use crate::directory::Change;
 use crate::{Lsn, ShardId};
 

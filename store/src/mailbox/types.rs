@@ -47,9 +47,7 @@ impl Maildrop {
         uids.sort_unstable();
         uids.dedup();
         let found = |uid: Uid| self.messages.binary_search_by_key(&uid, |message| message.uid);
-        uids.into_iter()
-            .filter_map(|uid| self.messages.get(found(uid).ok()?).copied())
-            .collect()
+        uids.into_iter().filter_map(|uid| self.messages.get(found(uid).ok()?).copied()).collect()
     }
 }
 

@@ -254,8 +254,8 @@ impl Embedded {
         self.shared.applied(shard)
     }
 
-    /// Calls `subscriber` now, and on the index's thread after each change of the directory. It must
-    /// be quick and must not call back.
+    /// Calls `subscriber` now, and on the index's thread after each change of the directory. It
+    /// must be quick and must not call back.
     pub fn subscribe(&self, subscriber: impl Fn(Arc<Directory>) + Send + 'static) {
         let mut published = self.shared.published.lock().unwrap_or_else(PoisonError::into_inner);
         subscriber(Arc::clone(&published.directory));

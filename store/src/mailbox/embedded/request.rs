@@ -63,9 +63,7 @@ impl Request {
             Self::Read(Read::Live { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Write(Write::Change { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Write(
-                Write::Close { reply, .. }
-                | Write::Moved { reply, .. }
-                | Write::Persist { reply },
+                Write::Close { reply, .. } | Write::Moved { reply, .. } | Write::Persist { reply },
             ) => reply.send(Err(error)).is_ok(),
         };
     }

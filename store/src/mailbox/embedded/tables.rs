@@ -255,22 +255,27 @@ fn body(id: QueueId, value: &AccessGuard<'_, &'static [u8]>) -> Result<Body, Sto
     row::read_body(id, value.value()).map_err(|why| damaged("bodies", id, why))
 }
 
-/// One more than the highest uid, or the row under uid 0 when there is no message; `None` when there
-/// is none left. The row cannot be the greater one while there are messages: it is written when
-/// the last message goes, and those that come later begin there.
+/// One more than the highest uid, or the row under uid 0 if that is more; `None` when all are used
+/// up. A range knows both its ends, so this looks into the tree once.
 fn next_uid(
     entries: &impl ReadableTable<(u64, u32), &'static [u8]>,
     mailbox: MailboxId,
 ) -> Result<Option<u32>, StoreError> {
     let mut rows = entries.range((mailbox.0, 0)..=(mailbox.0, u32::MAX)).map_err(failed)?;
-    let Some(last) = rows.next_back() else { return Ok(Some(1)) };
-    let (key, value) = last.map_err(failed)?;
-    match key.value().1 {
-        0 => row::read_floor(value.value())
-            .map(Some)
-            .map_err(|why| damaged("entries", key.value(), why)),
-        uid => Ok(uid.checked_add(1)),
+    let Some(first) = rows.next() else { return Ok(Some(1)) };
+    let (key, value) = first.map_err(failed)?;
+    let (key, mut next) = (key.value(), 1);
+    match key.1 {
+        0 => {
+            let floor = row::read_floor(value.value());
+            next = floor.map_err(|why| damaged("entries", key, why))?;
+        }
+        uid => next = next.max(u64::from(uid) + 1),
     }
+    if let Some(last) = rows.next_back() {
+        next = next.max(u64::from(last.map_err(failed)?.0.value().1) + 1);
+    }
+    Ok(u32::try_from(next).ok())
 }
 
 /// The tables within a write transaction.
@@ -322,9 +327,13 @@ impl<'t> Writing<'t> {
         Ok(())
     }
 
-    /// Makes sure that no uid below `uid` is given out again.
-    pub(super) fn put_floor(&mut self, mailbox: MailboxId, uid: u32) -> Result<(), StoreError> {
-        row::floor(uid, &mut self.row);
+    /// Makes sure that no uid below `next` is given out again; `None` when all are used up.
+    pub(super) fn put_floor(
+        &mut self,
+        mailbox: MailboxId,
+        next: Option<u32>,
+    ) -> Result<(), StoreError> {
+        row::floor(next.map_or(1 << 32, u64::from), &mut self.row);
         self.entries.insert((mailbox.0, 0), self.row.as_slice()).map_err(failed)?;
         Ok(())
     }

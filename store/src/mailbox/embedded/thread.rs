@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use fsmtp_rt::{IoError, IoKind};
 
 use super::super::pending::{LiveBytes, Pending};
+use super::super::types::Maildrop;
 use super::front::{Behind, Front};
 use super::request::{Done, Write};
 use super::tables::{Loaded, Tables, Writing, failed};
@@ -84,11 +85,11 @@ impl Index {
             let busy = self.round();
             let purges = !stop && !self.purges.is_empty();
             let due = self.is_due() || (stop && self.front.active.count() > 0);
-            if due || purges {
-                if let Err(error) = self.transact() {
-                    self.fail(error);
-                    break;
-                }
+            if (due || purges)
+                && let Err(error) = self.transact()
+            {
+                self.fail(error);
+                break;
             }
             if due || self.front.has_readers() {
                 continue;
@@ -163,49 +164,20 @@ impl Index {
             front.collect();
             front.serve(Behind { tables, rows, lookups: &mut *lookups, live });
         })?;
-        let mut directory = Arc::clone(&self.directory);
-        let mut removed = Vec::new();
-        let mut closing = Vec::new();
+        let mut changes = Changes::new(&self.directory, &self.renumbered);
         for write in writes {
-            match write {
-                Write::Persist { reply } => done.push(Done::Unit(reply)),
-                Write::Moved { shard, records, reply } => {
-                    done.push(Done::Unit(reply));
-                    work.relocate(shard, &records)?;
-                }
-                Write::Close { maildrop, deletions, reply } => {
-                    done.push(Done::Unit(reply));
-                    let mailbox = maildrop.mailbox();
-                    let messages = maildrop.pick(deletions);
-                    if self.renumbered.contains(&mailbox) || work.renumbered.contains(&mailbox) {
-                        work.delete_by_id(mailbox, &messages)?;
-                    } else {
-                        work.delete(mailbox, &messages)?;
-                    }
-                    // Locked until the commit.
-                    closing.push(maildrop);
-                }
-                Write::Change { change, reply } => match directory.apply(change) {
-                    Err(refused) => drop(reply.send(Err(refused))),
-                    Ok((next, edit)) => {
-                        work.tables().edit(&edit, next.next_mailbox())?;
-                        if let Edit::DropAccount { mailbox, .. } = edit {
-                            removed.push(mailbox);
-                        }
-                        directory = Arc::new(next);
-                        done.push(Done::Changed(reply, Arc::clone(&directory)));
-                    }
-                },
-            }
+            changes.make(write, &mut work, done)?;
         }
         let purged = match self.purges.front() {
             Some(&mailbox) => work.purge(mailbox, PURGE_ROWS)?,
             None => false,
         };
+        let Changes { directory, removed, closing, .. } = changes;
         let (changed, renumbered) = work.finish()?;
         transaction.commit().map_err(failed)?;
 
-        // What is durable now may be told.
+        // What is durable now may be told, and maildrops are free again.
+        drop(closing);
         for ((shard, number), bytes) in changed {
             if bytes == 0 {
                 self.live.remove(&(shard, number));
@@ -241,6 +213,61 @@ impl Index {
             self.shared.drain();
             self.shared.bell.sleep(None, || !self.shared.requests.is_empty());
         }
+    }
+}
+
+/// What the requests of one transaction change besides the tables.
+struct Changes<'a> {
+    directory: Arc<Directory>,
+    removed: Vec<MailboxId>,
+    /// Maildrops stay locked until the commit.
+    closing: Vec<Maildrop>,
+    renumbered: &'a BTreeSet<MailboxId>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(directory: &Arc<Directory>, renumbered: &'a BTreeSet<MailboxId>) -> Self {
+        let directory = Arc::clone(directory);
+        Self { directory, removed: Vec::new(), closing: Vec::new(), renumbered }
+    }
+
+    /// Does what one request asks; its answer goes to `done`, for after the commit.
+    fn make(
+        &mut self,
+        write: Write,
+        work: &mut Work<'_, '_>,
+        done: &mut Vec<Done>,
+    ) -> Result<(), StoreError> {
+        match write {
+            Write::Persist { reply } => done.push(Done::Unit(reply)),
+            Write::Moved { shard, records, reply } => {
+                done.push(Done::Unit(reply));
+                work.relocate(shard, &records)?;
+            }
+            Write::Close { maildrop, deletions, reply } => {
+                done.push(Done::Unit(reply));
+                let mailbox = maildrop.mailbox();
+                let messages = maildrop.pick(deletions);
+                self.closing.push(maildrop);
+                if self.renumbered.contains(&mailbox) || work.renumbered.contains(&mailbox) {
+                    work.delete_by_id(mailbox, &messages)?;
+                } else {
+                    work.delete(mailbox, &messages)?;
+                }
+            }
+            Write::Change { change, reply } => match self.directory.apply(change) {
+                Err(refused) => drop(reply.send(Err(refused))),
+                Ok((next, edit)) => {
+                    work.tables().edit(&edit, next.next_mailbox())?;
+                    if let Edit::DropAccount { mailbox, .. } = edit {
+                        self.removed.push(mailbox);
+                    }
+                    self.directory = Arc::new(next);
+                    done.push(Done::Changed(reply, Arc::clone(&self.directory)));
+                }
+            },
+        }
+        Ok(())
     }
 }
 

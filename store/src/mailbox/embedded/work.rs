@@ -20,7 +20,7 @@ pub(super) struct Work<'a, 't> {
     /// Live bytes before.
     live: &'a LiveBytes,
     /// What became of those that changed; 0 when none are left.
-    pub(super) changed: LiveBytes,
+    changed: LiveBytes,
     /// Mailboxes that got new uids.
     pub(super) renumbered: BTreeSet<MailboxId>,
 }
@@ -92,8 +92,7 @@ impl<'a, 't> Work<'a, 't> {
         }
         // Uids are not given out twice, whatever was deleted (RFC 3501 §2.3.1.1).
         if before != self.writing.next_uid(mailbox)? {
-            // When the very last uid was deleted, numbering begins again; see `first_uid`.
-            self.writing.put_floor(mailbox, before.unwrap_or(1))?;
+            self.writing.put_floor(mailbox, before)?;
         }
         Ok(())
     }
@@ -104,11 +103,12 @@ impl<'a, 't> Work<'a, 't> {
         mailbox: MailboxId,
         messages: &[Message],
     ) -> Result<(), StoreError> {
+        let next = self.writing.next_uid(mailbox)?;
+        let gone: BTreeSet<QueueId> = messages.iter().map(|message| message.id).collect();
         let mut all = Vec::new();
         self.writing.take_some(mailbox, usize::MAX, &mut all)?;
-        let next = all.last().map_or(1, |last| last.uid.0.saturating_add(1));
         for message in all {
-            if messages.iter().any(|deleted| deleted.id == message.id) {
+            if gone.contains(&message.id) {
                 self.release(message.id)?;
             } else {
                 self.writing.put_entry(mailbox, message.uid.0, message.id, message.octets)?;
