@@ -6,6 +6,7 @@
 //! fsmtp-sim --seeds A..B         the same
 //! fsmtp-sim --seed N [--trace]   one seed, with all its events
 //! fsmtp-sim --canary             each planted bug must be found
+//! fsmtp-sim --budget             seam calls per message, against tuning/budgets.toml
 //!           --bug NAME           plants a bug in the seeds that are run
 //!           --once               each seed once: twice as fast, nondeterminism stays unseen
 //! ```
@@ -13,6 +14,7 @@
 //! Exit status: 0 nothing found (canary: everything found), 1 otherwise, 2 wrong usage. A failing
 //! seed fails again, in every detail, whenever it is run.
 
+mod budget;
 mod bugs;
 mod check;
 mod client;
@@ -52,6 +54,7 @@ struct Wanted {
     trace: bool,
     once: bool,
     canary: bool,
+    budget: bool,
     /// Stop at the first failing seed.
     first: bool,
 }
@@ -76,6 +79,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Wanted, String> {
             }
             "--smoke" => count = Some(SMOKE),
             "--canary" => wanted.canary = true,
+            "--budget" => wanted.budget = true,
             "--bug" => {
                 let name = value()?;
                 let names = Bug::ALL.map(Bug::name).join(", ");
@@ -87,8 +91,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Wanted, String> {
             _ => return Err(format!("{arg}: unknown; see the head of tests/sim/src/main.rs")),
         }
     }
-    if count.is_none() && !wanted.canary {
-        return Err("one of --smoke, --count, --seeds, --seed, --canary is needed".into());
+    if count.is_none() && !wanted.canary && !wanted.budget {
+        let all = "--smoke, --count, --seeds, --seed, --canary, --budget";
+        return Err(format!("one of {all} is needed"));
     }
     wanted.seeds = from..from.saturating_add(count.unwrap_or(0));
     Ok(wanted)
@@ -109,7 +114,11 @@ fn main() -> ExitCode {
         }
         usual(info);
     }));
-    let good = if wanted.canary { canary() } else { many(&wanted) };
+    let good = match &wanted {
+        Wanted { canary: true, .. } => canary(),
+        Wanted { budget: true, .. } => budget::check(),
+        _ => many(&wanted),
+    };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -14,7 +14,7 @@ use fsmtp_engine::log::{Format, Level, Sink};
 use fsmtp_engine::shard::{PasswordCheck, Shard};
 use fsmtp_engine::start::{Parts, start};
 use fsmtp_proto::{pop3, smtp};
-use fsmtp_rt::sim::{Crash, DiskId, HostId, SimDisk, SimRuntime, World};
+use fsmtp_rt::sim::{Counts, Crash, DiskId, HostId, SimDisk, SimRuntime, World};
 use fsmtp_rt::{Class, Runtime, UnixTime};
 use fsmtp_store::directory::Change;
 use fsmtp_store::mailbox::{Mailboxes, Registry, wait};
@@ -154,9 +154,24 @@ impl Node {
         life.shards.iter().map(|shard| shard.counters.sessions_panicked.get()).sum()
     }
 
-    /// Writes that its shards have submitted.
-    pub(crate) fn writes(&self, world: &World) -> u64 {
-        self.hosts.iter().map(|host| world.counts(*host).writes).sum()
+    /// What its shards have done at the seam, all lives in sum.
+    pub(crate) fn counts(&self, world: &World) -> Counts {
+        self.hosts.iter().fold(Counts::default(), |sum, host| {
+            let one = world.counts(*host);
+            Counts {
+                sends: sum.sends + one.sends,
+                receives: sum.receives + one.receives,
+                writes: sum.writes + one.writes,
+                reads: sum.reads + one.reads,
+                ..sum
+            }
+        })
+    }
+
+    /// Copies of message bytes that its spools have counted in this life.
+    pub(crate) fn copies(&self) -> u64 {
+        let life = self.life.borrow();
+        life.shards.iter().map(|shard| shard.spool.counters().copies_count).sum()
     }
 
     /// Ends the faults that are its own.

@@ -114,6 +114,25 @@ impl Plan {
         }
     }
 
+    /// One shard without faults and with the usual layout, for counting.
+    pub(crate) fn calm() -> Self {
+        Self {
+            options: Options::calm(),
+            shards: 1,
+            clients: Vec::new(),
+            crashes: Vec::new(),
+            last_crash: Crash::Process,
+            persist_count: 1_000,
+            index_busy: 0,
+            connections_max: 1_000,
+            message_bytes_max: 10_485_760,
+            layout: SpoolConfig::new(ShardId(0)),
+            index_doubles: 0,
+            index_drops: 0,
+            mark_only: false,
+        }
+    }
+
     /// Small segments, batches and chunks, so that each border is crossed often.
     fn layout(random: &mut Random) -> SpoolConfig {
         let page = PAGE_BYTES as u64;

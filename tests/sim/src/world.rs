@@ -184,7 +184,7 @@ impl Run {
         let until = self.world.now() + PATIENCE;
         let mut crashes = self.plan.crashes.clone().into_iter();
         let mut next = crashes.next();
-        let mut writes = self.node.writes(&self.world);
+        let mut writes = self.node.counts(&self.world).writes;
         let mut steps_left = None;
         for _ in 0..STEPS_MAX {
             if self.busy.get() == 0 {
@@ -192,14 +192,14 @@ impl Run {
             }
             if let Some(CrashPlan { writes: after, steps, crash, down_ms }) = next
                 && self.down_until.is_none()
-                && self.node.writes(&self.world) >= writes + after
+                && self.node.counts(&self.world).writes >= writes + after
             {
                 let left = steps_left.get_or_insert(steps);
                 if *left == 0 {
                     self.crash(crash, down_ms);
                     next = crashes.next();
                     steps_left = None;
-                    writes = self.node.writes(&self.world);
+                    writes = self.node.counts(&self.world).writes;
                 } else {
                     *left -= 1;
                 }

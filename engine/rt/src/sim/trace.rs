@@ -148,10 +148,6 @@ pub struct Counts {
     pub spawns: u64,
     /// Polls of tasks.
     pub polls: u64,
-    /// Calls of [`copied`](crate::count::copied) by the host's tasks.
-    pub copies: u64,
-    /// Bytes that they named.
-    pub copied_bytes: u64,
     /// Buffers taken from the pool and not returned by `recycle` or by being sent.
     pub buffers_out: u64,
 }
@@ -161,7 +157,7 @@ impl fmt::Debug for Counts {
         write!(
             f,
             "accepts {} sends {} ({} bytes) receives {} ({} bytes) writes {} ({} bytes) \
-             reads {} ({} bytes) names {} spawns {} polls {} copies {} ({} bytes) buffers {}",
+             reads {} ({} bytes) names {} spawns {} polls {} buffers {}",
             self.accepts,
             self.sends,
             self.sent_bytes,
@@ -174,8 +170,6 @@ impl fmt::Debug for Counts {
             self.names,
             self.spawns,
             self.polls,
-            self.copies,
-            self.copied_bytes,
             self.buffers_out,
         )
     }
