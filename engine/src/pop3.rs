@@ -12,10 +12,10 @@ use fsmtp_proto::pop3::{
 };
 use fsmtp_proto::wire::outbox::Outbox;
 use fsmtp_rt::{Conn, IoKind, Runtime};
-use fsmtp_store::{QueueId, StoreError};
 use fsmtp_store::directory::Account;
 use fsmtp_store::mailbox::{Mailboxes, Maildrop, Message};
 use fsmtp_store::spool::Reader;
+use fsmtp_store::{QueueId, StoreError};
 
 use crate::log::Event;
 use crate::shard::{CLOSE_TIMEOUT, Shard, count};
