@@ -21,7 +21,7 @@ use crate::plan::{CrashPlan, Kind, Plan};
 /// More than any run has needed; a run that uses them up makes no progress.
 const STEPS_MAX: u64 = 3_000_000;
 
-/// Virtual time after which clients must be done; each may wait for a third of an hour, a few times.
+/// Virtual time after which clients must be done; each may wait a third of an hour, a few times.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 /// Virtual time in which a node without faults must have come to rest.
