@@ -1,10 +1,10 @@
 //! What the mailbox index costs: `cargo run --release -p bench --bin index DIR`.
 //!
-//! First the candidates, each with two small rows for a message and two for a batch, in the ways in
-//! which they could be used; then the index that was built on the choice, fed by one thread through
-//! its queue. One line for each: CPU time of the process for a message (threads of the database
-//! included), time, longest batch, threads, memory. The choice that came of it is
-//! docs/decisions/0002-mailbox-index.md. Each line is measured in a process of its own.
+//! First redb with two small rows for a message and two for a batch, in the ways in which it could
+//! be used; then the index that was built on it, fed by one thread through its queue. One line for
+//! each: CPU time of the process for a message, time, longest batch or wait of a reader, threads,
+//! memory. The choice that came of it is docs/decisions/0002-mailbox-index.md. Each line is
+//! measured in a process of its own.
 
 use std::env;
 use std::error::Error;
@@ -26,10 +26,6 @@ const SYNC_COUNT: u64 = 40_000;
 const RECORD_BYTES: u64 = 4096;
 const CASES: &[(&str, u64, u64, u64)] = &[
     // way, messages, batch, mailboxes
-    ("fjall", 400_000, 1, 10_000),
-    ("fjall", 400_000, 16, 10_000),
-    ("fjall", 400_000, 256, 10_000),
-    ("fjall", 400_000, 256, 1),
     ("redb", 50_000, 1, 10_000),
     ("redb", 400_000, 16, 10_000),
     ("redb", 400_000, 256, 10_000),
@@ -44,7 +40,6 @@ const CASES: &[(&str, u64, u64, u64)] = &[
     ("index", 400_000, 16_384, 10_000),
     ("index", 400_000, 65_536, 10_000),
     ("index", 2_000_000, 16_384, 1_000_000),
-    ("fjall", 2_000_000, 256, 1_000_000),
     ("index-paced", 100_000, 16_384, 1),
 ];
 
@@ -77,7 +72,6 @@ fn main() -> Outcome {
             };
             print!("{way:20} {messages:>8} messages {batch:>6} a batch {mailboxes:>8} mailboxes ");
             match *way {
-                "fjall" => fjall(&case),
                 "redb" => redb(&case, false),
                 "redb-sorted-synced" => redb(&case, true),
                 "index" => index(&case, None),
@@ -132,52 +126,6 @@ impl Source {
         body[..8].copy_from_slice(&(self.count * RECORD_BYTES).to_be_bytes());
         Row { mailbox, uid, entry, id, body }
     }
-}
-
-/// One writer thread and its own rotation: with rotation by size and one worker thread fjall 3.1.13
-/// deadlocks as soon as batches are small (its worker sends to its own full queue).
-fn fjall(case: &Case<'_>) -> Outcome {
-    let database = fjall::Database::builder(case.folder)
-        .cache_size(8 << 20)
-        .worker_threads(1)
-        .manual_journal_persist(true)
-        .max_journaling_size(64 << 20)
-        .open()?;
-    let table = |name| {
-        let options = || fjall::KeyspaceCreateOptions::default().max_memtable_size(1 << 40);
-        database.keyspace(name, options)
-    };
-    let (entries, bodies, meta) = (table("entries")?, table("bodies")?, table("meta")?);
-    let mut source = Source::new(case);
-    let mut meter = Meter::start();
-    let mut unsynced = 0;
-    while source.count < case.messages_count {
-        let begun = Instant::now();
-        let mut batch = database.batch();
-        for _ in 0..case.batch_count {
-            let row = source.row();
-            let mut key = [0; 12];
-            key[..8].copy_from_slice(&row.mailbox.to_be_bytes());
-            key[8..].copy_from_slice(&row.uid.to_be_bytes());
-            batch.insert(&entries, key, row.entry);
-            batch.insert(&bodies, row.id.to_be_bytes(), row.body);
-        }
-        batch.insert(&meta, b"applied", source.count.to_be_bytes());
-        batch.insert(&meta, b"live", source.count.to_be_bytes());
-        batch.commit()?;
-        unsynced += case.batch_count;
-        if unsynced >= SYNC_COUNT {
-            unsynced = 0;
-            for table in [&entries, &bodies, &meta] {
-                table.rotate_memtable()?;
-            }
-            database.persist(fjall::PersistMode::SyncData)?;
-        }
-        meter.batch(begun);
-    }
-    database.persist(fjall::PersistMode::SyncData)?;
-    meter.report(source.count);
-    Ok(())
 }
 
 const ENTRIES: redb::TableDefinition<'_, (u64, u32), &[u8]> = redb::TableDefinition::new("entries");
