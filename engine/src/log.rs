@@ -119,6 +119,9 @@ impl Sink {
         let (queue, lines) = sync_channel::<Vec<u8>>(QUEUE_MAX);
         let writer = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             for bytes in lines {
+                if bytes.is_empty() {
+                    return;
+                }
                 // Nobody is left to tell when standard error is gone.
                 let _ = std::io::stderr().write_all(&bytes);
             }
@@ -126,12 +129,11 @@ impl Sink {
         Ok(Self { queue, writer: Arc::new(Mutex::new(Some(writer))), format, level })
     }
 
-    /// Waits until everything has been written; the last of the sink and its logs calls it.
-    pub fn finish(self, log: Log) {
+    /// Ends the writer when it has written what it was given; lines that come later are lost.
+    pub fn finish(&self) {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop((self, log));
-        if let Some(writer) = writer {
-            // The thread ends when no log is left that could write to it.
+        // An empty buffer is the end; logs never hand one over.
+        if let (Some(writer), Ok(())) = (writer, self.queue.send(Vec::new())) {
             let _ = writer.join();
         }
     }

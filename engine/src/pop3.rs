@@ -12,10 +12,10 @@ use fsmtp_proto::pop3::{
 };
 use fsmtp_proto::wire::outbox::Outbox;
 use fsmtp_rt::{Conn, IoKind, Runtime};
-use fsmtp_store::StoreError;
 use fsmtp_store::directory::Account;
 use fsmtp_store::mailbox::{Mailboxes, Maildrop, Message};
 use fsmtp_store::spool::Reader;
+use fsmtp_store::{QueueId, StoreError};
 
 use crate::log::Event;
 use crate::shard::{CLOSE_TIMEOUT, Shard, count};
@@ -39,7 +39,8 @@ pub async fn refuse<R: Runtime>(rt: &R, conn: &mut R::Conn, refusal: Refusal) {
 /// Runs one session to its end.
 pub async fn serve<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, conn: &mut R::Conn) -> End {
     let guest = shard.drain.enter_task().await;
-    let mut post = Post { shard, maildrop: None, user: String::new() };
+    let reader = Reader::new(shard.disk.clone(), shard.spool.config().segment_bytes);
+    let mut post = Post { shard, maildrop: None, user: String::new(), reader };
     let end = post.talk(conn).await.unwrap_or_else(|end| end);
     post.release().await;
     drop(guest);
@@ -68,6 +69,8 @@ struct Post<'s, R: Runtime, M: Mailboxes> {
     shard: &'s Rc<Shard<R, M>>,
     maildrop: Option<Maildrop>,
     user: String,
+    /// Keeps the segments open that this session has read.
+    reader: Reader<R::Disk>,
 }
 
 impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
@@ -217,11 +220,9 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
                 return Ok(out);
             }
         };
-        let segment_bytes = self.shard.spool.config().segment_bytes;
-        let mut reader = Reader::new(self.shard.disk.clone(), segment_bytes);
-        reader.open(body);
+        self.reader.open(body);
         // The first piece is read before the message is announced, so that damage is an `-ERR`.
-        let mut piece = match self.piece(&mut reader, entry.id).await {
+        let mut piece = match self.piece(entry.id).await {
             Ok(piece) => piece,
             Err(error) => {
                 self.log(Event::MessageDamaged, &[("id", &entry.id), ("why", &error)]);
@@ -242,7 +243,7 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
             if bytes.len() >= SEND_BYTES {
                 conn.send(core::mem::take(&mut bytes), session.deadline()).await?;
             }
-            piece = self.piece(&mut reader, entry.id).await.map_err(|error| {
+            piece = self.piece(entry.id).await.map_err(|error| {
                 self.log(Event::MessageDamaged, &[("id", &entry.id), ("why", &error)]);
                 End::Broken
             })?;
@@ -254,17 +255,14 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
     }
 
     /// The next piece; looks again where the message is when compaction has moved it meanwhile.
-    async fn piece(
-        &self,
-        reader: &mut Reader<R::Disk>,
-        id: fsmtp_store::QueueId,
-    ) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn piece(&mut self, id: QueueId) -> Result<Option<Vec<u8>>, StoreError> {
         let mut lookups = 0;
         loop {
-            match reader.next().await {
+            match self.reader.next().await {
                 Err(StoreError::Moved) if lookups < LOOKUPS_MAX => {
                     lookups += 1;
-                    reader.relocate(self.shard.mailboxes.locate(id).await?)?;
+                    let place = self.shard.mailboxes.locate(id).await?;
+                    self.reader.relocate(place)?;
                 }
                 other => return other,
             }

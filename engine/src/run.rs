@@ -113,8 +113,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     log.event(now(), Event::EngineStopped, &[]);
     log.flush(now());
     drop(lock);
-    // The log's thread writes what it has before the process ends.
-    sink.finish(log);
+    sink.finish();
     ended?;
     joined.map_err(|e| e.to_string())?;
     closed.map_err(|e| format!("the mailbox index: {e}"))
@@ -149,14 +148,20 @@ fn supervise(
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
+            let mut stopping = false;
             for signal in &mut signals {
-                if events.send(Happening::Signal(signal)).is_err() {
-                    return;
+                let stop = signal != SIGHUP;
+                if stop && stopping {
+                    // At once, whatever the rest of the process waits for.
+                    signal_hook::low_level::exit(1);
                 }
+                stopping |= stop;
+                // When nobody listens any more, the process is about to end.
+                let _ = events.send(Happening::Signal(signal));
             }
         })
         .map_err(|e| format!("cannot start a thread: {e}"))?;
-    let (mut ready, mut drained, mut draining) = (0, 0, false);
+    let (mut ready, mut drained) = (0, 0);
     let mut outcome = Ok(());
     let stop = || shards.iter().for_each(|shard| shard.stop.put(()));
     while drained < shards.len() {
@@ -176,9 +181,7 @@ fn supervise(
             // Listeners, certificates and limits are fixed while the engine runs; accounts are
             // changed through the control socket. So there is nothing to read anew yet.
             Happening::Signal(SIGHUP) => {}
-            Happening::Signal(_) if draining => std::process::abort(),
             Happening::Signal(_) => {
-                draining = true;
                 log.event(now(), Event::EngineDraining, &[]);
                 log.flush(now());
                 notify("STOPPING=1");

@@ -5,11 +5,12 @@
 //!
 //! ```text
 //! segment header   0 magic "fsmtpseg"   8 version u32   12 shard u32   16 number u64
-//!                 24 segment_bytes u64  32 crc32 of bytes 0..32 u32    zeros to the end of the page
+//!                 24 segment_bytes u64   32 crc32 of bytes 0..32 u32   zeros to the page's end
 //! record           0 magic u32   4 crc32 of all that follows, payload included   8 kind u8
 //!                  9 three zeros 12 payload bytes u32   16 lsn u64   24 id u64   32 payload
 //! batch payload    0 durable lsn u64   8 batch bytes u32   12 records u32
-//! message payload  0 octets u64   8 head bytes u32   12 chunks u32   16 envelope bytes u32   20 zeros
+//! message payload  0 octets u64   8 head bytes u32   12 chunks u32   16 envelope bytes u32
+//!                 20 four zeros
 //!                 24 chunk lsns u64 each, then envelope, head, tail
 //! chunk payload    the bytes
 //! ```

@@ -9,7 +9,6 @@
 #![allow(async_fn_in_trait)] // WHY: shards share nothing, so no future here needs to be Send
 
 pub mod block;
-pub mod count;
 pub mod error;
 pub mod glommio;
 pub mod helpers;

@@ -39,6 +39,7 @@ pub(super) async fn pass<R: Runtime>(
     index: &impl Liveness,
 ) -> Result<Compaction, StoreError> {
     let mut done = Compaction::default();
+    let Some(_only) = Only::begin(core) else { return Ok(done) };
     let shard = core.config.shard;
     let applied = index.applied(shard).await?;
     let candidates = core.candidates(applied);
@@ -67,6 +68,22 @@ pub(super) async fn pass<R: Runtime>(
         outcome?;
     }
     Ok(done)
+}
+
+/// The right to compact, which one pass at a time has.
+struct Only<'a, R: Runtime>(&'a Core<R>);
+
+impl<'a, R: Runtime> Only<'a, R> {
+    fn begin(core: &'a Core<R>) -> Option<Self> {
+        let busy = core::mem::replace(&mut core.state.borrow_mut().compacting, true);
+        (!busy).then_some(Self(core))
+    }
+}
+
+impl<R: Runtime> Drop for Only<'_, R> {
+    fn drop(&mut self) {
+        self.0.state.borrow_mut().compacting = false;
+    }
 }
 
 impl<R: Runtime> Core<R> {

@@ -49,6 +49,8 @@ pub(super) struct State<F> {
     pub(super) sealed: BTreeSet<u64>,
     /// Segments in which compaction found damage; it leaves them alone.
     pub(super) damaged: BTreeSet<u64>,
+    /// Whether a pass of compaction is under way.
+    pub(super) compacting: bool,
     pub(super) spare: Spare,
     pub(super) filling: Option<Batch<F>>,
     pub(super) flying: Option<Flight>,
@@ -177,6 +179,7 @@ impl<F: Clone> State<F> {
             next_error: None,
             sealed: start.sealed,
             damaged: BTreeSet::new(),
+            compacting: false,
             spare: start.spare,
             filling: None,
             flying: None,
@@ -240,7 +243,7 @@ impl<F: Clone> State<F> {
         wakers
     }
 
-    /// Puts a record into the filling batch, beginning one or turning to the next segment as needed.
+    /// Puts a record into the filling batch; begins one, or turns to the next segment, as needed.
     /// `None`: there is no room now.
     fn place(
         &mut self,

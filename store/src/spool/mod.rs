@@ -10,28 +10,33 @@
 //! `number * segment_bytes + offset`. Records are gathered in a batch that is written, padded to
 //! pages, with **one** durable write; one batch is under way at a time, the next one fills
 //! meanwhile. A batch is all or nothing, and begins with a record that says where the log ended.
-//! Whoever waits for a batch is woken once it is durable; its messages have gone to the sink before.
+//! Whoever waits for a batch is woken once it is durable, after its messages went to the sink.
 //!
 //! # What can be on disk after a crash, and what recovery does with it
 //!
-//! | | state | recovery |
-//! |---|---|---|
-//! | S1 | a whole batch, acknowledged or not | kept; its messages are replayed from the mark on |
-//! | S2 | the last batch whole, perhaps in a volatile cache only | written once more, then as S1 |
-//! | S3 | behind the last whole batch, some pages of one that was under way | cut: overwritten with zeros, so that none of its records can come back later |
-//! | S4 | a bad batch before a place that was durable (a later batch says so, or the mark) | stop with [`StoreError::Corrupt`], which names the place |
-//! | S5 | records that an earlier use of a recycled file left | none: their lsn is that of another place |
-//! | S6 | the next segment, prepared, without a batch | kept as the next one |
-//! | S7 | further segments without a batch (the first batch after a change of segments was torn) | removed |
-//! | S8 | a spare file, of right or wrong length, with any contents; a file that had not become a segment yet | kept for reuse when it is a spare of the right length, else removed |
-//! | S9 | chunks without their message (the transfer was cut short) | dead bytes, left to compaction |
-//! | S10 | records that compaction wrote anew, but the index still names the old ones | dead bytes; the old segment is still there, since it goes last |
-//! | S11 | a segment of which the index knows no live byte | recycled by the next compaction |
-//! | S12 | a segment header of another version | [`StoreError::Version`], nothing is touched |
-//! | S13 | a damaged header, a wrong length, a gap between segments, a log that ends before the mark | [`StoreError::Corrupt`], nothing is touched |
+//! * S1, a whole batch, acknowledged or not: kept; its messages are replayed from the mark on.
+//! * S2, the last batch whole, perhaps in a volatile cache only: written once more, then as S1.
+//! * S3, behind the last whole batch some pages of one that was under way: cut, by writing zeros
+//!   over them, so that none of its records can come back later.
+//! * S4, a bad batch before a place that was durable (a later batch says so, or the mark): stop
+//!   with [`StoreError::Corrupt`], which names the place.
+//! * S5, records that an earlier use of a recycled file left: none, their lsn is another place's.
+//! * S6, the next segment, prepared, without a batch: kept as the next one.
+//! * S7, further segments without a batch (the first batch after a change of segments was torn):
+//!   removed.
+//! * S8, a spare file of any length and contents, or a file that had not become a segment yet: kept
+//!   for reuse when it is a spare of the right length, else removed.
+//! * S9, chunks without their message (the transfer was cut short): dead bytes, for compaction.
+//! * S10, records that compaction wrote anew, while the index names the old ones: dead bytes; the
+//!   old segment is still there, since it goes last.
+//! * S11, a segment of which the index knows no live byte: recycled by the next compaction.
+//! * S12, a segment header of another version: [`StoreError::Version`], nothing is touched.
+//! * S13, a damaged header, a wrong length, a gap between segments, a log that ends before the
+//!   mark: [`StoreError::Corrupt`], no segment is touched.
 //!
-//! The policy for the end of the log is `TolerateTornTail`. Its limit: damage *within* the very last
-//! batch looks like S3, because nothing behind it says that it was durable, unless the mark does.
+//! The policy for the end of the log is `TolerateTornTail`. Its limit: damage *within* the very
+//! last batch looks like S3, because nothing behind it says that it was durable; unless the mark
+//! does.
 //!
 //! # Limits
 //!
@@ -297,7 +302,8 @@ impl<R: Runtime> Spool<R> {
     }
 
     /// One pass of space reclaim: recycles segments without live bytes, and writes one segment
-    /// with few of them anew. Call it from a background task, now and then; one call at a time.
+    /// with few of them anew. Call it from a background task, now and then. Does nothing while
+    /// another pass is under way.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] for a damaged segment, which is left alone from then on; errors of

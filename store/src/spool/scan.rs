@@ -97,7 +97,8 @@ impl<F: File> Scan<F> {
         Ok(Records::of(self.bytes(at, head.bytes).await?, lsn))
     }
 
-    /// The first place at or behind `at` where a batch record says that more than `lsn` was durable.
+    /// The first place, at or behind `at`, of a batch record that says that more than `lsn` was
+    /// durable.
     pub(super) async fn look_ahead(&mut self, at: u64, lsn: Lsn) -> Result<Option<Lsn>, IoError> {
         let mut at = at.next_multiple_of(PAGE);
         while at + PAGE <= self.segment_bytes {

@@ -10,7 +10,7 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use std::rc::Rc;
 
-use fsmtp_rt::{Block, Disk, File, PAGE_BYTES, Runtime};
+use fsmtp_rt::{Block, Disk, File, IoKind, PAGE_BYTES, Runtime};
 
 use super::SpoolConfig;
 use super::log::{Core, FileOf, wake};
@@ -68,7 +68,8 @@ pub(super) fn segment_number(shard: ShardId, name: &str) -> Option<u64> {
 /// A place in the log, for people.
 pub(super) fn place(shard: ShardId, segment_bytes: u64, lsn: Lsn) -> String {
     let name = segment_name(shard, lsn.0 / segment_bytes);
-    format!("{name} at byte {}", lsn.0 % segment_bytes)
+    // A log that filled a segment goes on behind the next one's header.
+    format!("{name} at byte {}", (lsn.0 % segment_bytes).max(PAGE))
 }
 
 /// Checks that `page` is the header of segment `number`.
@@ -206,7 +207,7 @@ impl<R: Runtime> Core<R> {
         let free_bytes = self.disk.free_bytes()?;
         self.state.borrow_mut().free.saw(free_bytes, self.rt.now());
         match made {
-            Err(StoreError::Io(error)) if error.kind == fsmtp_rt::IoKind::Full => {
+            Err(StoreError::Io(error)) if error.kind == IoKind::Full => {
                 Err(StoreError::DiskLow { free_bytes })
             }
             other => other,
@@ -232,7 +233,12 @@ impl<R: Runtime> Core<R> {
         } else {
             self.disk.remove(&name).await
         };
-        outcome?;
+        match outcome {
+            Ok(()) => {}
+            // An earlier pass was dropped at the moment when the file went.
+            Err(error) if error.kind == IoKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
         let mut state = self.state.borrow_mut();
         state.sealed.remove(&number);
         state.counters.recycled_count += 1;

@@ -27,11 +27,11 @@ pub(crate) enum Bug {
     LostBytes,
     /// The scheduler looks at something outside of the seed.
     Unseeded,
-    /// After a restart the log is replayed from further back than what was applied.
+    /// The index takes a message for two.
     DoubledDelivery,
     /// The index notes a message as applied without keeping it.
     LostDelivery,
-    /// The index persists its mark, but not the mail before it.
+    /// The index's mark is ahead of the mail that it has persisted.
     MarkBeforeMail,
 }
 
@@ -85,7 +85,7 @@ impl Bug {
             Self::SwappedReplies => bugs.swapped_lines = MILLION / 10,
             Self::LostBytes => bugs.lost_bytes = MILLION / 100,
             Self::Unseeded => bugs.unseeded = true,
-            Self::DoubledDelivery => plan.replay_all = true,
+            Self::DoubledDelivery => plan.index_doubles = MILLION / 20,
             Self::LostDelivery => plan.index_drops = MILLION / 20,
             Self::MarkBeforeMail => plan.mark_only = true,
         }

@@ -18,7 +18,7 @@ use crate::node::View;
 use crate::plan::{Kind, Plan};
 
 /// Longer than any time-out of the server: who waits so long will wait for ever.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// Accounts of the node: `u0@example.test` and so on.
 pub(crate) const ACCOUNTS: u32 = 5;
@@ -74,7 +74,7 @@ enum Say {
 struct Model {
     hello: bool,
     mail: bool,
-    boxes: BTreeSet<u32>,
+    accounts: BTreeSet<u32>,
     chunks: bool,
     /// A chunk was refused: what the server says until RSET is its own affair.
     vague: bool,
@@ -89,7 +89,7 @@ impl Model {
 
     /// The replies that may follow `say`, as prefixes.
     fn expected(&self, say: &Say) -> &'static [&'static str] {
-        let ready = self.mail && !self.boxes.is_empty();
+        let ready = self.mail && !self.accounts.is_empty();
         match say {
             Say::Hello => &["250"],
             Say::Noop => &["250 2.0.0 OK - "],
@@ -122,11 +122,19 @@ impl Model {
 impl Client {
     /// Lives as `kind` says.
     pub(crate) async fn live(mut self, kind: Kind) {
-        let sessions = if kind == Kind::Polite { self.random.within((1, 3)) } else { 1 };
+        let sessions = match kind {
+            Kind::Polite | Kind::Reader => self.random.within((1, 3)),
+            _ => 1,
+        };
         for _ in 0..sessions {
+            if kind == Kind::Reader {
+                // Later than the senders, who mostly take no longer.
+                self.pause(8_000).await;
+            }
             match kind {
                 Kind::Polite | Kind::Hasty => self.talk(kind == Kind::Hasty).await,
                 Kind::Twin => self.twin().await,
+                Kind::Reader => self.read().await,
                 Kind::Deaf => self.deaf().await,
                 Kind::Idle => self.idle().await,
             }
@@ -135,9 +143,18 @@ impl Client {
 
     /// Connects to some shard, tries again while the node is down.
     pub(crate) async fn connect(&mut self, net: Option<NetOptions>) -> Option<SimConn> {
+        let from = core::net::Ipv4Addr::new(198, 51, 100, self.random.below(250) as u8);
+        self.connect_from(from, net).await
+    }
+
+    /// The same from a given address.
+    pub(crate) async fn connect_from(
+        &mut self,
+        from: core::net::Ipv4Addr,
+        net: Option<NetOptions>,
+    ) -> Option<SimConn> {
         for _ in 0..200 {
-            let to = *self.random.pick(&self.view.addresses.borrow());
-            let from = core::net::Ipv4Addr::new(198, 51, 100, self.random.below(250) as u8);
+            let to = *self.random.pick(&self.view.smtp.borrow());
             let net = net.clone().unwrap_or_else(|| self.plan.options.net.clone());
             match self.rt.connect_with(from.into(), to, net).await {
                 Ok(conn) => return Some(conn),
@@ -159,7 +176,7 @@ impl Client {
     /// Hands one message to the shard at `index`, which must take it.
     pub(crate) async fn probe(mut self, index: usize) {
         let net = self.plan.options.net.clone();
-        let to = self.view.addresses.borrow()[index];
+        let to = self.view.smtp.borrow()[index];
         let from = core::net::Ipv4Addr::new(198, 51, 100, 250);
         let Ok(conn) = self.rt.connect_with(from.into(), to, net).await else {
             return self.violate(format!("shard {index} is up and refuses a connection"));
@@ -223,6 +240,9 @@ impl Talk<'_> {
 
     async fn dialogue(&mut self) -> Result<End, End> {
         let greeting = self.reply().await?;
+        if greeting.starts_with("421 4.7.0") && self.client.plan.crowded() {
+            return Ok(End::Done);
+        }
         if !greeting.starts_with("220 ") {
             self.client.violate(format!("greeted with {greeting:?}"));
             return Ok(End::Done);
@@ -293,7 +313,7 @@ impl Talk<'_> {
     /// Sends `group` in one piece, in a few, or byte by byte.
     async fn send(&mut self, group: &[Say]) -> Result<(), End> {
         let mut bytes = Vec::new();
-        let mut boxes = self.model.boxes.clone();
+        let mut accounts = self.model.accounts.clone();
         for say in group {
             if let Some(haste) = &mut self.haste {
                 if *haste == 0 {
@@ -303,7 +323,7 @@ impl Talk<'_> {
                 }
                 *haste -= 1;
             }
-            self.render(say, &mut boxes, &mut bytes);
+            self.render(say, &mut accounts, &mut bytes);
         }
         let cuts = match self.client.random.below(4) {
             0 => self.client.random.within((1, 4)),
@@ -322,25 +342,25 @@ impl Talk<'_> {
         Ok(())
     }
 
-    fn render(&self, say: &Say, boxes: &mut BTreeSet<u32>, out: &mut Vec<u8>) {
+    fn render(&self, say: &Say, accounts: &mut BTreeSet<u32>, out: &mut Vec<u8>) {
         let mut ledger = self.client.ledger.borrow_mut();
         let line = match say {
             Say::Hello => "EHLO client.example.com",
             Say::Mail => "MAIL FROM:<sender@example.com>",
             Say::Rcpt(Some(number)) => {
-                boxes.insert(*number);
+                accounts.insert(*number);
                 &format!("RCPT TO:<u{number}@example.test>")
             }
             Say::Rcpt(None) => "RCPT TO:<nobody@example.test>",
             Say::Data(_) => "DATA",
             Say::Body(token) => {
-                ledger.doubt(*token, self.model.boxes.iter().copied());
+                ledger.doubt(*token, self.model.accounts.iter().copied());
                 out.extend_from_slice(&mail::stuffed(&ledger.entries[*token].body));
                 return;
             }
             Say::Bdat { token, from, to, last } => {
                 if *last {
-                    ledger.doubt(*token, boxes.iter().copied());
+                    ledger.doubt(*token, accounts.iter().copied());
                 }
                 let last = if *last { " LAST" } else { "" };
                 out.extend_from_slice(format!("BDAT {}{last}\r\n", to - from).as_bytes());
@@ -377,12 +397,16 @@ impl Talk<'_> {
                 self.model.reset();
             }
             Say::Rset if good => self.model.reset(),
-            Say::Mail if good => self.model.mail = true,
-            Say::Rcpt(Some(number)) if good => drop(self.model.boxes.insert(*number)),
+            Say::Mail if good => {
+                // Whatever was vague before, now a transaction begins.
+                self.model.reset();
+                self.model.mail = true;
+            }
+            Say::Rcpt(Some(number)) if good => drop(self.model.accounts.insert(*number)),
             Say::Data(token) if good => self.model.wanted = Some(*token),
             Say::Body(token) | Say::Bdat { token, last: true, .. } => {
                 if reply.starts_with("250 2.6.0") {
-                    ledger.ack(*token, self.model.boxes.iter().copied(), &reply);
+                    ledger.ack(*token, self.model.accounts.iter().copied(), &reply);
                 } else if !reply.starts_with("451") {
                     ledger.refuse(*token);
                 }
@@ -393,7 +417,7 @@ impl Talk<'_> {
                 self.model.vague |= vague && refused;
             }
             Say::Bdat { .. } if good => self.model.chunks = true,
-            Say::Bdat { .. } => self.model.vague |= refused,
+            Say::Bdat { .. } | Say::Data(_) => self.model.vague |= refused,
             _ => {}
         }
         Ok(())

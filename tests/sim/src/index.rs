@@ -1,63 +1,49 @@
-//! Mailboxes in memory, of which only what was persisted survives a crash.
-//!
-//! One index for all shards of a node. It persists by chance after a message, and at once where the
-//! contract says "durable". It can be busy, and it has the planted bugs of a bad index.
+//! The memory back end of the mailboxes, with the faults of a plan: it may be busy at any question,
+//! a crash keeps any first stretch of what it had not persisted, and it has the planted bugs of a
+//! bad index.
 
 use core::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use fsmtp_rt::sim::Random;
+use fsmtp_store::directory::{Change, Directory};
+use fsmtp_store::mailbox::{Mailboxes, Maildrop, Memory, Registry, Usage};
 use fsmtp_store::spool::{BodyRef, Committed, Liveness, Sink};
-use fsmtp_store::{Lsn, QueueId, ShardId, StoreError};
+use fsmtp_store::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
 use crate::plan::Plan;
-
-/// A message in the index.
-#[derive(Clone, Debug)]
-pub(crate) struct Mail {
-    /// Where it is.
-    pub(crate) body: BodyRef,
-    /// Who has it; empty when all have deleted it.
-    pub(crate) boxes: Vec<u32>,
-    /// Who had it and has deleted it.
-    pub(crate) deleted: Vec<u32>,
-    record_bytes: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Tables {
-    mail: Vec<Mail>,
-    applied: Vec<Lsn>,
-}
 
 /// The index; clones are handles to the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
+    memory: Memory,
     plan: Rc<Plan>,
-    now: Rc<RefCell<Tables>>,
-    kept: Rc<RefCell<Tables>>,
     random: Rc<RefCell<Random>>,
     /// No more faults from now on.
     calm: Rc<Cell<bool>>,
+    /// How far each shard's log was heard, persisted or not: for a planted bug.
+    heard: Rc<RefCell<BTreeMap<ShardId, Lsn>>>,
 }
 
 impl Index {
     /// An empty index.
     pub(crate) fn new(plan: &Rc<Plan>, seed: u64) -> Self {
-        let tables = Tables { mail: Vec::new(), applied: vec![Lsn(0); plan.shards] };
         Self {
+            memory: Memory::new(plan.layout.segment_bytes, plan.persist_count),
             plan: Rc::clone(plan),
-            now: Rc::new(RefCell::new(tables.clone())),
-            kept: Rc::new(RefCell::new(tables)),
             random: Rc::new(RefCell::new(Random::new(seed ^ 0x696e_6465_7800))),
             calm: Rc::default(),
+            heard: Rc::default(),
         }
     }
 
-    /// What a crash leaves.
-    pub(crate) fn crash(&self) {
-        self.now.borrow_mut().clone_from(&self.kept.borrow());
+    /// What a crash leaves; handles of the life before are dead.
+    pub(crate) fn crash(&self) -> Self {
+        let pending = self.memory.pending_count();
+        let kept = self.random.borrow_mut().index(pending + 1);
+        Self { memory: self.memory.crash(kept), ..self.clone() }
     }
 
     /// Ends its faults.
@@ -65,87 +51,49 @@ impl Index {
         self.calm.set(true);
     }
 
-    /// The mark at which a shard's log is to be replayed.
-    pub(crate) fn mark(&self, shard: usize) -> Lsn {
-        if self.plan.replay_all { Lsn(0) } else { self.kept.borrow().applied[shard] }
-    }
-
-    /// All mail.
-    pub(crate) fn mail(&self) -> Vec<Mail> {
-        self.now.borrow().mail.clone()
-    }
-
-    /// Where a message is now.
-    pub(crate) fn locate(&self, id: QueueId) -> Option<BodyRef> {
-        let now = self.now.borrow();
-        now.mail.iter().find(|mail| mail.body.id == id).map(|mail| mail.body.clone())
-    }
-
-    /// Somebody deletes some message; durable at once.
-    pub(crate) fn delete_any(&self, random: &mut Random) {
-        let mut now = self.now.borrow_mut();
-        let count = now.mail.len();
-        if count > 0 {
-            let mail = &mut now.mail[random.index(count)];
-            if let Some(mailbox) = mail.boxes.pop() {
-                mail.deleted.push(mailbox);
-            }
+    /// The mark from which a shard's log is to be replayed.
+    pub(crate) async fn mark(&self, shard: ShardId) -> Result<Lsn, StoreError> {
+        if self.plan.mark_only {
+            return Ok(self.heard.borrow().get(&shard).copied().unwrap_or_default());
         }
-        drop(now);
-        self.persist();
-    }
-
-    fn persist(&self) {
-        self.kept.borrow_mut().clone_from(&self.now.borrow());
+        self.memory.applied(shard).await
     }
 
     fn chance(&self, per_million: u32) -> bool {
         self.random.borrow_mut().chance(per_million)
     }
+
+    fn busy(&self) -> bool {
+        !self.calm.get() && self.chance(self.plan.index_busy)
+    }
+
+    fn free(&self) -> Result<(), StoreError> {
+        if self.busy() { Err(StoreError::Busy) } else { Ok(()) }
+    }
 }
 
 impl Sink for Index {
     fn committed(&self, message: Committed) -> Result<(), Committed> {
-        if !self.calm.get() && self.chance(self.plan.index_busy) {
+        if self.busy() {
             return Err(message);
         }
-        let shard = usize::from(message.shard.0);
-        let mut now = self.now.borrow_mut();
-        let known = message.end <= now.applied[shard];
-        if !self.plan.replay_all && known {
+        self.heard.borrow_mut().insert(message.shard, message.end);
+        if self.chance(self.plan.index_drops) {
             return Ok(());
         }
-        now.applied[shard] = now.applied[shard].max(message.end);
-        if !self.chance(self.plan.index_drops) {
-            let boxes = message.envelope.recipients.iter().map(|r| r.mailbox.0 as u32).collect();
-            let Committed { id, shard, lsn, end, chunks, .. } = message;
-            let body = BodyRef { id, shard, lsn, chunks };
-            let record_bytes = end.0 - lsn.0;
-            now.mail.push(Mail { body, boxes, deleted: Vec::new(), record_bytes });
+        if self.chance(self.plan.index_doubles) {
+            // Under a mark of its own, so that the index does not know it for the same.
+            let twin = Committed { end: Lsn(message.end.0 - 1), ..message.clone() };
+            self.memory.committed(twin)?;
         }
-        drop(now);
-        if self.plan.mark_only {
-            self.kept.borrow_mut().applied.clone_from(&self.now.borrow().applied);
-        }
-        if self.chance(self.plan.persists) {
-            self.persist();
-        }
-        Ok(())
+        self.memory.committed(message)
     }
 }
 
 impl Liveness for Index {
     async fn live_bytes(&self, shard: ShardId) -> Result<BTreeMap<u64, u64>, StoreError> {
-        let mut live = BTreeMap::new();
-        let segment = |lsn: Lsn| lsn.0 / self.plan.layout.segment_bytes;
-        let now = self.now.borrow();
-        for mail in now.mail.iter().filter(|m| m.body.shard == shard && !m.boxes.is_empty()) {
-            *live.entry(segment(mail.body.lsn)).or_default() += mail.record_bytes;
-            for chunk in &mail.body.chunks {
-                *live.entry(segment(*chunk)).or_default() += self.plan.layout.chunk_bytes as u64;
-            }
-        }
-        Ok(live)
+        self.free()?;
+        self.memory.live_bytes(shard).await
     }
 
     async fn live(
@@ -153,16 +101,8 @@ impl Liveness for Index {
         shard: ShardId,
         records: &[(QueueId, Lsn)],
     ) -> Result<Vec<bool>, StoreError> {
-        let now = self.now.borrow();
-        let live = |(id, lsn): &(QueueId, Lsn)| {
-            now.mail.iter().any(|Mail { body, boxes, .. }| {
-                body.id == *id
-                    && body.shard == shard
-                    && !boxes.is_empty()
-                    && (body.lsn == *lsn || body.chunks.contains(lsn))
-            })
-        };
-        Ok(records.iter().map(live).collect())
+        self.free()?;
+        self.memory.live(shard, records).await
     }
 
     async fn moved(
@@ -170,24 +110,49 @@ impl Liveness for Index {
         shard: ShardId,
         records: &[(QueueId, Lsn, Lsn)],
     ) -> Result<(), StoreError> {
-        let mut now = self.now.borrow_mut();
-        for (id, from, to) in records {
-            for Mail { body, .. } in &mut now.mail {
-                if body.id == *id && body.shard == shard {
-                    for place in core::iter::once(&mut body.lsn).chain(&mut body.chunks) {
-                        if place == from {
-                            *place = *to;
-                        }
-                    }
-                }
-            }
-        }
-        drop(now);
-        self.persist();
-        Ok(())
+        self.free()?;
+        self.memory.moved(shard, records).await
     }
 
     async fn applied(&self, shard: ShardId) -> Result<Lsn, StoreError> {
-        Ok(self.kept.borrow().applied[usize::from(shard.0)])
+        self.free()?;
+        self.memory.applied(shard).await
+    }
+}
+
+impl Registry for Index {
+    async fn change(&self, change: Change) -> Result<Arc<Directory>, StoreError> {
+        self.memory.change(change).await
+    }
+
+    fn directory(&self) -> Arc<Directory> {
+        self.memory.directory()
+    }
+}
+
+impl Mailboxes for Index {
+    async fn open(&self, mailbox: MailboxId) -> Result<Maildrop, StoreError> {
+        self.free()?;
+        self.memory.open(mailbox).await
+    }
+
+    async fn close(&self, maildrop: Maildrop, deletions: Vec<Uid>) -> Result<(), StoreError> {
+        self.free()?;
+        self.memory.close(maildrop, deletions).await
+    }
+
+    async fn locate(&self, id: QueueId) -> Result<BodyRef, StoreError> {
+        self.free()?;
+        self.memory.locate(id).await
+    }
+
+    async fn usage(&self, mailbox: MailboxId) -> Result<Usage, StoreError> {
+        self.free()?;
+        self.memory.usage(mailbox).await
+    }
+
+    async fn persist(&self) -> Result<(), StoreError> {
+        self.free()?;
+        self.memory.persist().await
     }
 }

@@ -3,7 +3,7 @@
 //! Clients write, the checks read. It survives crashes of the node, as the senders' own memory
 //! does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use fsmtp_store::QueueId;
@@ -27,13 +27,22 @@ pub(crate) enum State {
     Refused,
 }
 
+/// What a reader has done to a message in its mailbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Gone {
+    /// Asked to delete it, without an answer.
+    Perhaps,
+    /// Deleted it.
+    Surely,
+}
+
 /// One message.
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// What the client sent, dots not stuffed.
     pub(crate) body: Rc<[u8]>,
-    /// The mailboxes that may get it; exactly these once it is acknowledged.
-    pub(crate) boxes: BTreeSet<u32>,
+    /// The accounts that may get it; exactly these once it is acknowledged.
+    pub(crate) accounts: BTreeSet<u32>,
     /// See [`State`].
     pub(crate) state: State,
     /// The id that the server gave it.
@@ -45,6 +54,12 @@ pub(crate) struct Entry {
 pub(crate) struct Ledger {
     /// All messages; the index is the token.
     pub(crate) entries: Vec<Entry>,
+    /// What readers have deleted, by account and id.
+    pub(crate) gone: BTreeMap<(u32, QueueId), Gone>,
+    /// Maildrops that were compared with this ledger.
+    pub(crate) maildrops: u64,
+    /// Messages that readers have compared with what was sent.
+    pub(crate) retrieved: u64,
     /// What was found wrong.
     pub(crate) violations: Vec<String>,
     /// Replies that were checked.
@@ -62,22 +77,27 @@ impl Ledger {
         body.extend_from_slice(text);
         self.entries.push(Entry {
             body: body.into(),
-            boxes: BTreeSet::new(),
+            accounts: BTreeSet::new(),
             state: State::Sending,
             id: None,
         });
         token
     }
 
-    /// The end of `token` goes out now, for `boxes` at most.
-    pub(crate) fn doubt(&mut self, token: usize, boxes: impl IntoIterator<Item = u32>) {
+    /// The end of `token` goes out now, for `accounts` at most.
+    pub(crate) fn doubt(&mut self, token: usize, accounts: impl IntoIterator<Item = u32>) {
         let entry = &mut self.entries[token];
         entry.state = State::Doubt;
-        entry.boxes = boxes.into_iter().collect();
+        entry.accounts = accounts.into_iter().collect();
     }
 
-    /// It was acknowledged, for exactly `boxes`, with a reply that names its id.
-    pub(crate) fn ack(&mut self, token: usize, boxes: impl IntoIterator<Item = u32>, reply: &str) {
+    /// It was acknowledged, for exactly `accounts`, with a reply that names its id.
+    pub(crate) fn ack(
+        &mut self,
+        token: usize,
+        accounts: impl IntoIterator<Item = u32>,
+        reply: &str,
+    ) {
         let id = reply.split_once("queued <").and_then(|(_, rest)| rest.split_once('>'));
         let id = id.and_then(|(id, _)| id.parse().ok());
         if id.is_none() {
@@ -86,7 +106,7 @@ impl Ledger {
         let entry = &mut self.entries[token];
         entry.id = id;
         entry.state = State::Acked;
-        entry.boxes = boxes.into_iter().collect();
+        entry.accounts = accounts.into_iter().collect();
     }
 
     /// It was refused, with a code that says that nothing was kept.

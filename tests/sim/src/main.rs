@@ -6,6 +6,7 @@
 //! fsmtp-sim --seeds A..B         the same
 //! fsmtp-sim --seed N [--trace]   one seed, with all its events
 //! fsmtp-sim --canary             each planted bug must be found
+//! fsmtp-sim --budget             seam calls per message, against tuning/budgets.toml
 //!           --bug NAME           plants a bug in the seeds that are run
 //!           --once               each seed once: twice as fast, nondeterminism stays unseen
 //! ```
@@ -13,6 +14,7 @@
 //! Exit status: 0 nothing found (canary: everything found), 1 otherwise, 2 wrong usage. A failing
 //! seed fails again, in every detail, whenever it is run.
 
+mod budget;
 mod bugs;
 mod check;
 mod client;
@@ -22,7 +24,7 @@ mod mail;
 mod node;
 mod odd;
 mod plan;
-mod standin;
+mod reader;
 mod world;
 
 use std::cell::Cell;
@@ -52,6 +54,7 @@ struct Wanted {
     trace: bool,
     once: bool,
     canary: bool,
+    budget: bool,
     /// Stop at the first failing seed.
     first: bool,
 }
@@ -76,6 +79,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Wanted, String> {
             }
             "--smoke" => count = Some(SMOKE),
             "--canary" => wanted.canary = true,
+            "--budget" => wanted.budget = true,
             "--bug" => {
                 let name = value()?;
                 let names = Bug::ALL.map(Bug::name).join(", ");
@@ -87,8 +91,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Wanted, String> {
             _ => return Err(format!("{arg}: unknown; see the head of tests/sim/src/main.rs")),
         }
     }
-    if count.is_none() && !wanted.canary {
-        return Err("one of --smoke, --count, --seeds, --seed, --canary is needed".into());
+    if count.is_none() && !wanted.canary && !wanted.budget {
+        let all = "--smoke, --count, --seeds, --seed, --canary, --budget";
+        return Err(format!("one of {all} is needed"));
     }
     wanted.seeds = from..from.saturating_add(count.unwrap_or(0));
     Ok(wanted)
@@ -109,7 +114,11 @@ fn main() -> ExitCode {
         }
         usual(info);
     }));
-    let good = if wanted.canary { canary() } else { many(&wanted) };
+    let good = match &wanted {
+        Wanted { canary: true, .. } => canary(),
+        Wanted { budget: true, .. } => budget::check(),
+        _ => many(&wanted),
+    };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -145,9 +154,18 @@ fn many(wanted: &Wanted) -> bool {
     });
     let Ok((sum, runs, failures)) = sum.into_inner() else { return false };
     println!(
-        "{runs} seeds: {} messages acknowledged, {} in doubt, {} replies and {} twins checked, \
-         {} crashes, {} events; {failures} seeds failed; hash {:016x}",
-        sum.acked, sum.doubt, sum.replies, sum.twins, sum.crashes, sum.events, sum.hash
+        "{runs} seeds: {} messages acknowledged, {} in doubt; {} replies, {} twins, {} maildrops \
+         and {} messages in them checked; {} crashes, {} events; {failures} seeds failed; \
+         hash {:016x}",
+        sum.acked,
+        sum.doubt,
+        sum.replies,
+        sum.twins,
+        sum.maildrops,
+        sum.retrieved,
+        sum.crashes,
+        sum.events,
+        sum.hash
     );
     failures == 0
 }
@@ -168,6 +186,8 @@ fn add(sum: &mut Report, report: &Report) {
     sum.doubt += report.doubt;
     sum.replies += report.replies;
     sum.twins += report.twins;
+    sum.maildrops += report.maildrops;
+    sum.retrieved += report.retrieved;
     sum.crashes += report.crashes;
 }
 

@@ -1,43 +1,75 @@
-//! The node under test: its shards, booted, crashed and booted again, and what its mailboxes hold.
+//! The node under test: the engine's own shards, booted, crashed and booted again, on one disk and
+//! one index.
 //!
 //! The one place of the harness that knows how a shard is started.
 
 use core::cell::{Cell, RefCell};
 use core::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
-use fsmtp_rt::sim::{Crash, DiskId, HostId, SimRuntime, World};
-use fsmtp_rt::{Class, Runtime};
-use fsmtp_store::spool::Reader;
-use fsmtp_store::{QueueId, StoreError};
+use fsmtp_engine::accept::{Service, accept};
+use fsmtp_engine::admit::{Admission, Limits};
+use fsmtp_engine::log::{Format, Level, Sink};
+use fsmtp_engine::shard::{PasswordCheck, Shard};
+use fsmtp_engine::start::{Parts, start};
+use fsmtp_proto::{pop3, smtp};
+use fsmtp_rt::sim::{Counts, Crash, DiskId, HostId, SimDisk, SimRuntime, World};
+use fsmtp_rt::{Class, Runtime, UnixTime};
+use fsmtp_store::directory::Change;
+use fsmtp_store::mailbox::{Mailboxes, Registry, wait};
+use fsmtp_store::password::{Cost, Phc, hash};
+use fsmtp_store::spool::{Reader, SpoolConfig};
+use fsmtp_store::{MailboxId, QueueId, ShardId, StoreError};
 
+use crate::client::ACCOUNTS;
 use crate::index::Index;
 use crate::plan::Plan;
-use crate::standin;
 
-/// The port at which every shard listens.
-const PORT: u16 = 25;
+/// The port at which every shard takes mail.
+const SMTP_PORT: u16 = 25;
+
+/// The port at which every shard gives it out.
+const POP3_PORT: u16 = 110;
+
+/// The password of every account.
+pub(crate) const PASSWORD: &str = "secret";
+
+/// The node's domain.
+pub(crate) const DOMAIN: &str = "example.test";
+
+/// How often a message may move while it is read; nothing is left to move it that often.
+const MOVES_MAX: u32 = 20;
 
 /// What clients may know of the node.
 #[derive(Debug, Default)]
 pub(crate) struct View {
-    /// Where its shards listen.
-    pub(crate) addresses: RefCell<Vec<SocketAddr>>,
+    /// Where its shards take mail.
+    pub(crate) smtp: RefCell<Vec<SocketAddr>>,
+    /// Where they give it out.
+    pub(crate) pop3: RefCell<Vec<SocketAddr>>,
     /// How often it has crashed: a dialogue that spans a crash proves nothing.
     pub(crate) crashes: Cell<u64>,
-    /// Shards that listen.
-    pub(crate) ready: Cell<usize>,
 }
 
 /// A message in a mailbox.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    /// The mailbox.
-    pub(crate) mailbox: u32,
+    /// The number of the account.
+    pub(crate) account: u32,
     /// Its name.
     pub(crate) id: QueueId,
-    /// All of its bytes, trace headers included; none when it was deleted.
-    pub(crate) bytes: Option<Rc<[u8]>>,
+    /// All of its bytes, trace headers included.
+    pub(crate) bytes: Vec<u8>,
+}
+
+type SimShard = Rc<Shard<SimRuntime, Index>>;
+
+/// Why a shard could not start, and the shards that could.
+#[derive(Debug, Default)]
+struct Life {
+    shards: Vec<SimShard>,
+    failed: Option<StoreError>,
 }
 
 /// The node.
@@ -47,70 +79,99 @@ pub(crate) struct Node {
     disk: DiskId,
     plan: Rc<Plan>,
     index: Index,
+    life: Rc<RefCell<Life>>,
+    /// The mailbox of each account.
+    mailboxes: Vec<MailboxId>,
     /// For clients.
     pub(crate) view: Rc<View>,
-    failed: Rc<RefCell<Vec<StoreError>>>,
 }
 
 impl Node {
-    /// A node on an empty disk; it does not run.
+    /// A node on an empty disk, with its accounts; it does not run.
     pub(crate) fn new(world: &mut World, seed: u64, plan: &Rc<Plan>) -> Self {
         let hosts: Vec<HostId> = (0..plan.shards).map(|_| world.host()).collect();
         let disk = world.disk();
         let index = Index::new(plan, seed);
+        let mailboxes = populate(&index).expect("an empty directory takes a few accounts");
         let plan = Rc::clone(plan);
-        Self { hosts, disk, plan, index, view: Rc::default(), failed: Rc::default() }
+        Self { hosts, disk, plan, index, life: Rc::default(), mailboxes, view: Rc::default() }
     }
 
     /// Starts all shards; they listen when they have recovered.
     pub(crate) fn boot(&self, world: &mut World) {
-        let mut addresses = Vec::new();
+        let (mut smtp, mut pop3) = (Vec::new(), Vec::new());
         for (number, host) in self.hosts.iter().enumerate() {
             let rt = world.start(*host);
-            addresses.push(rt.address(PORT));
-            let (plan, index) = (Rc::clone(&self.plan), self.index.clone());
-            let view = Rc::clone(&self.view);
-            let failed = Rc::clone(&self.failed);
-            let ready = move || view.ready.set(view.ready.get() + 1);
-            let life = standin::shard(rt.clone(), self.disk, number, plan, index, ready);
+            smtp.push(rt.address(SMTP_PORT));
+            pop3.push(rt.address(POP3_PORT));
+            let id = ShardId(u16::try_from(number).expect("a node has few shards"));
+            let boot = boot(rt.clone(), rt.disk(self.disk), id, &self.plan, self.index.clone());
+            let life = Rc::clone(&self.life);
             rt.spawn(Class::Background, async move {
-                if let Err(error) = life.await {
-                    failed.borrow_mut().push(error);
+                let booted = boot.await;
+                let mut life = life.borrow_mut();
+                match booted {
+                    Ok(shard) => life.shards.push(shard),
+                    Err(error) => life.failed = Some(error),
                 }
             });
         }
-        *self.view.addresses.borrow_mut() = addresses;
+        *self.view.smtp.borrow_mut() = smtp;
+        *self.view.pop3.borrow_mut() = pop3;
     }
 
     /// Ends all shards at once.
-    pub(crate) fn crash(&self, world: &mut World, crash: Crash) {
+    pub(crate) fn crash(&mut self, world: &mut World, crash: Crash) {
         self.view.crashes.set(self.view.crashes.get() + 1);
-        self.view.ready.set(0);
-        self.failed.borrow_mut().clear();
+        let life = self.life.take();
         for host in &self.hosts {
             world.kill(*host, crash);
         }
-        self.index.crash();
+        drop(life);
+        self.index = self.index.crash();
     }
 
     /// Whether all shards listen.
     pub(crate) fn ready(&self) -> bool {
-        self.view.ready.get() == self.hosts.len()
+        self.life.borrow().shards.len() == self.hosts.len()
     }
 
     /// Why a shard could not start, if one could not.
     pub(crate) fn failed(&self) -> Option<StoreError> {
-        self.failed.borrow().first().cloned()
+        self.life.borrow().failed.clone()
     }
 
-    /// Writes that its shards have submitted.
-    pub(crate) fn writes(&self, world: &World) -> u64 {
-        self.hosts.iter().map(|host| world.counts(*host).writes).sum()
+    /// Sessions that are open.
+    pub(crate) fn sessions(&self) -> usize {
+        // Each of the two listeners of a shard counts as one that takes part in the drain.
+        let life = self.life.borrow();
+        life.shards.iter().map(|shard| shard.drain.sessions().saturating_sub(2)).sum()
     }
 
-    /// Buffers that its shards have taken and not returned.
-    pub(crate) fn buffers_out(&self, world: &World) -> u64 {
-        self.hosts.iter().map(|host| world.counts(*host).buffers_out).sum()
+    /// Sessions that ended by a panic in this life.
+    pub(crate) fn panics(&self) -> u64 {
+        let life = self.life.borrow();
+        life.shards.iter().map(|shard| shard.counters.sessions_panicked.get()).sum()
+    }
+
+    /// What its shards have done at the seam, all lives in sum.
+    pub(crate) fn counts(&self, world: &World) -> Counts {
+        self.hosts.iter().fold(Counts::default(), |sum, host| {
+            let one = world.counts(*host);
+            Counts {
+                sends: sum.sends + one.sends,
+                receives: sum.receives + one.receives,
+                writes: sum.writes + one.writes,
+                reads: sum.reads + one.reads,
+                ..sum
+            }
+        })
+    }
+
+    /// Copies of message bytes that its spools have counted in this life.
+    pub(crate) fn copies(&self) -> u64 {
+        let life = self.life.borrow();
+        life.shards.iter().map(|shard| shard.spool.counters().copies_count).sum()
     }
 
     /// Ends the faults that are its own.
@@ -121,34 +182,18 @@ impl Node {
     /// All that is in the mailboxes, read by `rt`; what cannot be read is an error.
     pub(crate) fn deliveries(&self, rt: SimRuntime) -> impl Future<Output = Read> + 'static {
         let mut reader = Reader::new(rt.disk(self.disk), self.plan.layout.segment_bytes);
-        let index = self.index.clone();
+        let (index, mailboxes) = (self.index.clone(), self.mailboxes.clone());
         async move {
             let mut found = Vec::new();
-            for mail in index.mail() {
-                let id = mail.body.id;
-                let mut bytes = Vec::new();
-                if !mail.boxes.is_empty() {
-                    reader.open(mail.body.clone());
-                    loop {
-                        match reader.next().await {
-                            Ok(Some(piece)) => bytes.extend_from_slice(&piece),
-                            Ok(None) => break,
-                            Err(StoreError::Moved) => {
-                                let to = index.locate(id).ok_or(StoreError::Moved)?;
-                                reader.relocate(to)?;
-                            }
-                            Err(error) => return Err(error),
-                        }
-                    }
+            for (account, mailbox) in (0..).zip(mailboxes) {
+                let maildrop = index.open(mailbox).await?;
+                for message in maildrop.messages() {
+                    let id = message.id;
+                    let bytes = read(&mut reader, &index, id).await.map_err(|error| {
+                        StoreError::Invalid(format!("message {id} of u{account}: {error}"))
+                    })?;
+                    found.push(Delivery { account, id, bytes });
                 }
-                let bytes: Rc<[u8]> = bytes.into();
-                let here = mail.boxes.iter().map(|b| (*b, Some(Rc::clone(&bytes))));
-                let gone = mail.deleted.iter().map(|b| (*b, None));
-                found.extend(here.chain(gone).map(|(mailbox, bytes)| Delivery {
-                    mailbox,
-                    id,
-                    bytes,
-                }));
             }
             Ok(found)
         }
@@ -157,3 +202,98 @@ impl Node {
 
 /// What reading all mailboxes gives.
 pub(crate) type Read = Result<Vec<Delivery>, StoreError>;
+
+/// Reads one message, which may move meanwhile.
+async fn read(
+    reader: &mut Reader<SimDisk>,
+    index: &Index,
+    id: QueueId,
+) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    let mut moves = 0;
+    reader.open(index.locate(id).await?);
+    loop {
+        match reader.next().await {
+            Ok(Some(piece)) => bytes.extend_from_slice(&piece),
+            Ok(None) => return Ok(bytes),
+            Err(StoreError::Moved) if moves < MOVES_MAX => {
+                moves += 1;
+                reader.relocate(index.locate(id).await?)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Makes the domain and its accounts `u0`, `u1`, ...
+fn populate(index: &Index) -> Result<Vec<MailboxId>, StoreError> {
+    static HASH: OnceLock<Option<Phc>> = OnceLock::new();
+    let cheap = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+    let hash = HASH.get_or_init(|| hash(PASSWORD.as_bytes(), [7; 16], cheap).ok());
+    let hash = hash.as_ref().ok_or_else(|| StoreError::Invalid("no password hash".into()))?;
+    wait(index.change(Change::AddDomain { domain: DOMAIN.into() }))?;
+    let mut mailboxes = Vec::new();
+    for number in 0..ACCOUNTS {
+        let address = format!("u{number}@{DOMAIN}");
+        let directory = wait(index.change(Change::AddAccount {
+            address: address.clone(),
+            name: String::new(),
+            password_phc: hash.clone(),
+            created: UnixTime::default(),
+        }))?;
+        mailboxes.extend(directory.account(&address).map(|account| account.mailbox));
+    }
+    Ok(mailboxes)
+}
+
+/// A check that costs nothing: hashing is no business of the simulation.
+fn check_password() -> PasswordCheck {
+    Rc::new(|stored, password| {
+        Box::pin(async move { Ok(stored.is_some() && password == PASSWORD.as_bytes()) })
+    })
+}
+
+/// One life of one shard.
+fn boot(
+    rt: SimRuntime,
+    disk: SimDisk,
+    id: ShardId,
+    plan: &Rc<Plan>,
+    index: Index,
+) -> impl Future<Output = Result<SimShard, StoreError>> + 'static {
+    let plan = Rc::clone(plan);
+    async move {
+        let wrong = |why: &dyn core::fmt::Display| StoreError::Invalid(why.to_string());
+        let limits = smtp::server::Limits {
+            message_bytes_max: plan.message_bytes_max,
+            ..smtp::server::Limits::default()
+        };
+        let smtp = smtp::server::Settings::new("sim", DOMAIN, limits).map_err(|e| wrong(&e))?;
+        let pop3 =
+            pop3::Settings { node: "sim".into(), idle: core::time::Duration::from_secs(600) };
+        let parts = Parts {
+            rt: rt.clone(),
+            disk,
+            mailboxes: index.clone(),
+            directory: index.directory(),
+            smtp: Rc::new(smtp),
+            pop3: Rc::new(pop3),
+            check_password: check_password(),
+            magic: false,
+            domain: DOMAIN.into(),
+            log: Sink::memory(Format::Json, Level::Error).0.log(Some(id.0)),
+        };
+        let config = SpoolConfig { shard: id, ..plan.layout.clone() };
+        let mark = index.mark(id).await?;
+        let shard = start(parts, config, mark).await?;
+        let limits = Limits {
+            connections_max: plan.connections_max,
+            connections_per_address_max: plan.connections_max,
+        };
+        for (port, service) in [(SMTP_PORT, Service::Smtp), (POP3_PORT, Service::Pop3)] {
+            let (inner, admission) = (Rc::clone(&shard), Admission::new(limits));
+            rt.spawn(Class::Accept, accept(inner, rt.listen(port), service, admission));
+        }
+        Ok(shard)
+    }
+}

@@ -13,7 +13,7 @@ use crate::mail;
 /// A dialogue as bytes, and the message in it.
 struct Blind {
     token: usize,
-    boxes: Vec<u32>,
+    accounts: Vec<u32>,
     bytes: Vec<u8>,
 }
 
@@ -29,7 +29,8 @@ impl Client {
         let cut = self.transcript(&second, calm, true).await;
         let void = crashes != self.view.crashes.get();
         let (Some(whole), Some(cut)) = (whole, cut) else {
-            if !void {
+            // After a refused DATA the body reads as commands, and ends in a close and a reset.
+            if !void && !self.plan.defers() && !self.plan.crowded() {
                 self.violate("a twin did not get its whole dialogue".into());
             }
             return;
@@ -39,17 +40,22 @@ impl Client {
             return;
         }
         self.ledger.borrow_mut().twins += 1;
-        if masked(&whole) != masked(&cut) {
-            self.violate(format!("cut differently, the dialogue was {cut:?}, not {whole:?}"));
+        let (whole, cut) = (masked(&whole), masked(&cut));
+        if whole != cut {
+            let same = whole.lines().zip(cut.lines()).take_while(|(a, b)| a == b).count();
+            let (a, b) = (whole.lines().nth(same), cut.lines().nth(same));
+            self.violate(format!(
+                "cut differently, line {same} of the replies is {b:?}, not {a:?}"
+            ));
         }
     }
 
     /// Two scripts that differ in the token of their message only.
     fn blind(&mut self) -> (Blind, Blind) {
         let text = mail::text(&mut self.random, 300);
-        let mut boxes = vec![self.random.below(ACCOUNTS.into()) as u32];
+        let mut accounts = vec![self.random.below(ACCOUNTS.into()) as u32];
         let mut before = b"EHLO twin.example.com\r\nNOOP\r\nMAIL FROM:<a@example.com>\r\n".to_vec();
-        before.extend_from_slice(format!("RCPT TO:<u{}@example.test>\r\n", boxes[0]).as_bytes());
+        before.extend_from_slice(format!("RCPT TO:<u{}@example.test>\r\n", accounts[0]).as_bytes());
         if self.random.coin() {
             before.extend_from_slice(b"RCPT TO:<nobody@example.test>\r\nXYZZY\r\n");
         }
@@ -59,7 +65,7 @@ impl Client {
         let chunked = self.random.coin();
         let after: &[u8] =
             if self.random.coin() { b"RSET\r\nQUIT\r\n" } else { b"DATA\r\nQUIT\r\n" };
-        boxes.sort_unstable();
+        accounts.sort_unstable();
         let script = || {
             let mut ledger = self.ledger.borrow_mut();
             let token = ledger.enter(&text);
@@ -76,17 +82,19 @@ impl Client {
                 bytes.extend_from_slice(&mail::stuffed(body));
             }
             bytes.extend_from_slice(after);
-            Blind { token, boxes: boxes.clone(), bytes }
+            Blind { token, accounts: accounts.clone(), bytes }
         };
         (script(), script())
     }
 
     /// Sends all of a script without waiting for replies; None when the end never came.
     async fn transcript(&mut self, blind: &Blind, net: NetOptions, cut: bool) -> Option<String> {
-        let Some(mut conn) = self.connect(Some(net)).await else {
+        // Replies name the client's address, so both twins have the same.
+        let from = core::net::Ipv4Addr::new(198, 51, 100, 251);
+        let Some(mut conn) = self.connect_from(from, Some(net)).await else {
             return Some("421 nobody is there".into());
         };
-        self.ledger.borrow_mut().doubt(blind.token, blind.boxes.iter().copied());
+        self.ledger.borrow_mut().doubt(blind.token, blind.accounts.iter().copied());
         let mut rest = &blind.bytes[..];
         while cut && rest.len() > 1 && self.random.chance(900_000) {
             let most = rest.len().min(100);
@@ -100,7 +108,7 @@ impl Client {
         if let Some(replies) = &replies {
             let mut ledger = self.ledger.borrow_mut();
             if replies.contains("\r\n250 2.6.0 ") {
-                ledger.ack(blind.token, blind.boxes.iter().copied(), replies);
+                ledger.ack(blind.token, blind.accounts.iter().copied(), replies);
             } else if replies.contains("\r\n221 ") && !deferred(replies) {
                 ledger.refuse(blind.token);
             }
@@ -134,7 +142,7 @@ impl Client {
         self.rt.sleep_until(self.rt.now() + PATIENCE).await;
         let void = conn.faulted() || crashes != self.view.crashes.get();
         if !void && conn.peer_open() {
-            self.violate("a client that never reads keeps its connection for an hour".into());
+            self.violate("a client that never reads keeps its connection".into());
         }
     }
 
@@ -162,7 +170,8 @@ impl Client {
         let waited = self.rt.now() - start;
         let fair = waited >= Duration::from_secs(60);
         let ended = end.is_none() || end == Some(IoKind::Closed);
-        let good = told && ended && fair;
+        let crowded = self.plan.crowded() && text.starts_with("421 4.7.0");
+        let good = told && ended && (fair || crowded);
         if !void && !good {
             self.violate(format!("an idle client saw {text:?}, {end:?} after {waited:?}"));
         }

@@ -21,19 +21,21 @@ pub(crate) struct Plan {
     pub(crate) crashes: Vec<CrashPlan>,
     /// The crash before the last audit.
     pub(crate) last_crash: Crash,
-    /// Chance, per message and million, that the index persists.
-    pub(crate) persists: u32,
-    /// Chance, per message and million, that the index gives a message back.
+    /// After so many deliveries the index persists.
+    pub(crate) persist_count: usize,
+    /// Chance, per question and million, that the index is busy.
     pub(crate) index_busy: u32,
-    /// Whether mail is deleted and the log compacted meanwhile.
-    pub(crate) compacts: bool,
+    /// Connections that a listener takes.
+    pub(crate) connections_max: usize,
+    /// The largest message.
+    pub(crate) message_bytes_max: u64,
     /// How the spools are laid out.
     pub(crate) layout: SpoolConfig,
-    /// Planted: the index replays all of the log after a restart.
-    pub(crate) replay_all: bool,
+    /// Planted: chance that the index delivers a message twice.
+    pub(crate) index_doubles: u32,
     /// Planted: chance that the index drops a message.
     pub(crate) index_drops: u32,
-    /// Planted: the index persists its mark only.
+    /// Planted: the log is replayed from where the index heard it, not from what it persisted.
     pub(crate) mark_only: bool,
 }
 
@@ -48,6 +50,8 @@ pub(crate) enum Kind {
     Twin,
     /// Sends commands and never reads.
     Deaf,
+    /// Reads mail over POP3.
+    Reader,
     /// Connects and says nothing.
     Idle,
 }
@@ -89,18 +93,41 @@ impl Plan {
         if random.chance(150_000) {
             options.disk.capacity_bytes = layout.segment_bytes * random.within((2, 12));
         }
-        let persists = *random.pick(&[0, MILLION / 10, MILLION / 2, MILLION]);
+        // Through a pipe of a few bytes, latency would add up to more than any time-out.
+        if options.net.buffer_bytes.0 < 512 {
+            options.net.latency_ns.1 = options.net.latency_ns.1.min(100_000);
+        }
         Self {
             options,
             shards: random.within((1, 3)) as usize,
             clients,
             crashes,
             last_crash: crash(&mut random),
-            persists,
-            index_busy: *random.pick(&[0, 0, MILLION / 10, MILLION * 9 / 10]),
-            compacts: random.coin(),
+            persist_count: *random.pick(&[1, 3, 1_000]),
+            index_busy: *random.pick(&[0, 0, MILLION / 10, MILLION / 2]),
+            connections_max: if random.chance(100_000) { 2 } else { 1_000 },
+            message_bytes_max: 10_485_760,
             layout,
-            replay_all: false,
+            index_doubles: 0,
+            index_drops: 0,
+            mark_only: false,
+        }
+    }
+
+    /// One shard without faults and with the usual layout, for counting.
+    pub(crate) fn calm() -> Self {
+        Self {
+            options: Options::calm(),
+            shards: 1,
+            clients: Vec::new(),
+            crashes: Vec::new(),
+            last_crash: Crash::Process,
+            persist_count: 1_000,
+            index_busy: 0,
+            connections_max: 1_000,
+            message_bytes_max: 10_485_760,
+            layout: SpoolConfig::new(ShardId(0)),
+            index_doubles: 0,
             index_drops: 0,
             mark_only: false,
         }
@@ -110,13 +137,16 @@ impl Plan {
     fn layout(random: &mut Random) -> SpoolConfig {
         let page = PAGE_BYTES as u64;
         let batch = *random.pick(&[2, 3, 16, 64]) * page;
-        let segment = page + batch * random.within((1, 12));
-        let chunk = *random.pick(&[64, 1_000, 4_096, 6_000, 65_536]);
+        // Starts read whole segments, so large ones would make runs slow.
+        let segment = page + batch * random.within((1, (400_000 / batch).clamp(2, 12)));
+        // The list of the chunks of the longest message must fit into a batch.
+        let least = 4_000_000 / batch as usize;
+        let chunk = random.pick(&[64, 1_000, 4_096, 6_000, 65_536]).max(&least);
         SpoolConfig {
             segment_bytes: segment,
             reserve_bytes: segment,
             space_check_bytes: batch,
-            chunk_bytes: chunk.min(batch as usize - 2_048),
+            chunk_bytes: *chunk.min(&(batch as usize - 2_048)),
             batch_bytes_max: batch as usize,
             backlog_count_max: random.within((1, 8)) as usize,
             gather_turns: random.below(3) as u32,
@@ -131,6 +161,7 @@ impl Plan {
         for (kind, chance) in [
             (Kind::Hasty, 500_000),
             (Kind::Twin, 500_000),
+            (Kind::Reader, 700_000),
             (Kind::Deaf, 100_000),
             (Kind::Idle, 100_000),
         ] {
@@ -146,6 +177,11 @@ impl Plan {
         let disk = &self.options.disk;
         disk.write_errors + disk.write_full + disk.name_errors + disk.read_errors > 0
             || disk.capacity_bytes < 1 << 30
+    }
+
+    /// Whether a connection may be refused for their number.
+    pub(crate) fn crowded(&self) -> bool {
+        self.connections_max < 100
     }
 
     /// Whether mail may be deferred in this run.

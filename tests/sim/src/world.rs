@@ -8,24 +8,24 @@ use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use std::rc::Rc;
 
-use fsmtp_rt::sim::{Crash, Ended, Options, SimRuntime, Step, World};
+use fsmtp_rt::sim::{Crash, Options, SimRuntime, Step, World};
 use fsmtp_rt::{Class, Instant, Runtime};
 
 use crate::bugs::Bug;
 use crate::check;
 use crate::client::Client;
-use crate::ledger::{Ledger, State};
-use crate::node::Node;
-use crate::plan::{CrashPlan, Plan};
+use crate::ledger::{Entry, Ledger, State, token_of};
+use crate::node::{Delivery, Node};
+use crate::plan::{CrashPlan, Kind, Plan};
 
 /// More than any run has needed; a run that uses them up makes no progress.
 const STEPS_MAX: u64 = 3_000_000;
 
-/// Virtual time after which clients must be done; each waits for an hour at most, a few times.
-const PATIENCE: Duration = Duration::from_secs(2 * 86_400);
+/// Virtual time after which clients must be done; each may wait for a third of an hour, a few times.
+const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 /// Virtual time in which a node without faults must have come to rest.
-const SETTLE: Duration = Duration::from_secs(3 * 3600);
+const SETTLE: Duration = Duration::from_secs(3600);
 
 /// Starts that may fail in a row while the disk has faults.
 const STARTS_MAX: u32 = 30;
@@ -47,6 +47,10 @@ pub(crate) struct Report {
     pub(crate) replies: u64,
     /// Dialogues compared with their twin.
     pub(crate) twins: u64,
+    /// Maildrops that were compared with what was promised.
+    pub(crate) maildrops: u64,
+    /// Messages that readers have compared with what was sent.
+    pub(crate) retrieved: u64,
     /// Crashes of the node.
     pub(crate) crashes: u64,
 }
@@ -61,6 +65,7 @@ struct Run {
     /// When the node is to be started again.
     down_until: Option<Instant>,
     starts_failed: u32,
+    observe: bool,
 }
 
 /// Runs `seed`, with `bug` planted; events go to `observer`.
@@ -70,7 +75,9 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>, observe: bool) -> Report {
         bug.plant(&mut plan);
     }
     let mut run = Run::new(seed, plan);
+    run.observe = observe;
     if observe {
+        println!("{:#?}", run.plan);
         run.world.observe(|event| println!("{event:?}"));
     }
     run.talk();
@@ -108,6 +115,7 @@ impl Run {
             busy: Rc::default(),
             down_until: None,
             starts_failed: 0,
+            observe: false,
         }
     }
 
@@ -176,7 +184,7 @@ impl Run {
         let until = self.world.now() + PATIENCE;
         let mut crashes = self.plan.crashes.clone().into_iter();
         let mut next = crashes.next();
-        let mut writes = self.node.writes(&self.world);
+        let mut writes = self.node.counts(&self.world).writes;
         let mut steps_left = None;
         for _ in 0..STEPS_MAX {
             if self.busy.get() == 0 {
@@ -184,14 +192,14 @@ impl Run {
             }
             if let Some(CrashPlan { writes: after, steps, crash, down_ms }) = next
                 && self.down_until.is_none()
-                && self.node.writes(&self.world) >= writes + after
+                && self.node.counts(&self.world).writes >= writes + after
             {
                 let left = steps_left.get_or_insert(steps);
                 if *left == 0 {
                     self.crash(crash, down_ms);
                     next = crashes.next();
                     steps_left = None;
-                    writes = self.node.writes(&self.world);
+                    writes = self.node.counts(&self.world).writes;
                 } else {
                     *left -= 1;
                 }
@@ -224,15 +232,8 @@ impl Run {
         self.world.change(|options| *options = Options { bugs, ..Options::calm() });
         self.node.calm();
         self.wait("a start", |run| run.down_until.is_none() && run.node.ready());
-        let until = self.world.now() + SETTLE;
-        let ended = self.world.run(STEPS_MAX, until, |_| false);
-        if ended == Ended::Steps {
-            self.violate("without faults and clients, the node did not come to rest".into());
-        }
-        let out = self.node.buffers_out(&self.world);
-        if out > 0 {
-            self.violate(format!("{out} reply buffers were never given back"));
-        }
+        self.wait("the end of all sessions", |run| run.node.sessions() == 0);
+        self.panics();
     }
 
     /// After the last crash the node starts, and takes mail at each shard.
@@ -247,6 +248,19 @@ impl Run {
             self.spawn(self.client(&plan).probe(shard));
         }
         self.wait("a probe", |run| run.busy.get() == 0);
+        for _ in 0..2 {
+            self.spawn(self.client(&plan).live(Kind::Reader));
+        }
+        self.wait("a look into mailboxes", |run| run.busy.get() == 0);
+        self.wait("the end of the last sessions", |run| run.node.sessions() == 0);
+        self.panics();
+    }
+
+    fn panics(&self) {
+        let panics = self.node.panics();
+        if panics > 0 {
+            self.violate(format!("{panics} sessions ended by a panic"));
+        }
     }
 
     fn report(mut self) -> Report {
@@ -263,6 +277,15 @@ impl Run {
             Vec::new()
         });
         check::audit(&mut ledger, &deliveries);
+        if self.observe {
+            for (token, entry) in ledger.entries.iter().enumerate() {
+                let Entry { accounts, state, id, body } = entry;
+                println!("message {token}: {state:?} {accounts:?} {id:?} {} bytes", body.len());
+            }
+            for Delivery { account, id, bytes } in &deliveries {
+                println!("u{account}: {id} {:?}", token_of(bytes));
+            }
+        }
         for complaint in self.world.complaints() {
             ledger.violate(complaint);
         }
@@ -275,6 +298,8 @@ impl Run {
             doubt: ledger.count(State::Doubt) as u64,
             replies: ledger.replies,
             twins: ledger.twins,
+            maildrops: ledger.maildrops,
+            retrieved: ledger.retrieved,
             crashes: self.node.view.crashes.get(),
         }
     }

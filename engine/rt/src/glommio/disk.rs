@@ -10,7 +10,7 @@ use core::cell::RefCell;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -126,26 +126,37 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 
 /// Makes a file whose blocks are allocated and zeroed on disk: a later write changes no metadata.
 fn make(path: &Path, bytes: u64) -> io::Result<(OwnedFd, OwnedFd)> {
-    let zeros = vec![0u8; ZERO_BYTES];
-    let mut file = fs::File::create(path)?;
-    let written = (|| {
-        let mut rest = bytes;
-        while rest > 0 {
-            let piece = usize::try_from(rest.min(ZERO_BYTES as u64)).unwrap_or(0);
-            file.write_all(zeros.get(..piece).unwrap_or(&[]))?;
-            rest -= piece as u64;
-        }
-        file.sync_all()
-    })();
-    if let Err(e) = written {
+    drop(fs::File::create(path)?);
+    let made = open_both(path).and_then(|files| {
+        zero(&files.0, bytes)?;
+        sync_folder(path)?;
+        Ok(files)
+    });
+    if made.is_err() {
         // A file of the wrong length would be taken for damage later.
         let _ = fs::remove_file(path);
-        return Err(e);
     }
-    // The zeros need not stay in the page cache: direct writes go around it.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-    sync_folder(path)?;
-    open_both(path)
+    made
+}
+
+/// Fills a file with zeros that are on stable storage when this returns.
+fn zero(file: &OwnedFd, bytes: u64) -> io::Result<()> {
+    let mut zeros = Block::new(ZERO_BYTES);
+    let fits = zeros.push(&vec![0; ZERO_BYTES]);
+    assert!(fits, "the block was made for this");
+    // Reserved first, in one piece if there is one, so that a full disk is seen at once.
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+        other => other?,
+    }
+    let mut at = 0;
+    while at < bytes {
+        let piece = usize::try_from((bytes - at).min(ZERO_BYTES as u64)).unwrap_or(0);
+        let written = rustix::io::pwrite(file, zeros.bytes().get(..piece).unwrap_or(&[]), at)?;
+        at += written as u64;
+    }
+    rustix::fs::fsync(file)?;
+    Ok(())
 }
 
 fn list(folder: &Path) -> io::Result<Vec<(String, u64)>> {

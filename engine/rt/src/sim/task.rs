@@ -15,7 +15,6 @@ use super::options::Schedule;
 use super::random::Random;
 use super::trace::What;
 use super::{Core, Step, Task};
-use crate::count;
 
 /// How often, per million, a schedule with a preference follows it.
 const PREFERENCE: u32 = 900_000;
@@ -207,16 +206,11 @@ pub(super) fn step(core: &Rc<RefCell<Core>>) -> Step {
         core.note(What::Run, picked.host, u64::from(picked.task), 0);
         picked
     };
-    let Picked { task, host, mut future, waker } = picked;
-    let _ = count::take();
+    let Picked { task, mut future, waker, .. } = picked;
     let done = future.as_mut().poll(&mut Context::from_waker(&Waker::from(waker))).is_ready();
-    let copied = count::take();
     let ended = {
         let mut core = core.borrow_mut();
         core.now_ns += core.random.below(POLL_NS_MAX);
-        let counts = &mut core.hosts[host].counts;
-        counts.copies += copied.copies;
-        counts.copied_bytes += copied.bytes;
         match core.tasks.slots.get_mut(task as usize) {
             Some(slot @ Some(_)) if done => {
                 *slot = None;

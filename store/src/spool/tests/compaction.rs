@@ -15,7 +15,9 @@ struct Setting {
 fn open(life: &Life, index: &Rc<Index>) -> Spool<Machine> {
     let applied = index.now.borrow().applied;
     let (machine, disk) = (life.machine.clone(), life.disk.clone());
-    life.run(Spool::open(machine, disk, small_config(), applied, index.clone())).unwrap().0
+    let opened = life.run(Spool::open(machine, disk, small_config(), applied, index.clone()));
+    life.settle();
+    opened.unwrap().0
 }
 
 /// Messages of many sizes; every `keep_every`th stays.
@@ -167,6 +169,40 @@ fn segments_without_live_bytes_are_recycled_unread() {
 }
 
 #[test]
+fn records_of_an_earlier_use_of_a_file_never_come_back() {
+    for fate in [Fate::Lost, Fate::Kept, Fate::Torn, Fate::Pages(1), Fate::Pages(2)] {
+        let setting = setting(1000);
+        let life = Life::new(2, &setting.plate);
+        let spool = open(&life, &setting.index);
+        setting.index.now.borrow_mut().bodies.clear();
+        life.run(spool.compact(&*setting.index)).unwrap();
+        // Into the recycled file, which is full of whole records of its former life.
+        let number_of = |lsn: Lsn| lsn.0 / small_config().segment_bytes;
+        let old = number_of(spool.durable());
+        let mut seed = 0;
+        while number_of(spool.durable()) < old + 2 {
+            life.run(put(&spool, seed, 1000)).unwrap();
+            seed += 1;
+        }
+        let recycled = setting.plate.contents(&segment(old + 2));
+        let stale = recycled.chunks(PAGE_BYTES).skip(4).filter(|page| page[..2] == *b"fR");
+        assert!(stale.count() > 3, "the file has a past");
+        let known = setting.index.bodies().len();
+        setting.plate.halt_after(0, fate);
+        assert!(life.machine.run(put(&spool, 99, 9000)).is_none());
+        setting.plate.lose_power(&Chance::new(1));
+        life.machine.crash();
+
+        let life = Life::new(3, &setting.plate);
+        let spool = open(&life, &setting.index);
+        let found = setting.index.bodies().len() - known;
+        assert!(found == 0 || (found == 1 && fate != Fate::Lost), "{fate:?}: {found}");
+        life.run(put(&spool, 100, 1000)).unwrap();
+        assert!(setting.index.repeated.borrow().is_empty());
+    }
+}
+
+#[test]
 fn nothing_at_or_behind_the_mark_is_touched() {
     let setting = setting(10);
     let life = Life::new(2, &setting.plate);
@@ -250,6 +286,26 @@ fn a_damaged_segment_is_reported_once_and_kept() {
 }
 
 #[test]
+fn a_live_message_that_is_not_found_keeps_its_segment() {
+    // In the last batch of its segment, so nothing behind it shows that it is missing.
+    let setting = setting(1);
+    let of_segment_0 = |at: &BodyRef| at.lsn.0 < small_config().segment_bytes;
+    let bodies = setting.index.bodies();
+    let last =
+        bodies.iter().map(|(at, _)| at).filter(|at| of_segment_0(at)).max_by_key(|at| at.lsn);
+    let last = last.unwrap().clone();
+    bodies.iter().filter(|(at, _)| at.id != last.id).for_each(|(at, _)| {
+        setting.index.delete(at.id);
+    });
+    setting.plate.change(&segment(0), |bytes| bytes[last.lsn.0 as usize + 40] ^= 1);
+    let life = Life::new(2, &setting.plate);
+    let spool = open(&life, &setting.index);
+    let refused = life.run(spool.compact(&*setting.index));
+    assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    assert!(setting.plate.names().contains(&segment(0)));
+}
+
+#[test]
 fn readers_find_a_message_that_moves_under_them() {
     let setting = setting(10);
     let life = Life::new(2, &setting.plate);
@@ -281,4 +337,19 @@ fn readers_find_a_message_that_moves_under_them() {
         }
     }
     assert_eq!(Some(&text), setting.kept.get(&at.id));
+}
+
+#[test]
+fn two_passes_at_once_are_one() {
+    let setting = setting(10);
+    let life = Life::new(2, &setting.plate);
+    let spool = open(&life, &setting.index);
+    let mut first = Box::pin(spool.compact(&*setting.index));
+    let mut cx = core::task::Context::from_waker(core::task::Waker::noop());
+    assert!(first.as_mut().poll(&mut cx).is_pending());
+    let second = life.run(spool.compact(&*setting.index)).unwrap();
+    assert_eq!(second, Compaction::default());
+    drop(first);
+    assert_ne!(life.run(spool.compact(&*setting.index)).unwrap(), Compaction::default());
+    setting.audit(&life);
 }

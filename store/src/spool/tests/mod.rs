@@ -7,6 +7,7 @@ mod recovery;
 mod traffic;
 
 use core::cell::{Cell, RefCell};
+use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -110,7 +111,14 @@ impl Life {
     }
 
     fn open(&self) -> Spool<Machine> {
-        self.try_open(small_config(), Lsn(0)).unwrap().0
+        let spool = self.try_open(small_config(), Lsn(0)).unwrap().0;
+        self.settle();
+        spool
+    }
+
+    /// Lets the background prepare the next segment, so that the next change is the log's.
+    fn settle(&self) {
+        self.run(self.machine.sleep_until(self.machine.now() + Duration::from_micros(1)));
     }
 
     fn read(&self, message: &Committed) -> Result<Vec<u8>, StoreError> {

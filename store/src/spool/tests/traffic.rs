@@ -153,6 +153,38 @@ fn who_gives_up_waiting_for_room_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn room_is_given_in_turn_and_all_who_fit_share_a_batch() {
+    let plate = Plate::new();
+    let life = Life::new(3, &plate);
+    let spool = life.open();
+    plate.set_stuck(true);
+    plate.set_delay(Duration::from_micros(200));
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let send = |index: u64, bytes: usize| {
+        let (spool, order) = (spool.clone(), order.clone());
+        life.machine.spawn(Class::Session, async move {
+            let mut incoming = spool.incoming().unwrap();
+            incoming.push(&body(index, bytes)).await.unwrap();
+            let lsn = incoming.commit(b"", envelope(index)).await.unwrap().lsn;
+            order.borrow_mut().push((lsn, index));
+        });
+        life.settle();
+    };
+    send(0, 100); // in flight
+    (1..=5).for_each(|index| send(index, 3000)); // the filling batch: nearly full
+    assert_eq!(spool.counters().room_waits_count, 0);
+    send(6, 2000); // does not fit
+    (7..=12).for_each(|index| send(index, 10)); // would fit, but it is not their turn
+    assert_eq!(spool.counters().room_waits_count, 7);
+    plate.set_stuck(false);
+    let now = life.machine.now();
+    life.run(life.machine.sleep_until(now + Duration::from_millis(10)));
+    order.borrow_mut().sort_unstable();
+    assert!(order.borrow().iter().map(|(_, index)| *index).eq(0..=12));
+    assert_eq!(spool.counters().batches_count, 3);
+}
+
+#[test]
 fn a_failed_write_poisons_and_nothing_of_it_is_acknowledged() {
     for fate in [Fate::Lost, Fate::Torn, Fate::Kept] {
         let plate = Plate::new();
@@ -249,7 +281,7 @@ fn without_room_for_a_segment_senders_hear_it_and_all_is_well_later() {
 fn a_failed_segment_does_not_poison_and_is_tried_again() {
     let plate = Plate::new();
     let life = Life::new(8, &plate);
-    let spool = life.open();
+    let (spool, _) = life.try_open(small_config(), Lsn(0)).unwrap();
     plate.fail_after(0, Fate::Torn);
     life.run(life.machine.sleep_until(Instant::from_ns(1_000_000)));
     assert!(matches!(spool.incoming(), Err(StoreError::Io(_))));
@@ -266,6 +298,7 @@ fn a_sink_that_is_behind_gets_everything_in_order_and_new_mail_waits() {
     life.run(put(&spool, 0, 10)).unwrap();
     life.sink.full.set(true);
     let begun = spool.incoming().unwrap();
+    let begun_last = spool.incoming().unwrap();
     for index in 1..6 {
         life.run(put(&spool, index, 10)).expect("durable, if not indexed yet");
     }
@@ -273,14 +306,17 @@ fn a_sink_that_is_behind_gets_everything_in_order_and_new_mail_waits() {
     assert!(matches!(spool.incoming(), Err(StoreError::Busy)));
     let late = life.run(begun.commit(b"", envelope(1))).unwrap().id;
     assert_eq!((life.sink.ids().len(), spool.backlog_count()), (1, 6));
+    // There is room again, but whoever waits comes first.
     life.sink.full.set(false);
+    let last = life.run(begun_last.commit(b"", envelope(1))).unwrap().id;
+    assert_eq!((life.sink.ids().len(), spool.backlog_count()), (1, 7));
     let now = life.machine.now();
     life.run(life.machine.sleep_until(now + Duration::from_millis(10)));
-    assert_eq!((life.sink.ids().len(), spool.backlog_count()), (7, 0));
+    assert_eq!((life.sink.ids().len(), spool.backlog_count()), (8, 0));
     assert!(life.sink.taken.borrow().is_sorted_by_key(|message| message.lsn));
-    assert_eq!(life.sink.ids().last(), Some(&late));
+    assert_eq!(life.sink.ids()[6..], [late, last]);
     life.run(put(&spool, 7, 10)).unwrap();
-    assert_eq!((life.sink.ids().len(), spool.counters().backlogged_count), (8, 6));
+    assert_eq!((life.sink.ids().len(), spool.counters().backlogged_count), (9, 7));
 }
 
 #[test]
