@@ -6,8 +6,8 @@
 //!
 //! * a *pump* task, in a queue of its own, works off completions while there is work, and
 //! * an *idle* task, in the queue with the fewest shares, sleeps in the shard's ring when no task
-//!   is   ready (`task.rs` counts them). The same system call submits what the tasks have asked for, and
-//!   waits for the next completion: one call for a whole turn of the shard.
+//!   is ready (`task.rs` counts them). The same system call submits what the tasks have asked for,
+//!   and waits for the next completion: one call for a whole turn of the shard.
 //!
 //! So the executor itself never runs dry and never parks. Whatever shall wake a shard comes through
 //! the ring: sockets, files, the nearest deadline as a time-out, and an eventfd for other threads.
