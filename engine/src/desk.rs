@@ -6,6 +6,7 @@
 
 use core::fmt::Write as _;
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use fsmtp_proto::smtp::address::{Domain, Path};
@@ -13,12 +14,14 @@ use fsmtp_proto::smtp::ext::{BodyType, Return};
 use fsmtp_proto::smtp::hops::Hops;
 use fsmtp_proto::smtp::reply::Refusal;
 use fsmtp_proto::smtp::server::{Answer, Ask, Recipient, Sender, Session};
-use fsmtp_rt::Runtime;
+use fsmtp_rt::{Instant, Runtime};
 use fsmtp_store::directory::Resolution;
-use fsmtp_store::envelope::{BodyFlags, Envelope, EnvelopeRecipient, Notify, Ret};
+use fsmtp_store::envelope::{
+    BodyFlags, ENVELOPE_BYTES_MAX, Envelope, EnvelopeRecipient, Notify, RECIPIENTS_COUNT_MAX, Ret,
+};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::spool::{Incoming, Stored};
-use fsmtp_store::{QueueId, StoreError};
+use fsmtp_store::{MailboxId, QueueId, StoreError};
 
 use crate::guard::SharedState;
 use crate::log::Event;
@@ -26,6 +29,15 @@ use crate::shard::{Shard, count};
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
 const HOPS_MAX: u16 = 100;
+/// What the recipients of a message may take in its envelope: the rest is for the sender's part.
+const RECIPIENTS_BYTES_MAX: usize = ENVELOPE_BYTES_MAX - 8 * 1024;
+/// More than what a recipient takes beside its address and ORCPT.
+const RECIPIENT_BYTES: usize = 16;
+/// A message may take this long, and a second more for each [`RATE_BYTES_MIN`] bytes: a sender that
+/// trickles would otherwise keep the log's space from being given back for as long as it likes.
+const MESSAGE_TIME_MAX: Duration = Duration::from_secs(600);
+/// The slowest sender that may take any length of time, in bytes a second.
+const RATE_BYTES_MIN: u64 = 1024;
 /// How long the magic recipient `slow` takes to answer.
 const SLOW: Duration = Duration::from_secs(5);
 
@@ -58,6 +70,45 @@ struct Transaction {
     envelope: Envelope,
     /// A magic recipient of `--dev` takes it and keeps nothing.
     discard: bool,
+    /// Who gets it, each once, however many addresses lead there.
+    mailboxes: BTreeSet<MailboxId>,
+    /// Recipients that were accepted.
+    accepted_count: usize,
+    /// About what the recipients need in the envelope.
+    recipients_bytes: usize,
+}
+
+impl Transaction {
+    /// Takes a recipient in. Aliases multiply, so their sum is bounded here, not by the count of
+    /// RCPT commands; false when it would be over what an envelope can hold.
+    fn add(
+        &mut self,
+        address: &str,
+        mailboxes: &[MailboxId],
+        notify: Notify,
+        orcpt: Option<&[u8]>,
+    ) -> bool {
+        let bytes = RECIPIENT_BYTES + address.len() + orcpt.map_or(0, <[u8]>::len);
+        let new = mailboxes.iter().filter(|m| !self.mailboxes.contains(m)).count();
+        let count = self.envelope.recipients.len() + new;
+        let sum = self.recipients_bytes + new * bytes;
+        if count > RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
+            return false;
+        }
+        self.recipients_bytes = sum;
+        self.accepted_count += 1;
+        for &mailbox in mailboxes {
+            if self.mailboxes.insert(mailbox) {
+                self.envelope.recipients.push(EnvelopeRecipient {
+                    mailbox,
+                    address: address.as_bytes().to_vec(),
+                    notify,
+                    orcpt: orcpt.map(<[u8]>::to_vec),
+                });
+            }
+        }
+        true
+    }
 }
 
 /// The desk of one connection.
@@ -65,6 +116,8 @@ pub struct Desk<'s, R: Runtime, M: Mailboxes> {
     shard: &'s Rc<Shard<R, M>>,
     transaction: Option<Box<Transaction>>,
     incoming: Option<Incoming<R>>,
+    /// When its message began.
+    since: Instant,
     hops: Hops,
     failed: Option<StoreError>,
 }
@@ -78,7 +131,14 @@ impl<R: Runtime, M: Mailboxes> core::fmt::Debug for Desk<'_, R, M> {
 impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     /// A desk without a transaction.
     pub fn new(shard: &'s Rc<Shard<R, M>>) -> Self {
-        Self { shard, transaction: None, incoming: None, hops: Hops::default(), failed: None }
+        Self {
+            shard,
+            transaction: None,
+            incoming: None,
+            since: Instant::FAR,
+            hops: Hops::default(),
+            failed: None,
+        }
     }
 
     /// Drops the transaction and what was received of its message.
@@ -91,6 +151,15 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         self.incoming = None;
         self.hops = Hops::default();
         self.failed = None;
+    }
+
+    /// When a message that is still arriving has taken too long.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.incoming.as_ref().map_or(Instant::FAR, |incoming| {
+            let earned = Duration::from_secs(incoming.octets() / RATE_BYTES_MIN);
+            self.since + MESSAGE_TIME_MAX + earned
+        })
     }
 
     /// Takes bytes of the message.
@@ -131,7 +200,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             envid: sender.envelope_id.map(|id| id.decode().collect()),
             recipients: Vec::new(),
         };
-        self.transaction = Some(Box::new(Transaction { envelope, discard: false }));
+        self.transaction = Some(Box::new(Transaction { envelope, ..Transaction::default() }));
         Said::Accepted
     }
 
@@ -177,15 +246,11 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         let Some(transaction) = &mut self.transaction else {
             return Said::Refused(Refusal::Storage);
         };
-        for &mailbox in mailboxes {
-            transaction.envelope.recipients.push(EnvelopeRecipient {
-                mailbox,
-                address: address.as_bytes().to_vec(),
-                notify,
-                orcpt: orcpt.clone(),
-            });
+        if transaction.add(address, mailboxes, notify, orcpt.as_deref()) {
+            Said::Accepted
+        } else {
+            self.refuse_recipient(address, Refusal::TooManyRecipients)
         }
-        Said::Accepted
     }
 
     fn refuse_recipient(&self, address: &str, refusal: Refusal) -> Said {
@@ -226,6 +291,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         match self.shard.spool.incoming() {
             Ok(incoming) => {
                 self.incoming = Some(incoming);
+                self.since = self.shard.rt.now();
                 Said::Accepted
             }
             Err(error) => self.storage_refusal(&error),
@@ -251,7 +317,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         if transaction.envelope.recipients.is_empty() && transaction.discard {
             return Said::Stored(id.text());
         }
-        let head = self.trace_header(session, &transaction.envelope, id);
+        let head = self.trace_header(session, &transaction, id);
         let from = self.shard.log.enabled(Event::MessageStored.level()).then(|| {
             (
                 String::from_utf8_lossy(&transaction.envelope.reverse_path).into_owned(),
@@ -307,7 +373,8 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     }
 
     /// `Return-Path` (RFC 5321 §4.4: final delivery) and `Received`, in a pooled buffer.
-    fn trace_header(&self, session: &Session, envelope: &Envelope, id: QueueId) -> Vec<u8> {
+    fn trace_header(&self, session: &Session, of: &Transaction, id: QueueId) -> Vec<u8> {
+        let (envelope, accepted_count) = (&of.envelope, of.accepted_count);
         let mut out = Text(self.shard.rt.buffer());
         out.0.extend_from_slice(b"Return-Path: <");
         out.0.extend_from_slice(&envelope.reverse_path);
@@ -321,7 +388,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             session.protocol(envelope.body.utf8),
         );
         // RFC 5321 §4.4: one path only; two would tell recipients of each other.
-        if let [only] = envelope.recipients.as_slice() {
+        if let ([only], 1) = (envelope.recipients.as_slice(), accepted_count) {
             out.0.extend_from_slice(b"\r\n\tfor <");
             out.0.extend_from_slice(&only.address);
             out.0.push(b'>');

@@ -236,10 +236,15 @@ impl Line {
         }
         for (name, value) in fields {
             write!(self, ",\"{name}\":\"")?;
+            let start = self.bytes.len();
             self.escape = true;
             write!(self, "{value}")?;
             self.escape = false;
-            self.bytes.push(b'"');
+            if self.bytes.get(start..).is_some_and(is_plain) {
+                self.bytes.remove(start - 1);
+            } else {
+                self.bytes.push(b'"');
+            }
         }
         self.bytes.extend_from_slice(b"}\n");
         Ok(())
@@ -257,15 +262,28 @@ impl Line {
             write!(self, " shard={shard}")?;
         }
         for (name, value) in fields {
-            write!(self, " {name}=")?;
-            // Escaped here too: a client's text must not forge lines on a terminal.
+            write!(self, " {name}=\"")?;
+            let start = self.bytes.len();
+            // Escaped here too: a client's text must not forge lines or fields on a terminal.
             self.escape = true;
             write!(self, "{value}")?;
             self.escape = false;
+            let word = |b: &u8| b.is_ascii_alphanumeric() || b"@._:-[]".contains(b);
+            if self.bytes.get(start..).is_some_and(|text| text.iter().all(word)) {
+                self.bytes.remove(start - 1);
+            } else {
+                self.bytes.push(b'"');
+            }
         }
         self.bytes.push(b'\n');
         Ok(())
     }
+}
+
+/// Whether JSON has this value without quotes: a truth value, or a number that stays exact.
+fn is_plain(text: &[u8]) -> bool {
+    let number = !text.is_empty() && text.len() <= 15 && text.iter().all(u8::is_ascii_digit);
+    (number && (text.len() == 1 || !text.starts_with(b"0"))) || text == b"true" || text == b"false"
 }
 
 const fn level_name(level: Level) -> &'static str {
@@ -279,14 +297,16 @@ const fn level_name(level: Level) -> &'static str {
 
 impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if !self.escape || !text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\' || b == 0x7f) {
+        let special = |c: char| c.is_control() || c == '"' || c == '\\';
+        if !self.escape || !text.contains(special) {
             self.bytes.extend_from_slice(text.as_bytes());
             return Ok(());
         }
         for c in text.chars() {
             match c {
                 '"' | '\\' => self.bytes.extend_from_slice(&[b'\\', c as u8]),
-                '\u{0}'..='\u{1f}' | '\u{7f}' => {
+                // All of them are below 0x100: C0, DEL and C1.
+                _ if c.is_control() => {
                     self.bytes.extend_from_slice(b"\\u00");
                     let code = c as u8;
                     for digit in [code >> 4, code & 15] {
@@ -327,7 +347,7 @@ mod tests {
         );
         assert_eq!(
             written(Format::Text, "a\nb"),
-            "2020-09-11T18:07:18.042Z info  message-stored shard=3 from=a\\u000ab\n"
+            "2020-09-11T18:07:18.042Z info  message-stored shard=3 from=\"a\\u000ab\"\n"
         );
     }
 

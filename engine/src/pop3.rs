@@ -240,7 +240,9 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
                 break;
             }
             if bytes.len() >= SEND_BYTES {
-                conn.send(core::mem::take(&mut bytes), session.deadline()).await?;
+                // Each piece has its own time: a slow client that reads on is served.
+                let deadline = self.shard.rt.now() + self.shard.pop3.idle;
+                conn.send(core::mem::take(&mut bytes), deadline).await?;
             }
             piece = self.piece(entry.id).await.map_err(|error| {
                 self.log(Event::MessageDamaged, &[("id", &entry.id), ("why", &error)]);
@@ -248,7 +250,7 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
             })?;
         }
         stuffer.finish(&mut bytes);
-        conn.send(bytes, session.deadline()).await?;
+        conn.send(bytes, self.shard.rt.now() + self.shard.pop3.idle).await?;
         count(&self.shard.counters.messages_retrieved);
         Ok(Outbox::new(self.shard.rt.buffer()))
     }

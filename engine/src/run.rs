@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::SystemTime;
 
 use fsmtp_proto::{pop3, smtp};
@@ -39,6 +39,8 @@ use crate::start::{Parts, adopt, drain, shards_on_disk, start};
 
 /// How long running transactions may take to finish after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How often the main thread looks whether the mailbox index is alive.
+const INDEX_LOOK: Duration = Duration::from_secs(1);
 /// Threads that check passwords; each check is some 20 ms of one core and 19 MiB.
 const HASH_THREADS: usize = 2;
 /// Threads for file system metadata.
@@ -106,7 +108,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
     let (events, inbox) = channel();
     let shards = start_shards(config, &store, &sink, &events)?;
-    let ended = supervise(config, &shards, signals, events, &inbox, &log);
+    let ended = supervise(config, &shards, signals, events, &inbox, &store.mailboxes, &log);
     drop(control);
     let joined: Result<Vec<()>, _> = shards.into_iter().map(|shard| shard.handle.join()).collect();
     let closed = store.keeper.close();
@@ -143,6 +145,7 @@ fn supervise(
     mut signals: Signals,
     events: Sender<Happening>,
     inbox: &Receiver<Happening>,
+    mailboxes: &Embedded,
     log: &crate::log::Log,
 ) -> Result<(), String> {
     std::thread::Builder::new()
@@ -165,7 +168,22 @@ fn supervise(
     let mut outcome = Ok(());
     let stop = || shards.iter().for_each(|shard| shard.stop.put(()));
     while drained < shards.len() {
-        match inbox.recv().map_err(|_| "the shards are gone".to_owned())? {
+        let happening = match inbox.recv_timeout(INDEX_LOOK) {
+            Ok(happening) => happening,
+            Err(RecvTimeoutError::Disconnected) => return Err("the shards are gone".to_owned()),
+            Err(RecvTimeoutError::Timeout) => {
+                // Mail would be taken that nobody can fetch: better to stop and say why.
+                if let (Some(why), Ok(())) = (mailboxes.failure(), &outcome) {
+                    let why = format!("the mailbox index: {why}");
+                    log.event(now(), Event::StorageFailed, &[("why", &why)]);
+                    log.flush(now());
+                    outcome = Err(why);
+                    stop();
+                }
+                continue;
+            }
+        };
+        match happening {
             Happening::Ready => {
                 ready += 1;
                 if ready == shards.len() && outcome.is_ok() {
@@ -257,18 +275,39 @@ fn start_shards(
         let cores = config.cores;
         let orphans = store.found.iter().copied();
         let orphans = orphans.filter(move |s| s.0 >= cores && s.0 % cores == n).collect();
+        let mut report = Report { events, outcome: Some(format!("shard {n} has died")) };
         let handle = start_shard(options, move |rt| async move {
             let body = Body { config, mailboxes, sink, hashes, directory, orphans, id: ShardId(n) };
-            let outcome = body.run(rt, &stopped, &events).await;
-            let _ = events.send(match outcome {
-                Ok(()) => Happening::Drained,
-                Err(why) => Happening::Failed(why),
-            });
+            let outcome = body.run(rt, &stopped, &report.events).await;
+            report.ended(outcome);
         })
         .map_err(|e| e.to_string())?;
         shards.push(Running { handle, stop });
     }
     Ok(shards)
+}
+
+/// Tells the main thread how a shard ended, also when it never began or ended by a panic.
+struct Report {
+    events: Sender<Happening>,
+    /// Why it failed; `None` when all its sessions were let go.
+    outcome: Option<String>,
+}
+
+impl Report {
+    fn ended(&mut self, outcome: Result<(), String>) {
+        self.outcome = outcome.err();
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // Nobody listens when the engine has given up already.
+        let _ = self.events.send(match self.outcome.take() {
+            None => Happening::Drained,
+            Some(why) => Happening::Failed(why),
+        });
+    }
 }
 
 /// What a shard's main task begins with.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use fsmtp_proto::smtp::reply::{Refusal, refuse_connection};
 use fsmtp_proto::smtp::server::{Peer, Session, Then};
 use fsmtp_proto::wire::outbox::Outbox;
-use fsmtp_rt::{Conn, IoError, IoKind, Runtime};
+use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime};
 use fsmtp_store::mailbox::Mailboxes;
 
 use crate::desk::Desk;
@@ -101,7 +101,8 @@ async fn talk<R: Runtime, M: Mailboxes>(
             }
             Then::NeedInput => {
                 conn.consume(consumed);
-                out = need_input(shard, conn, &mut session, out).await?;
+                let late = desk.deadline();
+                out = need_input(shard, conn, &mut session, out, late).await?;
             }
             Then::Close => {
                 conn.consume(consumed);
@@ -120,9 +121,12 @@ async fn need_input<R: Runtime, M: Mailboxes>(
     conn: &mut R::Conn,
     session: &mut Session,
     mut out: Outbox,
+    late: Instant,
 ) -> Result<Outbox, End> {
     let rt = &shard.rt;
-    let deadline = session.deadline();
+    // The session knows how long a client may be silent, the desk how long a message may take.
+    let silent = session.deadline();
+    let deadline = silent.min(late);
     let replies = out.take();
     if replies.is_empty() {
         rt.recycle(replies);
@@ -140,7 +144,7 @@ async fn need_input<R: Runtime, M: Mailboxes>(
         Some(Ok(0)) => return Err(End::Gone),
         Some(Ok(_)) => {}
         Some(Err(error)) if error.kind == IoKind::TimedOut => {
-            session.expire(rt.now().max(deadline), &mut out);
+            session.expire(rt.now().max(silent), &mut out);
         }
         Some(Err(error)) => return Err(error.into()),
         None => session.shut_down(&mut out),

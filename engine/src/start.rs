@@ -105,6 +105,7 @@ async fn open<R: Runtime, M: Mailboxes + 'static>(
         Event::ShardRecovered,
         &[("replayed", &recovery.replayed_count), ("cut", &recovery.cut.is_some())],
     );
+    parts.log.flush(parts.rt.unix());
     Ok(spool)
 }
 

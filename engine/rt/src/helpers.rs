@@ -4,6 +4,7 @@
 //! "try again later" to its client. Used by the glommio back end's disk and by the engine.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -68,7 +69,9 @@ impl Helpers {
             return Err(TooBusy);
         }
         jobs.0.push_back(Box::new(move || {
-            // The asker may be gone; then nobody wants the result.
+            if reply.is_canceled() {
+                return; // the asker is gone
+            }
             let _ = reply.send(job());
         }));
         drop(jobs);
@@ -90,7 +93,8 @@ fn work(queue: &Queue) {
             jobs = queue.filled.wait(jobs).unwrap_or_else(PoisonError::into_inner);
         };
         drop(jobs);
-        job();
+        // A job that panics drops its reply, which its asker sees; the thread is for the others.
+        let _ = catch_unwind(AssertUnwindSafe(job));
     }
 }
 
@@ -103,6 +107,21 @@ impl core::fmt::Debug for Helpers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_that_panics_leaves_the_thread_to_the_others() {
+        let pool = Helpers::new("test", 1).unwrap();
+        let mut bad = pool.run(|| -> u8 { panic!("on purpose") }).unwrap();
+        let mut good = pool.run(|| 7).unwrap();
+        let seen = loop {
+            if let Some(value) = good.try_recv().unwrap() {
+                break value;
+            }
+            thread::yield_now();
+        };
+        assert_eq!(seen, 7);
+        assert!(bad.try_recv().is_err());
+    }
 
     #[test]
     fn jobs_run_and_a_full_queue_refuses() {

@@ -44,10 +44,12 @@ impl Transfer {
     }
 }
 
-/// Waits for `op`. When dropped early the operation goes on, and the ring keeps its memory.
-async fn completion(shard: &Shard, op: OpId) -> Completion {
+/// Waits for `op` on `file`. When dropped early the operation goes on: the ring keeps its memory, and
+/// the table of those who wait keeps the file open.
+async fn completion(file: &Rc<FileInner>, op: OpId) -> Completion {
     let transfer = Rc::new(RefCell::new(Transfer::default()));
-    shard.expect(op, Target::File(Rc::clone(&transfer)));
+    let target = Target::File { transfer: Rc::clone(&transfer), _open: Rc::clone(file) };
+    file.shard.expect(op, target);
     poll_fn(|cx| {
         let mut transfer = transfer.borrow_mut();
         match transfer.done.take() {
@@ -153,6 +155,9 @@ fn zero(file: &OwnedFd, bytes: u64) -> io::Result<()> {
     while at < bytes {
         let piece = usize::try_from((bytes - at).min(ZERO_BYTES as u64)).unwrap_or(0);
         let written = rustix::io::pwrite(file, zeros.bytes().get(..piece).unwrap_or(&[]), at)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
         at += written as u64;
     }
     rustix::fs::fsync(file)?;
@@ -219,7 +224,7 @@ impl Disk for GlommioDisk {
     }
 }
 
-struct FileInner {
+pub(super) struct FileInner {
     shard: Rc<Shard>,
     writer: OwnedFd,
     reader: OwnedFd,
@@ -243,7 +248,7 @@ impl File for GlommioFile {
         let inner = &*self.inner;
         let bytes = block.len();
         let op = inner.shard.ring.borrow_mut().write(inner.writer.as_fd(), at, block);
-        let done = completion(&inner.shard, op).await;
+        let done = completion(&self.inner, op).await;
         let result = match usize::try_from(done.result) {
             Ok(written) if written == bytes => Ok(()),
             // A short write to a file of fixed length: the disk is full or failing.
@@ -260,7 +265,7 @@ impl File for GlommioFile {
         let inner = &*self.inner;
         let buffer = vec![0; bytes];
         let op = inner.shard.ring.borrow_mut().read(inner.reader.as_fd(), at, buffer);
-        let done = completion(&inner.shard, op).await;
+        let done = completion(&self.inner, op).await;
         let read = usize::try_from(done.result)
             .map_err(|_| IoError::from_errno(-done.result, "read", inner.name.clone()))?;
         let Held::Bytes(mut buffer) = done.held else { return Ok(Vec::new()) };

@@ -21,6 +21,7 @@ use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -144,7 +145,7 @@ enum Target {
     Accept(Rc<ListenerState>),
     Receive(Rc<ConnState>),
     Send(Rc<ConnState>),
-    File(Rc<RefCell<disk::Transfer>>),
+    File { transfer: Rc<RefCell<disk::Transfer>>, _open: Rc<disk::FileInner> },
     Event,
 }
 
@@ -162,7 +163,7 @@ pub(crate) struct Shard {
     drained: RefCell<Vec<Completion>>,
     owned: RefCell<Vec<(Target, Completion)>>,
     timers: RefCell<Timers>,
-    starved: RefCell<Vec<Rc<ConnState>>>,
+    starved: RefCell<VecDeque<Rc<ConnState>>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     tasks: Rc<Tasks>,
     remote: Arc<Remote>,
@@ -339,6 +340,8 @@ impl Shard {
 
     /// Sleeps until something happens: a completion, a deadline, a wake-up from elsewhere.
     fn sleep(&self) {
+        // Tasks may have given buffers back since the last turn.
+        self.feed_starved();
         let next = self.timers.borrow().next();
         let wait = next.map_or(SLEEP_MAX, |at| {
             self.tick();
@@ -394,7 +397,7 @@ impl Shard {
             Target::Receive(conn) => {
                 if completion.result == -libc::ENOBUFS {
                     conn.starve();
-                    self.starved.borrow_mut().push(conn);
+                    self.starved.borrow_mut().push_back(conn);
                 } else {
                     conn.received(completion);
                 }
@@ -407,7 +410,7 @@ impl Shard {
                     self.timers.borrow_mut().remove(timer);
                 }
             }
-            Target::File(transfer) => disk::Transfer::finish(&transfer, completion),
+            Target::File { transfer, .. } => disk::Transfer::finish(&transfer, completion),
             Target::Event => self.watch_event(),
         }
     }
@@ -446,9 +449,11 @@ impl Shard {
     }
 
     /// Asks again for the receives that found no buffer, now that there may be some.
+    ///
+    /// No more than there are buffers: the rest would only be told to come back.
     fn feed_starved(&self) {
-        while self.ring.borrow().buffers().available() {
-            let Some(conn) = self.starved.borrow_mut().pop() else { return };
+        for _ in 0..self.ring.borrow().buffers().available() {
+            let Some(conn) = self.starved.borrow_mut().pop_front() else { return };
             net::start_receive(self, &conn, false);
         }
     }

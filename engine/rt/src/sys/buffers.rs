@@ -92,9 +92,9 @@ impl Buffers {
         (self.slots.start.as_ptr() as u64, SLOTS)
     }
 
-    /// Whether the kernel has at least one buffer to fill.
-    pub(crate) fn available(&self) -> bool {
-        self.offered.get() > 0
+    /// How many buffers the kernel has to fill.
+    pub(crate) fn available(&self) -> u16 {
+        self.offered.get()
     }
 
     /// Takes over buffer `id`, which the kernel filled with `bytes` bytes.

@@ -262,6 +262,12 @@ impl Embedded {
         published.subscribers.push(Box::new(subscriber));
     }
 
+    /// Why the index has ended, if it has; nothing is delivered or found any more then.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        self.shared.is_closed().then(|| self.shared.gone())
+    }
+
     /// What it has done.
     #[must_use]
     pub fn counters(&self) -> Counters {
