@@ -4,7 +4,7 @@
 //! a sentence when a promise is broken. [`ShardLog`] plays the spool: it makes messages and replays
 //! them after a crash. Blocks its thread; never for production.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fsmtp_rt::UnixTime;
@@ -140,6 +140,7 @@ fn delete(store: &impl Mailboxes, mailbox: MailboxId, gone: &[QueueId]) {
 }
 
 fn uids(maildrop: &Maildrop, ids: &[QueueId]) -> Vec<Uid> {
+    let ids: BTreeSet<&QueueId> = ids.iter().collect();
     let messages = maildrop.messages().iter();
     messages.filter(|message| ids.contains(&message.id)).map(|message| message.uid).collect()
 }
