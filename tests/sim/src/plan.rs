@@ -56,6 +56,15 @@ pub(crate) enum Kind {
     Idle,
 }
 
+/// How the node goes down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fall {
+    /// At once.
+    Crash(Crash),
+    /// It drains first, as at SIGTERM.
+    Drain,
+}
+
 /// When and how the node crashes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CrashPlan {
@@ -64,7 +73,11 @@ pub(crate) struct CrashPlan {
     /// And so many more steps.
     pub(crate) steps: u64,
     /// How.
-    pub(crate) crash: Crash,
+    pub(crate) fall: Fall,
+    /// Whether a bit of the disk flips before the next start.
+    pub(crate) rot: bool,
+    /// Shards that the next start has, at most; the others' logs are adopted.
+    pub(crate) shards: usize,
     /// Milliseconds until it is started again.
     pub(crate) down_ms: u64,
 }
@@ -81,12 +94,19 @@ impl Plan {
         let crash = |random: &mut Random| {
             if random.chance(300_000) { Crash::Process } else { Crash::Power }
         };
+        let shards = random.within((1, 3)) as usize;
+        let (rots, shrinks) = (random.chance(50_000), random.chance(200_000));
         let crashes = (0..random.below(4))
             .map(|_| CrashPlan {
                 writes: random.below(8),
                 steps: random.below(*random.clone().pick(&[1, 5, 60, 500])),
-                crash: crash(&mut random),
+                fall: match random.below(8) {
+                    0 => Fall::Drain,
+                    _ => Fall::Crash(crash(&mut random)),
+                },
                 down_ms: *random.pick(&[0, 100, 30_000]),
+                rot: rots,
+                shards: if shrinks { random.within((1, shards as u64)) as usize } else { shards },
             })
             .collect();
         let layout = Self::layout(&mut random);
@@ -99,14 +119,14 @@ impl Plan {
         }
         Self {
             options,
-            shards: random.within((1, 3)) as usize,
+            shards,
             clients,
             crashes,
             last_crash: crash(&mut random),
             persist_count: *random.pick(&[1, 3, 1_000]),
             index_busy: *random.pick(&[0, 0, MILLION / 10, MILLION / 2]),
             connections_max: if random.chance(100_000) { 2 } else { 1_000 },
-            message_bytes_max: 10_485_760,
+            message_bytes_max: if random.chance(150_000) { 1_000 } else { 10_485_760 },
             layout,
             index_doubles: 0,
             index_drops: 0,
