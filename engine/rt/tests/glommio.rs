@@ -87,8 +87,8 @@ fn a_silent_client_meets_its_deadline_and_a_gone_one_is_seen() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_given_up() {
-    let (handle, client) = serve_one(|rt, mut conn| async move {
+fn a_client_that_never_reads_is_given_up_and_its_socket_closed() {
+    let (handle, mut client) = serve_one(|rt, mut conn| async move {
         let piece = vec![b'x'; 1 << 20];
         let error = loop {
             let deadline = rt.now() + Duration::from_millis(200);
@@ -97,9 +97,15 @@ fn a_client_that_never_reads_is_given_up() {
             }
         };
         assert_eq!(error.kind, IoKind::TimedOut);
+        drop(conn);
+        // The client is still there and still does not read: only the close can be what it sees.
+        rt.sleep_until(rt.now() + Duration::from_millis(100)).await;
     });
     handle.join().unwrap();
-    drop(client);
+    let mut rest = Vec::new();
+    client.set_read_timeout(Some(10 * SECOND)).unwrap();
+    let ended = client.read_to_end(&mut rest);
+    assert!(ended.is_ok() || ended.unwrap_err().kind() == std::io::ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -177,4 +183,68 @@ fn what_was_written_durably_is_read_back() {
     });
     handle.join().unwrap();
     std::fs::remove_dir(&folder).unwrap();
+}
+
+/// An operation that began while completions were worked off once took the number of one that was
+/// done but not yet told, and with it the other's completion: connections stood still.
+#[test]
+fn completions_keep_their_owners_when_numbers_are_used_again() {
+    const CLIENTS: usize = 8;
+    const ROUNDS: usize = 400;
+    let (port, bound) = mpsc::channel();
+    let handle = shard(move |rt| async move {
+        let mut listener = rt.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        port.send(listener.address()).unwrap();
+        let left = Rc::new(RefCell::new((CLIENTS, None)));
+        let (finished, all) = futures_channel::oneshot::channel::<()>();
+        left.borrow_mut().1 = Some(finished);
+        for _ in 0..CLIENTS {
+            let mut conn = listener.accept().await.unwrap();
+            let (rt2, left) = (rt.clone(), Rc::clone(&left));
+            rt.spawn(Class::Session, async move {
+                // Fails here, long after any real delay, when a completion is lost.
+                while conn.fill(rt2.now() + 20 * SECOND).await.unwrap() > 0 {
+                    let echo = conn.filled().to_vec();
+                    conn.consume(echo.len());
+                    conn.send(echo, rt2.now() + 20 * SECOND).await.unwrap();
+                }
+                let mut left = left.borrow_mut();
+                left.0 -= 1;
+                if left.0 == 0 {
+                    left.1.take().unwrap().send(()).unwrap();
+                }
+            });
+        }
+        // Wake-ups from another thread make the ring begin a read in the middle of the rest.
+        let wakes = rt.clone();
+        rt.spawn(Class::Background, async move {
+            loop {
+                let (answer, question) = futures_channel::oneshot::channel();
+                std::thread::spawn(move || answer.send(()));
+                let _ = question.await;
+                wakes.yield_now().await;
+            }
+        });
+        all.await.unwrap();
+    });
+    let address = bound.recv().unwrap();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut client = TcpStream::connect(address).unwrap();
+                client.set_read_timeout(Some(20 * SECOND)).unwrap();
+                for round in 0..ROUNDS {
+                    let ping = (round as u32).to_le_bytes();
+                    client.write_all(&ping).unwrap();
+                    let mut pong = [0; 4];
+                    client.read_exact(&mut pong).unwrap();
+                    assert_eq!(pong, ping);
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+    handle.join().unwrap();
 }

@@ -6,6 +6,7 @@ use super::{Terminal, load, say};
 use crate::config::{Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
 use core::net::SocketAddr;
+use core::time::Duration;
 use fsmtp_rt::glommio::{ShardOptions, start_shard};
 use fsmtp_rt::helpers::Helpers;
 use rustix::fs::Access;
@@ -79,11 +80,23 @@ pub(super) fn ports_are_free(listeners: &[Listener]) -> Result<(), String> {
     let mut held = Vec::new();
     for listener in listeners {
         let address = listener.address;
-        held.push(bind(address).map_err(|error| {
+        held.push(bind_patiently(address).map_err(|error| {
             format!("cannot listen on {address}: {}", std::io::Error::from(error))
         })?);
     }
     Ok(())
+}
+
+/// Tries for a second: the sockets of an engine that was killed are in use until the kernel has
+/// taken its ring apart.
+fn bind_patiently(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+    for _ in 0..50 {
+        match bind(address) {
+            Err(rustix::io::Errno::ADDRINUSE) => std::thread::sleep(Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+    bind(address)
 }
 
 /// Binds without listening: nobody can connect to a check.

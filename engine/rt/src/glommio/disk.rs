@@ -163,11 +163,13 @@ fn list(folder: &Path) -> io::Result<Vec<(String, u64)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let data = entry.metadata()?;
-        if data.is_file() {
-            if let Ok(name) = entry.file_name().into_string() {
-                files.push((name, data.len()));
-            }
+        let data = match entry.metadata() {
+            // Another shard has renamed or removed it meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            data => data?,
+        };
+        if let (true, Ok(name)) = (data.is_file(), entry.file_name().into_string()) {
+            files.push((name, data.len()));
         }
     }
     files.sort();

@@ -286,7 +286,7 @@ impl Shard {
             } else {
                 // Tasks that only compute must not keep the network waiting.
                 rounds = rounds.wrapping_add(1);
-                if self.ring.borrow().unsubmitted() > 0 || rounds % ROUNDS_MAX == 0 {
+                if self.ring.borrow().unsubmitted() > 0 || rounds.is_multiple_of(ROUNDS_MAX) {
                     self.turn(None);
                 }
                 glommio::executor().yield_task_queue_now().await;

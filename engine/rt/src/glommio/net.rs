@@ -225,6 +225,8 @@ pub struct GlommioConn {
     peer: SocketAddr,
     local: SocketAddr,
     more_waits: bool,
+    /// The other side did not read in time; nothing more is owed to it.
+    stuck: bool,
 }
 
 impl GlommioConn {
@@ -253,6 +255,7 @@ impl GlommioConn {
             peer,
             local,
             more_waits: false,
+            stuck: false,
         })
     }
 
@@ -337,6 +340,7 @@ impl GlommioConn {
         }
         self.park();
         if self.state.late.get() {
+            self.stuck = true;
             return Poll::Ready(Err(self.error(IoKind::TimedOut, "send to")));
         }
         set_waker(&self.state.waker, cx);
@@ -433,6 +437,9 @@ impl GlommioConn {
         let Some(socket) = self.state.socket.borrow_mut().take() else { return };
         let mut ring = self.shard.ring.borrow_mut();
         if let Incoming::Wanted(op) = *self.state.incoming.borrow() {
+            ring.cancel(op);
+        }
+        if let (Some(op), true) = (self.state.sending.get(), self.stuck) {
             ring.cancel(op);
         }
         ring.close(socket);
