@@ -1,7 +1,7 @@
 //! Planted bugs: a simulator that finds nothing must first prove that it can.
 //!
-//! Each is a switch of the simulated machine or of the harness, never of the engine. `--canary` runs
-//! each until it is found, within [`SEEDS_MAX`] seeds.
+//! Each is a switch of the simulated machine or of the harness, never of the engine. `--canary`
+//! runs each until it is found, within [`SEEDS_MAX`] seeds.
 
 use fsmtp_rt::sim::MILLION;
 

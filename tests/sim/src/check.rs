@@ -2,7 +2,8 @@
 //!
 //! 1. What was answered 250 is in the mailboxes of its recipients, once, byte for byte, or was
 //!    deleted by them.
-//! 2. What was neither acknowledged nor in doubt is nowhere; what is in doubt is there at most once.
+//! 2. What was neither acknowledged nor in doubt is nowhere; what is in doubt is there at most
+//!    once.
 //! 3. What was deleted does not come back.
 //!
 //! The clients check replies, order and splits as they go; `world.rs` checks liveness, and that a

@@ -156,9 +156,9 @@ impl Plan {
     /// Small segments, batches and chunks, so that each border is crossed often.
     fn layout(random: &mut Random) -> SpoolConfig {
         let page = PAGE_BYTES as u64;
-        let batch = *random.pick(&[2, 3, 16, 64]) * page;
+        let batch = *random.pick(&[2, 3, 16, 32]) * page;
         // Starts read whole segments, so large ones would make runs slow.
-        let segment = page + batch * random.within((1, (400_000 / batch).clamp(2, 12)));
+        let segment = page + batch * random.within((1, (150_000 / batch).clamp(2, 12)));
         // The list of the chunks of the longest message must fit into a batch.
         let least = 4_000_000 / batch as usize;
         let chunk = random.pick(&[64, 1_000, 4_096, 6_000, 65_536]).max(&least);
