@@ -197,6 +197,8 @@ impl Talk<'_> {
                     break;
                 }
             }
+            self.client.pause(self.client.plan.think_ms).await;
+            self.client.ledger.borrow().show(|| format!("{:?} <- {group:?}", self.conn));
             self.send(&group).await?;
             self.waiting.extend(group);
             while let Some(say) = self.waiting.pop_front() {
@@ -332,6 +334,7 @@ impl Talk<'_> {
             return Err(End::Done);
         }
         let mut ledger = self.client.ledger.borrow_mut();
+        ledger.show(|| format!("{:?} -> {reply}", self.conn));
         ledger.replies += 1;
         let most = self.client.plan.message_bytes_max;
         let expected = self.model.expected(say, &ledger, most);

@@ -64,6 +64,8 @@ pub(crate) struct Ledger {
     pub(crate) retrieved: u64,
     /// Bits of the disk were flipped: what cannot be read, or is missing, proves nothing.
     pub(crate) rotten: bool,
+    /// Dialogues are printed as they go.
+    pub(crate) loud: bool,
     /// What was found wrong.
     pub(crate) violations: Vec<String>,
     /// Replies that were checked.
@@ -117,6 +119,13 @@ impl Ledger {
     /// It was refused, with a code that says that nothing was kept.
     pub(crate) fn refuse(&mut self, token: usize) {
         self.entries[token].state = State::Refused;
+    }
+
+    /// Shows a line of a dialogue, when dialogues are to be seen.
+    pub(crate) fn show(&self, line: impl FnOnce() -> String) {
+        if self.loud {
+            println!("{}", line());
+        }
     }
 
     /// Something is wrong.

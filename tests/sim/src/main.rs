@@ -156,8 +156,8 @@ fn many(wanted: &Wanted) -> bool {
     let Ok((sum, runs, failures)) = sum.into_inner() else { return false };
     println!(
         "{runs} seeds: {} messages acknowledged, {} in doubt; {} replies, {} twins, {} maildrops \
-         and {} messages in them checked; {} crashes, {} damaged disks refused, {} events; \
-         {failures} seeds failed; hash {:016x}",
+         and {} messages in them checked; {} crashes, {} damaged disks refused, {} records moved, \
+         {} segments given back, {} events; {failures} seeds failed; hash {:016x}",
         sum.acked,
         sum.doubt,
         sum.replies,
@@ -166,6 +166,8 @@ fn many(wanted: &Wanted) -> bool {
         sum.retrieved,
         sum.crashes,
         sum.refused,
+        sum.moved,
+        sum.recycled,
         sum.events,
         sum.hash
     );
@@ -191,6 +193,8 @@ fn add(sum: &mut Report, report: &Report) {
     sum.maildrops += report.maildrops;
     sum.retrieved += report.retrieved;
     sum.refused += report.refused;
+    sum.moved += report.moved;
+    sum.recycled += report.recycled;
     sum.crashes += report.crashes;
 }
 

@@ -218,6 +218,15 @@ impl Node {
         })
     }
 
+    /// Records that compaction moved, and segments that it gave back, in this life.
+    pub(crate) fn compacted(&self) -> (u64, u64) {
+        let life = self.life.borrow();
+        life.shards.iter().fold((0, 0), |(moved, recycled), shard| {
+            let counters = shard.spool.counters();
+            (moved + counters.moved_count, recycled + counters.recycled_count)
+        })
+    }
+
     /// Copies of message bytes that its spools have counted in this life.
     pub(crate) fn copies(&self) -> u64 {
         let life = self.life.borrow();

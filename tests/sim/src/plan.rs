@@ -23,6 +23,10 @@ pub(crate) struct Plan {
     pub(crate) last_crash: Crash,
     /// After so many deliveries the index persists.
     pub(crate) persist_count: usize,
+    /// Clients think for so long between what they say, at most.
+    pub(crate) think_ms: u64,
+    /// Chance, per message and million, that a reader deletes it.
+    pub(crate) deletes: u32,
     /// Chance, per question and million, that the index is busy.
     pub(crate) index_busy: u32,
     /// Connections that a listener takes.
@@ -124,6 +128,8 @@ impl Plan {
             crashes,
             last_crash: crash(&mut random),
             persist_count: *random.pick(&[1, 3, 1_000]),
+            think_ms: *random.pick(&[0, 0, 500, 5_000]),
+            deletes: *random.pick(&[400_000, 900_000]),
             index_busy: *random.pick(&[0, 0, MILLION / 10, MILLION / 2]),
             connections_max: if random.chance(100_000) { 2 } else { 1_000 },
             message_bytes_max: if random.chance(150_000) { 1_000 } else { 10_485_760 },
@@ -143,6 +149,8 @@ impl Plan {
             crashes: Vec::new(),
             last_crash: Crash::Process,
             persist_count: 1_000,
+            think_ms: 0,
+            deletes: 0,
             index_busy: 0,
             connections_max: 1_000,
             message_bytes_max: 10_485_760,
@@ -158,7 +166,8 @@ impl Plan {
         let page = PAGE_BYTES as u64;
         let batch = *random.pick(&[2, 3, 16, 32]) * page;
         // Starts read whole segments, so large ones would make runs slow.
-        let segment = page + batch * random.within((1, (150_000 / batch).clamp(2, 12)));
+        let most = (150_000 / batch).clamp(2, 12);
+        let segment = page + batch * random.within((1, *random.clone().pick(&[1, most])));
         // The list of the chunks of the longest message must fit into a batch.
         let least = 4_000_000 / batch as usize;
         let chunk = random.pick(&[64, 1_000, 4_096, 6_000, 65_536]).max(&least);
@@ -170,7 +179,7 @@ impl Plan {
             batch_bytes_max: batch as usize,
             backlog_count_max: random.within((1, 8)) as usize,
             gather_turns: random.below(3) as u32,
-            compact_live_percent: *random.pick(&[10, 40, 90]),
+            compact_live_percent: *random.pick(&[40, 90]),
             ..SpoolConfig::new(ShardId(0))
         }
     }

@@ -187,7 +187,7 @@ impl Pop<'_> {
     async fn delete(&mut self) -> Result<End, End> {
         let mut marked = Vec::new();
         for index in 0..self.list.len() {
-            if self.client.random.chance(400_000) {
+            if self.client.random.chance(self.client.plan.deletes) {
                 let reply = self.ask(&format!("DELE {}", index + 1)).await?;
                 self.expect(&reply, "+OK");
                 marked.push(self.list[index].0);
@@ -242,7 +242,10 @@ impl Pop<'_> {
     async fn ask(&mut self, command: &str) -> Result<String, End> {
         self.conn.push(format!("{command}\r\n").as_bytes());
         self.client.ledger.borrow_mut().replies += 1;
-        self.line().await
+        let reply = self.line().await?;
+        let ledger = self.client.ledger.borrow();
+        ledger.show(|| format!("{:?} <- {command} -> {reply}", self.conn));
+        Ok(reply)
     }
 
     async fn line(&mut self) -> Result<String, End> {
