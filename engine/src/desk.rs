@@ -146,10 +146,10 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 _ => return self.refuse_recipient(address, Refusal::RelayDenied),
             },
         };
-        if self.shard.magic {
-            if let Some(said) = self.magic(&local, domain).await {
-                return said;
-            }
+        if self.shard.magic
+            && let Some(said) = self.magic(&local, domain).await
+        {
+            return said;
         }
         let resolution = self.shard.directory.borrow().resolve(&local, domain.unwrap_or(""));
         let one;

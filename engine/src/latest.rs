@@ -1,7 +1,7 @@
 //! The newest value of something, from any thread to one task of a shard.
 //!
-//! A value that was not fetched is replaced by the next one. Used for the directory and for the call
-//! to drain: the task needs to know how things stand, not how they came about.
+//! A value that was not fetched is replaced by the next one. Used for the directory and for the
+//! call to drain: the task needs to know how things stand, not how they came about.
 
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
@@ -62,7 +62,7 @@ mod tests {
     fn only_the_newest_value_is_seen() {
         let latest = Latest::default();
         latest.put(1);
-        latest.clone().put(2);
+        latest.put(2);
         assert_eq!(fsmtp_store::mailbox::wait(latest.take()), 2);
         let later = latest.clone();
         let thread = std::thread::spawn(move || later.put(3));

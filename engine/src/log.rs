@@ -88,7 +88,7 @@ events! {
     SignInFailed "sign-in-failed" Warn "A sign-in was refused.";
     MaildropClosed "maildrop-closed" Info "A POP3 session has ended and its deletions are done.";
     SegmentFreed "segment-freed" Info "A segment of the log was compacted or is used again.";
-    MessageDamaged "message-damaged" Error "A stored message cannot be read back as it was written.";
+    MessageDamaged "message-damaged" Error "A stored message cannot be read as it was written.";
     LinesLost "lines-lost" Warn "The log's writer fell behind; so many lines are missing.";
 }
 

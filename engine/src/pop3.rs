@@ -154,9 +154,8 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
         let name = String::from_utf8_lossy(user).into_owned();
         let account = self.account(user);
         let hash = account.as_ref().map(|account| account.password_phc.clone());
-        let right = match (self.shard.check_password)(hash, password).await {
-            Ok(right) => right,
-            Err(_) => return Answer::Refused(Refusal::Temporary),
+        let Ok(right) = (self.shard.check_password)(hash, password).await else {
+            return Answer::Refused(Refusal::Temporary);
         };
         let peer = conn.peer().ip();
         let Some(account) = account.filter(|_| right) else {

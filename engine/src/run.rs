@@ -1,8 +1,8 @@
 //! A whole engine: threads, shards, signals, and the order in which they begin and end.
 //!
 //! Begins with what can fail for reasons of the machine, and says `ready` when every listener is
-//! open. Ends on SIGTERM: sessions are let go, then shards, then the index, each when the one before
-//! it is done. A second SIGTERM ends the process at once; nothing acknowledged is lost by that.
+//! open. Ends on SIGTERM: sessions are let go, then shards, then the index, each when the one
+//! before it is done. A second SIGTERM ends the process at once, which loses nothing acknowledged.
 
 use core::time::Duration;
 use std::fs;

@@ -76,8 +76,8 @@ pub trait Listener: 'static {
 
 /// A stream with a receive window.
 ///
-/// The window belongs to the connection: the bytes that [`filled`](Conn::filled) shows lie where the
-/// kernel (or the TLS layer) put them, and stay there until [`consume`](Conn::consume).
+/// The window belongs to the connection: the bytes that [`filled`](Conn::filled) shows lie where
+/// the kernel (or the TLS layer) put them, and stay there until [`consume`](Conn::consume).
 pub trait Conn: 'static {
     /// The other side's address.
     fn peer(&self) -> SocketAddr;

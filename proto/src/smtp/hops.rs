@@ -1,7 +1,7 @@
 //! Counting `Received` fields while a message streams in: the loop guard.
 //!
-//! RFC 5321 §6.3 asks for a limit of at least 100. Fed with the body slices that go to the spool, in
-//! any cut; looks at nothing behind the header section. Cannot fail; the count saturates.
+//! RFC 5321 §6.3 asks for a limit of at least 100. Fed with the body slices that go to the spool,
+//! in any cut; looks at nothing behind the header section. Cannot fail; the count saturates.
 
 use memchr::memchr;
 

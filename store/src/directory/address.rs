@@ -34,6 +34,17 @@ impl Folded {
     }
 
     fn push(&mut self, text: &str, end_max: usize) -> Option<()> {
+        if text.is_ascii() {
+            let end = self.end + text.len();
+            if end > end_max {
+                return None;
+            }
+            let room = self.bytes.get_mut(self.end..end)?;
+            room.copy_from_slice(text.as_bytes());
+            room.make_ascii_lowercase();
+            self.end = end;
+            return Some(());
+        }
         for folded in text.chars().flat_map(char::to_lowercase) {
             let bytes = folded.len_utf8();
             if self.end + bytes > end_max {

@@ -4,7 +4,7 @@
 //! sessions [`open`](Mailboxes::open) a mailbox, [`locate`](Mailboxes::locate) bodies, which they
 //! read from the spool's segments, and [`close`](Mailboxes::close) with deletions. Compaction asks
 //! through [`Liveness`] which records are still needed. The commands change the directory of
-//! accounts through [`Registry`]. [`wait`] makes each of these calls a blocking one, for threads
+//! accounts through [`Registry`]. [`wait()`] makes each of these calls a blocking one, for threads
 //! that are not shards.
 //!
 //! Two back ends: [`Embedded`] on disk, with a thread of its own, and [`Memory`] for simulation and

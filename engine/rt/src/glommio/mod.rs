@@ -5,9 +5,9 @@
 //! calls and a barrier across all cores, for every time that a shard runs dry. Instead
 //!
 //! * a *pump* task, in a queue of its own, works off completions while there is work, and
-//! * an *idle* task, in the queue with the fewest shares, sleeps in the shard's ring when no task is
-//!   ready (`task.rs` counts them). The same system call submits what the tasks have asked for, and
-//!   waits for the next completion: one call for a whole turn of the shard.
+//! * an *idle* task, in the queue with the fewest shares, sleeps in the shard's ring when no task
+//!   is ready (`task.rs` counts them). The same system call submits what the tasks have asked for,
+//!   and waits for the next completion: one call for a whole turn of the shard.
 //!
 //! So the executor itself never runs dry and never parks. Whatever shall wake a shard comes through
 //! the ring: sockets, files, the nearest deadline as a time-out, and an eventfd for other threads.

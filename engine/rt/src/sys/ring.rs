@@ -1,5 +1,5 @@
-//! One io_uring per shard, with a safe interface: whatever an operation points to is kept here until
-//! the kernel is done with it.
+//! One io_uring per shard, with a safe interface: whatever an operation points to is kept here
+//! until the kernel is done with it.
 //!
 //! Made for one thread (`SINGLE_ISSUER`, `DEFER_TASKRUN`): completions are worked off inside
 //! [`Ring::enter`] only, many at a time, and no interrupt of the shard's thread is needed for them.
@@ -124,7 +124,7 @@ impl Ring {
         self.start(entry, Held::Listener)
     }
 
-    /// Receives once, into a buffer of the pool. `later`: do not try before the kernel reports data.
+    /// Receives once, into a buffer of the pool. `later`: only when the kernel reports data.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, later: bool) -> OpId {
         let priority = if later { 1 } else { 0 }; // IORING_RECVSEND_POLL_FIRST
         let entry = opcode::Recv::new(

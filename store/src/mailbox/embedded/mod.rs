@@ -4,7 +4,7 @@
 //! a question into a common one, answers come back through one-shot channels. The process's main
 //! thread holds the [`Keeper`], which ends the thread.
 //!
-//! Limits: [`Options`]. Memory: the cache; two generations of at most four times `merge_count`
+//! Limits: [`Options`]. Memory: the cache; two generations of at most twice `merge_count`
 //! deliveries, some 90 bytes each; the queues; the directory; a few bytes for each segment and each
 //! removed account. Failure: a full queue gives the delivery back (the spool offers it again) or
 //! answers [`StoreError::Busy`]; after a failed transaction everything is answered with
@@ -90,7 +90,7 @@ impl Options {
 
     /// Where the thread stops taking deliveries until a transaction has made room.
     const fn pending_max(&self) -> usize {
-        self.merge_count.saturating_mul(4)
+        self.merge_count.saturating_mul(2)
     }
 
     fn check(&self) -> Result<(), StoreError> {

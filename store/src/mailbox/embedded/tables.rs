@@ -456,3 +456,45 @@ impl<'t> Writing<'t> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let open = || Tables::open(folder.path(), 1 << 20, 4096, Limits::default());
+        let (tables, _) = open().unwrap();
+        let transaction = tables.begin().unwrap();
+        transaction.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
+        transaction.commit().unwrap();
+        drop(tables);
+        let refused = open().map(|_| ()).unwrap_err();
+        assert!(matches!(refused, StoreError::Version { found: 2, known: 1, .. }), "{refused}");
+    }
+
+    #[test]
+    fn damage_names_table_and_key() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let open = || Tables::open(folder.path(), 1 << 20, 4096, Limits::default());
+        let (tables, _) = open().unwrap();
+        let transaction = tables.begin().unwrap();
+        transaction.open_table(ENTRIES).unwrap().insert((7, 3), &b"short"[..]).unwrap();
+        transaction.open_table(BODIES).unwrap().insert(9, &b""[..]).unwrap();
+        transaction.open_table(ACCOUNTS).unwrap().insert("a@x", &b"\xff"[..]).unwrap();
+        transaction.commit().unwrap();
+        let reading = tables.read().unwrap();
+        let place = |error| match error {
+            StoreError::Corrupt { place, .. } => place,
+            other => panic!("{other}"),
+        };
+        let entry = reading.messages(MailboxId(7), 1, 10, |_| {}).unwrap_err();
+        assert_eq!(place(entry), "index.redb, table entries, key (7, 3)");
+        let body = reading.body(QueueId(9)).unwrap_err();
+        assert_eq!(place(body), "index.redb, table bodies, key QueueId(9)");
+        drop((reading, tables));
+        let account = open().map(|_| ()).unwrap_err();
+        assert_eq!(place(account), "index.redb, table accounts, key \"a@x\"");
+    }
+}
