@@ -392,7 +392,7 @@ impl Client {
         for _ in 0..self.random.within((1, 4)) {
             let said = [Say::Noop, Say::Vrfy, Say::Help, Say::Junk, Say::Rset, self.recipient()];
             let said = match self.random.below(12) {
-                0 => Say::Spoiled(*self.random.pick::<&[u8]>(&SPOILED)),
+                0 => Say::Spoiled(self.random.pick::<&[u8]>(&SPOILED)),
                 _ => self.random.pick(&said).clone(),
             };
             script.push_back(said);
