@@ -105,8 +105,8 @@ fn measure(work: Work) -> Counts {
     let mut world = World::new(1, Options::clone(&plan.options));
     let host = world.host();
     let outside = world.start(host);
-    let node = Node::new(&mut world, 1, &plan);
-    node.boot(&mut world);
+    let mut node = Node::new(&mut world, 1, &plan);
+    node.boot(&mut world, 1);
     world.run(STEPS_MAX, Instant::FAR, |_| node.ready());
     let mut run = Bench { world, node, outside, busy: Rc::default() };
     if work == Work::Retrieve {

@@ -14,6 +14,7 @@ use fsmtp_rt::{Conn, IoKind, Runtime};
 
 use crate::ledger::Ledger;
 use crate::mail;
+use crate::model::{Model, SPOILED, Say};
 use crate::node::View;
 use crate::plan::{Kind, Plan};
 
@@ -50,73 +51,6 @@ pub(crate) struct Client {
     pub(crate) plan: Rc<Plan>,
     /// The node.
     pub(crate) view: Rc<View>,
-}
-
-/// One thing that a polite client says; a message is named by its token.
-#[derive(Clone, Debug)]
-enum Say {
-    Hello,
-    Mail,
-    Rcpt(Option<u32>),
-    Data(usize),
-    Body(usize),
-    Bdat { token: usize, from: usize, to: usize, last: bool },
-    Rset,
-    Noop,
-    Vrfy,
-    Help,
-    Junk,
-    Quit,
-}
-
-/// What the client knows of the server's state, from the replies that it has read.
-#[derive(Default)]
-struct Model {
-    hello: bool,
-    mail: bool,
-    accounts: BTreeSet<u32>,
-    chunks: bool,
-    /// A chunk was refused: what the server says until RSET is its own affair.
-    vague: bool,
-    /// Messages whose DATA was answered 354.
-    wanted: Option<usize>,
-}
-
-impl Model {
-    fn reset(&mut self) {
-        *self = Self { hello: self.hello, ..Self::default() };
-    }
-
-    /// The replies that may follow `say`, as prefixes.
-    fn expected(&self, say: &Say) -> &'static [&'static str] {
-        let ready = self.mail && !self.accounts.is_empty();
-        match say {
-            Say::Hello => &["250"],
-            Say::Noop => &["250 2.0.0 OK - "],
-            Say::Rset => &["250 2.0.0 OK, state reset"],
-            Say::Vrfy => &["252"],
-            Say::Help => &["214"],
-            Say::Junk => &["500"],
-            Say::Quit => &["221"],
-            _ if self.vague => &["2", "3", "4", "5"],
-            Say::Mail if !self.hello || self.mail => &["503"],
-            Say::Mail => &["250 2.1.0"],
-            Say::Rcpt(_) if !self.mail || self.chunks => &["503"],
-            Say::Rcpt(Some(_)) => &["250 2.1.5"],
-            Say::Rcpt(None) => &["550 5.1.1"],
-            Say::Data(_) if !ready || self.chunks => &["503", "554"],
-            Say::Data(_) => &["354"],
-            Say::Body(_) => &["250 2.6.0"],
-            Say::Bdat { .. } if !ready => &["503", "554"],
-            Say::Bdat { last: true, .. } => &["250 2.6.0"],
-            Say::Bdat { .. } => &["250 2.0.0 OK, "],
-        }
-    }
-
-    /// Whether storage can be the reason to refuse `say`.
-    fn stores(say: &Say) -> bool {
-        matches!(say, Say::Mail | Say::Rcpt(_) | Say::Data(_) | Say::Body(_) | Say::Bdat { .. })
-    }
 }
 
 impl Client {
@@ -182,7 +116,8 @@ impl Client {
             return self.violate(format!("shard {index} is up and refuses a connection"));
         };
         let token = self.message(false);
-        let script = [Say::Hello, Say::Mail, Say::Rcpt(Some(0)), Say::Data(token), Say::Quit];
+        let mail = Say::Mail(None, false);
+        let script = [Say::Hello, mail, Say::Rcpt(Some(0)), Say::Data(token), Say::Quit];
         self.dialogue(conn, script.into(), None).await;
     }
 
@@ -203,6 +138,7 @@ impl Client {
             waiting: VecDeque::new(),
             haste,
             last: String::new(),
+            crashes,
         };
         let end = talk.run().await;
         let faulted = talk.conn.faulted();
@@ -231,6 +167,8 @@ struct Talk<'a> {
     haste: Option<u64>,
     /// The last reply.
     last: String,
+    /// Crashes of the node before it began.
+    crashes: u64,
 }
 
 impl Talk<'_> {
@@ -259,6 +197,8 @@ impl Talk<'_> {
                     break;
                 }
             }
+            self.client.pause(self.client.plan.think_ms).await;
+            self.client.ledger.borrow().show(|| format!("{:?} <- {group:?}", self.conn));
             self.send(&group).await?;
             self.waiting.extend(group);
             while let Some(say) = self.waiting.pop_front() {
@@ -346,7 +286,15 @@ impl Talk<'_> {
         let mut ledger = self.client.ledger.borrow_mut();
         let line = match say {
             Say::Hello => "EHLO client.example.com",
-            Say::Mail => "MAIL FROM:<sender@example.com>",
+            Say::Mail(size, binary) => {
+                let size = size.map_or(String::new(), |size| format!(" SIZE={size}"));
+                let body = if *binary { " BODY=BINARYMIME" } else { "" };
+                &format!("MAIL FROM:<sender@example.com>{size}{body}")
+            }
+            Say::Spoiled(line) => {
+                out.extend_from_slice(line);
+                return;
+            }
             Say::Rcpt(Some(number)) => {
                 accounts.insert(*number);
                 &format!("RCPT TO:<u{number}@example.test>")
@@ -380,46 +328,23 @@ impl Talk<'_> {
 
     /// Reads the reply to `say`, compares it with the model and moves the model on.
     async fn check(&mut self, say: &Say) -> Result<(), End> {
-        let expected = self.model.expected(say);
         let reply = self.reply().await?;
+        if reply.starts_with("421 4.3.2") && self.client.view.crashes.get() != self.crashes {
+            // RFC 5321 §3.8: the node goes down, which it may say at any time.
+            return Err(End::Done);
+        }
         let mut ledger = self.client.ledger.borrow_mut();
+        ledger.show(|| format!("{:?} -> {reply}", self.conn));
         ledger.replies += 1;
+        let most = self.client.plan.message_bytes_max;
+        let expected = self.model.expected(say, &ledger, most);
         let fits = expected.iter().any(|prefix| reply.starts_with(prefix));
-        let refused = Model::stores(say) && reply.starts_with("45");
-        let fits = fits || (refused && self.client.plan.defers());
+        let deferred = say.stores() && reply.starts_with("45") && self.client.plan.defers();
+        let fits = fits || deferred;
         if !fits {
             ledger.violate(format!("{say:?} was answered {reply:?}, expected {expected:?}"));
         }
-        let good = reply.starts_with('2') || reply.starts_with('3');
-        match say {
-            Say::Hello if good => {
-                self.model.hello = true;
-                self.model.reset();
-            }
-            Say::Rset if good => self.model.reset(),
-            Say::Mail if good => {
-                // Whatever was vague before, now a transaction begins.
-                self.model.reset();
-                self.model.mail = true;
-            }
-            Say::Rcpt(Some(number)) if good => drop(self.model.accounts.insert(*number)),
-            Say::Data(token) if good => self.model.wanted = Some(*token),
-            Say::Body(token) | Say::Bdat { token, last: true, .. } => {
-                if reply.starts_with("250 2.6.0") {
-                    ledger.ack(*token, self.model.accounts.iter().copied(), &reply);
-                } else if !reply.starts_with("451") {
-                    ledger.refuse(*token);
-                }
-                let vague = !good && matches!(say, Say::Bdat { .. });
-                if good || matches!(say, Say::Body(_)) {
-                    self.model.reset();
-                }
-                self.model.vague |= vague && refused;
-            }
-            Say::Bdat { .. } if good => self.model.chunks = true,
-            Say::Bdat { .. } | Say::Data(_) => self.model.vague |= refused,
-            _ => {}
-        }
+        self.model.learn(say, &reply, &mut ledger);
         Ok(())
     }
 }
@@ -448,13 +373,13 @@ impl Client {
                 0 => self.chatter(&mut script),
                 1 => {
                     // A transaction that comes to nothing.
-                    script.extend([Say::Mail, self.recipient()]);
+                    script.extend([Say::Mail(None, false), self.recipient()]);
                     script.push_back(if self.random.coin() { Say::Rset } else { Say::Hello });
                 }
                 2..=4 => self.chunked(&mut script),
                 _ => {
                     let token = self.message(false);
-                    self.envelope(&mut script);
+                    self.envelope(token, false, &mut script);
                     script.push_back(Say::Data(token));
                 }
             }
@@ -466,7 +391,10 @@ impl Client {
     fn chatter(&mut self, script: &mut VecDeque<Say>) {
         for _ in 0..self.random.within((1, 4)) {
             let said = [Say::Noop, Say::Vrfy, Say::Help, Say::Junk, Say::Rset, self.recipient()];
-            let said = self.random.pick(&said).clone();
+            let said = match self.random.below(12) {
+                0 => Say::Spoiled(self.random.pick::<&[u8]>(&SPOILED)),
+                _ => self.random.pick(&said).clone(),
+            };
             script.push_back(said);
         }
     }
@@ -475,10 +403,12 @@ impl Client {
         Say::Rcpt(self.random.chance(850_000).then(|| self.random.below(ACCOUNTS.into()) as u32))
     }
 
-    fn envelope(&mut self, script: &mut VecDeque<Say>) {
-        script.push_back(Say::Mail);
+    fn envelope(&mut self, token: usize, binary: bool, script: &mut VecDeque<Say>) {
+        let bytes = self.ledger.borrow().entries[token].body.len() as u64;
+        let size = self.random.chance(300_000).then_some(bytes);
+        script.push_back(Say::Mail(size, binary));
         if self.random.chance(50_000) {
-            script.push_back(Say::Mail);
+            script.push_back(Say::Mail(None, binary));
         }
         for _ in 0..self.random.within((1, 3)) {
             let recipient = self.recipient();
@@ -491,19 +421,33 @@ impl Client {
 
     /// Enters a message; with tight pipes a small one, or the run would last too long.
     pub(crate) fn message(&mut self, raw: bool) -> usize {
+        let small = self.plan.message_bytes_max < 10_000;
         let tight = self.plan.options.net.buffer_bytes.0 < 512
             || (self.plan.options.net.short_reads > 0
                 && self.plan.options.net.short_read_bytes < 79);
-        let most = if tight { 300 } else { 200_000 };
+        let most = match (tight, small) {
+            (true, _) => 300,
+            (_, true) => 2 * self.plan.message_bytes_max,
+            _ => 200_000,
+        };
         let make = if raw { mail::binary } else { mail::text };
         let text = make(&mut self.random, most);
-        self.ledger.borrow_mut().enter(&text)
+        let mut ledger = self.ledger.borrow_mut();
+        let token = ledger.enter(&text);
+        ledger.entries[token].raw = raw;
+        token
     }
 
     fn chunked(&mut self, script: &mut VecDeque<Say>) {
-        let token = self.message(false);
+        let binary = self.random.chance(300_000);
+        let token = self.message(binary);
         let bytes = self.ledger.borrow().entries[token].body.len();
-        self.envelope(script);
+        self.envelope(token, binary, script);
+        if binary && self.random.chance(100_000) {
+            // RFC 3030 §3: refused, and BDAT goes on.
+            let other = self.message(false);
+            script.push_back(Say::Data(other));
+        }
         let mut from = 0;
         while self.random.coin() {
             let to = from + self.random.index(bytes - from + 1);

@@ -47,6 +47,8 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     /// The id that the server gave it.
     pub(crate) id: Option<QueueId>,
+    /// Any bytes, not lines: POP3 may end it with a line end of its own.
+    pub(crate) raw: bool,
 }
 
 /// The memory of a run.
@@ -60,6 +62,10 @@ pub(crate) struct Ledger {
     pub(crate) maildrops: u64,
     /// Messages that readers have compared with what was sent.
     pub(crate) retrieved: u64,
+    /// Bits of the disk were flipped: what cannot be read, or is missing, proves nothing.
+    pub(crate) rotten: bool,
+    /// Dialogues are printed as they go.
+    pub(crate) loud: bool,
     /// What was found wrong.
     pub(crate) violations: Vec<String>,
     /// Replies that were checked.
@@ -80,6 +86,7 @@ impl Ledger {
             accounts: BTreeSet::new(),
             state: State::Sending,
             id: None,
+            raw: false,
         });
         token
     }
@@ -112,6 +119,13 @@ impl Ledger {
     /// It was refused, with a code that says that nothing was kept.
     pub(crate) fn refuse(&mut self, token: usize) {
         self.entries[token].state = State::Refused;
+    }
+
+    /// Shows a line of a dialogue, when dialogues are to be seen.
+    pub(crate) fn show(&self, line: impl FnOnce() -> String) {
+        if self.loud {
+            println!("{}", line());
+        }
     }
 
     /// Something is wrong.

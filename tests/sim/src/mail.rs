@@ -57,13 +57,37 @@ pub(crate) fn stuffed(body: &[u8]) -> Vec<u8> {
         }
         out.extend_from_slice(line);
     }
+    if !out.ends_with(b"\r\n") {
+        out.extend_from_slice(b"\r\n");
+    }
     out.extend_from_slice(b".\r\n");
     out
+}
+
+/// Whether a CR or an LF stands alone.
+pub(crate) fn has_bare_newline(body: &[u8]) -> bool {
+    let mut before = 0;
+    let mut after = body.iter().skip(1).chain(&[0]);
+    body.iter().any(|byte| {
+        let next = after.next() == Some(&b'\n');
+        let bare = (*byte == b'\r' && !next) || (*byte == b'\n' && before != b'\r');
+        before = *byte;
+        bare
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bare_newlines_are_seen() {
+        for (text, bare) in
+            [("", false), ("a\r\nb", false), ("\r", true), ("\n", true), ("a\r\n\n", true)]
+        {
+            assert_eq!(has_bare_newline(text.as_bytes()), bare, "{text:?}");
+        }
+    }
 
     #[test]
     fn stuffing_is_undone_by_removing_one_dot_per_line() {

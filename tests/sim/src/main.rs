@@ -21,6 +21,7 @@ mod client;
 mod index;
 mod ledger;
 mod mail;
+mod model;
 mod node;
 mod odd;
 mod plan;
@@ -155,8 +156,8 @@ fn many(wanted: &Wanted) -> bool {
     let Ok((sum, runs, failures)) = sum.into_inner() else { return false };
     println!(
         "{runs} seeds: {} messages acknowledged, {} in doubt; {} replies, {} twins, {} maildrops \
-         and {} messages in them checked; {} crashes, {} events; {failures} seeds failed; \
-         hash {:016x}",
+         and {} messages in them checked; {} crashes, {} damaged disks refused, {} records moved, \
+         {} segments given back, {} events; {failures} seeds failed; hash {:016x}",
         sum.acked,
         sum.doubt,
         sum.replies,
@@ -164,6 +165,9 @@ fn many(wanted: &Wanted) -> bool {
         sum.maildrops,
         sum.retrieved,
         sum.crashes,
+        sum.refused,
+        sum.moved,
+        sum.recycled,
         sum.events,
         sum.hash
     );
@@ -188,6 +192,9 @@ fn add(sum: &mut Report, report: &Report) {
     sum.twins += report.twins;
     sum.maildrops += report.maildrops;
     sum.retrieved += report.retrieved;
+    sum.refused += report.refused;
+    sum.moved += report.moved;
+    sum.recycled += report.recycled;
     sum.crashes += report.crashes;
 }
 

@@ -5,6 +5,7 @@
 
 use core::cell::{Cell, RefCell};
 use core::net::SocketAddr;
+use core::time::Duration;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
@@ -12,7 +13,7 @@ use fsmtp_engine::accept::{Service, accept};
 use fsmtp_engine::admit::{Admission, Limits};
 use fsmtp_engine::log::{Format, Level, Sink};
 use fsmtp_engine::shard::{PasswordCheck, Shard};
-use fsmtp_engine::start::{Parts, start};
+use fsmtp_engine::start::{Parts, adopt, drain, shards_on_disk, start};
 use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::sim::{Counts, Crash, DiskId, HostId, SimDisk, SimRuntime, World};
 use fsmtp_rt::{Class, Runtime, UnixTime};
@@ -41,6 +42,9 @@ pub(crate) const DOMAIN: &str = "example.test";
 /// How often a message may move while it is read; nothing is left to move it that often.
 const MOVES_MAX: u32 = 20;
 
+/// How long sessions have after SIGTERM.
+pub(crate) const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+
 /// What clients may know of the node.
 #[derive(Debug, Default)]
 pub(crate) struct View {
@@ -50,6 +54,8 @@ pub(crate) struct View {
     pub(crate) pop3: RefCell<Vec<SocketAddr>>,
     /// How often it has crashed: a dialogue that spans a crash proves nothing.
     pub(crate) crashes: Cell<u64>,
+    /// Whether all shards have recovered: until then mailboxes may lack what is in the other logs.
+    pub(crate) ready: Cell<bool>,
 }
 
 /// A message in a mailbox.
@@ -70,6 +76,7 @@ type SimShard = Rc<Shard<SimRuntime, Index>>;
 struct Life {
     shards: Vec<SimShard>,
     failed: Option<StoreError>,
+    drained: usize,
 }
 
 /// The node.
@@ -80,6 +87,8 @@ pub(crate) struct Node {
     plan: Rc<Plan>,
     index: Index,
     life: Rc<RefCell<Life>>,
+    /// Shards of this life: the first ones.
+    shards: usize,
     /// The mailbox of each account.
     mailboxes: Vec<MailboxId>,
     /// For clients.
@@ -93,27 +102,44 @@ impl Node {
         let disk = world.disk();
         let index = Index::new(plan, seed);
         let mailboxes = populate(&index).expect("an empty directory takes a few accounts");
-        let plan = Rc::clone(plan);
-        Self { hosts, disk, plan, index, life: Rc::default(), mailboxes, view: Rc::default() }
+        let (plan, shards) = (Rc::clone(plan), plan.shards);
+        let (life, view) = (Rc::default(), Rc::default());
+        Self { hosts, disk, plan, index, life, shards, mailboxes, view }
     }
 
-    /// Starts all shards; they listen when they have recovered.
-    pub(crate) fn boot(&self, world: &mut World) {
+    /// Starts so many shards, which listen when they have recovered. The logs of others that are
+    /// on the disk are adopted by these.
+    pub(crate) fn boot(&mut self, world: &mut World, shards: usize) {
+        self.shards = shards;
         let (mut smtp, mut pop3) = (Vec::new(), Vec::new());
-        for (number, host) in self.hosts.iter().enumerate() {
+        let names: Vec<String> = world.files(self.disk).into_iter().map(|file| file.0).collect();
+        let found = shards_on_disk(&names);
+        for (number, host) in self.hosts.iter().enumerate().take(shards) {
             let rt = world.start(*host);
             smtp.push(rt.address(SMTP_PORT));
             pop3.push(rt.address(POP3_PORT));
             let id = ShardId(u16::try_from(number).expect("a node has few shards"));
-            let boot = boot(rt.clone(), rt.disk(self.disk), id, &self.plan, self.index.clone());
-            let life = Rc::clone(&self.life);
+            let orphans = found.iter().copied().filter(|shard| {
+                let shard = usize::from(shard.0);
+                shard >= shards && shard % shards == number
+            });
+            let boot = Boot {
+                rt: rt.clone(),
+                disk: rt.disk(self.disk),
+                id,
+                orphans: orphans.collect(),
+                plan: Rc::clone(&self.plan),
+                index: self.index.clone(),
+            };
+            let (life, view) = (Rc::clone(&self.life), Rc::clone(&self.view));
             rt.spawn(Class::Background, async move {
-                let booted = boot.await;
+                let booted = boot.run().await;
                 let mut life = life.borrow_mut();
                 match booted {
                     Ok(shard) => life.shards.push(shard),
                     Err(error) => life.failed = Some(error),
                 }
+                view.ready.set(life.shards.len() == shards);
             });
         }
         *self.view.smtp.borrow_mut() = smtp;
@@ -123,6 +149,7 @@ impl Node {
     /// Ends all shards at once.
     pub(crate) fn crash(&mut self, world: &mut World, crash: Crash) {
         self.view.crashes.set(self.view.crashes.get() + 1);
+        self.view.ready.set(false);
         let life = self.life.take();
         for host in &self.hosts {
             world.kill(*host, crash);
@@ -131,9 +158,32 @@ impl Node {
         self.index = self.index.crash();
     }
 
+    /// A bit of some page on the disk flips.
+    pub(crate) fn rot(&self, world: &mut World) {
+        world.flip_any(self.disk);
+    }
+
     /// Whether all shards listen.
     pub(crate) fn ready(&self) -> bool {
-        self.life.borrow().shards.len() == self.hosts.len()
+        self.life.borrow().shards.len() == self.shards
+    }
+
+    /// Begins to drain all shards, as at SIGTERM.
+    pub(crate) fn drain(&self) {
+        // What clients see from here on is the end, as with a crash.
+        self.view.crashes.set(self.view.crashes.get() + 1);
+        for shard in &self.life.borrow().shards {
+            let (inner, life) = (Rc::clone(shard), Rc::clone(&self.life));
+            shard.rt.spawn(Class::Background, async move {
+                drain(&inner, DRAIN_PATIENCE).await;
+                life.borrow_mut().drained += 1;
+            });
+        }
+    }
+
+    /// Whether all shards have drained.
+    pub(crate) fn drained(&self) -> bool {
+        self.life.borrow().drained == self.shards
     }
 
     /// Why a shard could not start, if one could not.
@@ -168,6 +218,15 @@ impl Node {
         })
     }
 
+    /// Records that compaction moved, and segments that it gave back, in this life.
+    pub(crate) fn compacted(&self) -> (u64, u64) {
+        let life = self.life.borrow();
+        life.shards.iter().fold((0, 0), |(moved, recycled), shard| {
+            let counters = shard.spool.counters();
+            (moved + counters.moved_count, recycled + counters.recycled_count)
+        })
+    }
+
     /// Copies of message bytes that its spools have counted in this life.
     pub(crate) fn copies(&self) -> u64 {
         let life = self.life.borrow();
@@ -180,7 +239,12 @@ impl Node {
     }
 
     /// All that is in the mailboxes, read by `rt`; what cannot be read is an error.
-    pub(crate) fn deliveries(&self, rt: SimRuntime) -> impl Future<Output = Read> + 'static {
+    /// With `rotten`, those that cannot be read are left out.
+    pub(crate) fn deliveries(
+        &self,
+        rt: SimRuntime,
+        rotten: bool,
+    ) -> impl Future<Output = Read> + 'static {
         let mut reader = Reader::new(rt.disk(self.disk), self.plan.layout.segment_bytes);
         let (index, mailboxes) = (self.index.clone(), self.mailboxes.clone());
         async move {
@@ -189,10 +253,14 @@ impl Node {
                 let maildrop = index.open(mailbox).await?;
                 for message in maildrop.messages() {
                     let id = message.id;
-                    let bytes = read(&mut reader, &index, id).await.map_err(|error| {
-                        StoreError::Invalid(format!("message {id} of u{account}: {error}"))
-                    })?;
-                    found.push(Delivery { account, id, bytes });
+                    match read(&mut reader, &index, id).await {
+                        Ok(bytes) => found.push(Delivery { account, id, bytes }),
+                        Err(_) if rotten => {}
+                        Err(error) => {
+                            let why = format!("message {id} of u{account}: {error}");
+                            return Err(StoreError::Invalid(why));
+                        }
+                    }
                 }
             }
             Ok(found)
@@ -254,46 +322,58 @@ fn check_password() -> PasswordCheck {
 }
 
 /// One life of one shard.
-fn boot(
+struct Boot {
     rt: SimRuntime,
     disk: SimDisk,
     id: ShardId,
-    plan: &Rc<Plan>,
+    /// Whose logs it adopts.
+    orphans: Vec<ShardId>,
+    plan: Rc<Plan>,
     index: Index,
-) -> impl Future<Output = Result<SimShard, StoreError>> + 'static {
-    let plan = Rc::clone(plan);
-    async move {
-        let wrong = |why: &dyn core::fmt::Display| StoreError::Invalid(why.to_string());
-        let limits = smtp::server::Limits {
-            message_bytes_max: plan.message_bytes_max,
-            ..smtp::server::Limits::default()
-        };
-        let smtp = smtp::server::Settings::new("sim", DOMAIN, limits).map_err(|e| wrong(&e))?;
-        let pop3 =
-            pop3::Settings { node: "sim".into(), idle: core::time::Duration::from_secs(600) };
-        let parts = Parts {
-            rt: rt.clone(),
-            disk,
-            mailboxes: index.clone(),
-            directory: index.directory(),
-            smtp: Rc::new(smtp),
-            pop3: Rc::new(pop3),
-            check_password: check_password(),
-            magic: false,
-            domain: DOMAIN.into(),
-            log: Sink::memory(Format::Json, Level::Error).0.log(Some(id.0)),
-        };
-        let config = SpoolConfig { shard: id, ..plan.layout.clone() };
-        let mark = index.mark(id).await?;
-        let shard = start(parts, config, mark).await?;
+}
+
+impl Boot {
+    async fn run(self) -> Result<SimShard, StoreError> {
+        let (parts, rt) = (self.parts()?, self.rt.clone());
+        let mark = self.index.mark(self.id).await?;
+        let shard = start(parts, self.layout(self.id), mark).await?;
+        for orphan in &self.orphans {
+            let mark = self.index.mark(*orphan).await?;
+            adopt(&shard, self.layout(*orphan), mark).await?;
+        }
         let limits = Limits {
-            connections_max: plan.connections_max,
-            connections_per_address_max: plan.connections_max,
+            connections_max: self.plan.connections_max,
+            connections_per_address_max: self.plan.connections_max,
         };
         for (port, service) in [(SMTP_PORT, Service::Smtp), (POP3_PORT, Service::Pop3)] {
             let (inner, admission) = (Rc::clone(&shard), Admission::new(limits));
             rt.spawn(Class::Accept, accept(inner, rt.listen(port), service, admission));
         }
         Ok(shard)
+    }
+
+    fn layout(&self, shard: ShardId) -> SpoolConfig {
+        SpoolConfig { shard, ..self.plan.layout.clone() }
+    }
+
+    fn parts(&self) -> Result<Parts<SimRuntime, Index>, StoreError> {
+        let limits = smtp::server::Limits {
+            message_bytes_max: self.plan.message_bytes_max,
+            ..smtp::server::Limits::default()
+        };
+        let smtp = smtp::server::Settings::new("sim", DOMAIN, limits)
+            .map_err(|why| StoreError::Invalid(why.to_string()))?;
+        Ok(Parts {
+            rt: self.rt.clone(),
+            disk: self.disk.clone(),
+            mailboxes: self.index.clone(),
+            directory: self.index.directory(),
+            smtp: Rc::new(smtp),
+            pop3: Rc::new(pop3::Settings { node: "sim".into(), idle: Duration::from_secs(600) }),
+            check_password: check_password(),
+            magic: false,
+            domain: DOMAIN.into(),
+            log: Sink::memory(Format::Json, Level::Error).0.log(Some(self.id.0)),
+        })
     }
 }

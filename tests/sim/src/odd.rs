@@ -171,7 +171,9 @@ impl Client {
         let fair = waited >= Duration::from_secs(60);
         let ended = end.is_none() || end == Some(IoKind::Closed);
         let crowded = self.plan.crowded() && text.starts_with("421 4.7.0");
-        let good = told && ended && (fair || crowded);
+        // Refused, and with it a reset, because it had spoken before it was greeted.
+        let early = self.plan.crowded() && text.is_empty() && end == Some(IoKind::Closed);
+        let good = told && ended && (fair || crowded) || early;
         if !void && !good {
             self.violate(format!("an idle client saw {text:?}, {end:?} after {waited:?}"));
         }

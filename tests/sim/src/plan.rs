@@ -23,6 +23,10 @@ pub(crate) struct Plan {
     pub(crate) last_crash: Crash,
     /// After so many deliveries the index persists.
     pub(crate) persist_count: usize,
+    /// Clients think for so long between what they say, at most.
+    pub(crate) think_ms: u64,
+    /// Chance, per message and million, that a reader deletes it.
+    pub(crate) deletes: u32,
     /// Chance, per question and million, that the index is busy.
     pub(crate) index_busy: u32,
     /// Connections that a listener takes.
@@ -56,6 +60,15 @@ pub(crate) enum Kind {
     Idle,
 }
 
+/// How the node goes down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fall {
+    /// At once.
+    Crash(Crash),
+    /// It drains first, as at SIGTERM.
+    Drain,
+}
+
 /// When and how the node crashes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CrashPlan {
@@ -64,7 +77,11 @@ pub(crate) struct CrashPlan {
     /// And so many more steps.
     pub(crate) steps: u64,
     /// How.
-    pub(crate) crash: Crash,
+    pub(crate) fall: Fall,
+    /// Whether a bit of the disk flips before the next start.
+    pub(crate) rot: bool,
+    /// Shards that the next start has, at most; the others' logs are adopted.
+    pub(crate) shards: usize,
     /// Milliseconds until it is started again.
     pub(crate) down_ms: u64,
 }
@@ -81,12 +98,19 @@ impl Plan {
         let crash = |random: &mut Random| {
             if random.chance(300_000) { Crash::Process } else { Crash::Power }
         };
+        let shards = random.within((1, 3)) as usize;
+        let (rots, shrinks) = (random.chance(50_000), random.chance(200_000));
         let crashes = (0..random.below(4))
             .map(|_| CrashPlan {
                 writes: random.below(8),
                 steps: random.below(*random.clone().pick(&[1, 5, 60, 500])),
-                crash: crash(&mut random),
+                fall: match random.below(8) {
+                    0 => Fall::Drain,
+                    _ => Fall::Crash(crash(&mut random)),
+                },
                 down_ms: *random.pick(&[0, 100, 30_000]),
+                rot: rots,
+                shards: if shrinks { random.within((1, shards as u64)) as usize } else { shards },
             })
             .collect();
         let layout = Self::layout(&mut random);
@@ -99,14 +123,16 @@ impl Plan {
         }
         Self {
             options,
-            shards: random.within((1, 3)) as usize,
+            shards,
             clients,
             crashes,
             last_crash: crash(&mut random),
             persist_count: *random.pick(&[1, 3, 1_000]),
+            think_ms: *random.pick(&[0, 0, 500, 5_000]),
+            deletes: *random.pick(&[400_000, 900_000]),
             index_busy: *random.pick(&[0, 0, MILLION / 10, MILLION / 2]),
             connections_max: if random.chance(100_000) { 2 } else { 1_000 },
-            message_bytes_max: 10_485_760,
+            message_bytes_max: if random.chance(150_000) { 1_000 } else { 10_485_760 },
             layout,
             index_doubles: 0,
             index_drops: 0,
@@ -123,6 +149,8 @@ impl Plan {
             crashes: Vec::new(),
             last_crash: Crash::Process,
             persist_count: 1_000,
+            think_ms: 0,
+            deletes: 0,
             index_busy: 0,
             connections_max: 1_000,
             message_bytes_max: 10_485_760,
@@ -136,9 +164,10 @@ impl Plan {
     /// Small segments, batches and chunks, so that each border is crossed often.
     fn layout(random: &mut Random) -> SpoolConfig {
         let page = PAGE_BYTES as u64;
-        let batch = *random.pick(&[2, 3, 16, 64]) * page;
+        let batch = *random.pick(&[2, 3, 16, 32]) * page;
         // Starts read whole segments, so large ones would make runs slow.
-        let segment = page + batch * random.within((1, (400_000 / batch).clamp(2, 12)));
+        let most = (150_000 / batch).clamp(2, 12);
+        let segment = page + batch * random.within((1, *random.clone().pick(&[1, most])));
         // The list of the chunks of the longest message must fit into a batch.
         let least = 4_000_000 / batch as usize;
         let chunk = random.pick(&[64, 1_000, 4_096, 6_000, 65_536]).max(&least);
@@ -150,7 +179,7 @@ impl Plan {
             batch_bytes_max: batch as usize,
             backlog_count_max: random.within((1, 8)) as usize,
             gather_turns: random.below(3) as u32,
-            compact_live_percent: *random.pick(&[10, 40, 90]),
+            compact_live_percent: *random.pick(&[40, 90]),
             ..SpoolConfig::new(ShardId(0))
         }
     }

@@ -147,7 +147,8 @@ impl Core {
     /// The next thing from `side` arrives at the other end.
     pub(super) fn arrive(&mut self, link: usize, side: usize) {
         let slot = &mut self.net.links[link];
-        if slot.silent {
+        // After a reset nothing arrives any more, not even what was sent before the news.
+        if slot.silent || slot.ends[1 - side].reset {
             return;
         }
         let pipe = &mut slot.pipes[side];
