@@ -74,7 +74,9 @@ pub(crate) fn audit(ledger: &mut Ledger, deliveries: &[Delivery]) {
             let gone = entry.id.is_some_and(|id| ledger.gone.contains_key(&(**account, id)));
             !gone && !found.contains_key(&(token, **account))
         };
+        // A flipped bit in the last batch looks like a torn tail: see S-states in store's spool.
         if entry.state == State::Acked
+            && !ledger.rotten
             && let Some(account) = entry.accounts.iter().find(missing)
         {
             wrong.push(format!("message {token} was acknowledged and is not in u{account}"));
