@@ -99,7 +99,7 @@ impl Plan {
             if random.chance(300_000) { Crash::Process } else { Crash::Power }
         };
         let shards = random.within((1, 3)) as usize;
-        let (rots, shrinks) = (random.chance(50_000), random.chance(200_000));
+        let shrinks = random.chance(200_000);
         let crashes = (0..random.below(4))
             .map(|_| CrashPlan {
                 writes: random.below(8),
@@ -109,7 +109,7 @@ impl Plan {
                     _ => Fall::Crash(crash(&mut random)),
                 },
                 down_ms: *random.pick(&[0, 100, 30_000]),
-                rot: rots,
+                rot: false,
                 shards: if shrinks { random.within((1, shards as u64)) as usize } else { shards },
             })
             .collect();

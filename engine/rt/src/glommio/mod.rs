@@ -42,7 +42,7 @@ use crate::helpers::Helpers;
 use crate::sys::ring::{Completion, Held, OpId, Ring};
 use crate::{Class, IoError, Runtime};
 use net::{ConnState, ListenerState};
-use task::{Remote, Tasks, Tracked};
+use task::{EndOnPanic, Remote, Tasks, Tracked};
 use timer::{Alarm, Timers};
 
 /// Receive buffers of a shard: as many connections can have bytes in work at one time.
@@ -357,6 +357,7 @@ impl Shard {
 
     /// One system call, then everything that has come of it.
     fn turn(&self, wait: Option<Duration>) {
+        let _end = EndOnPanic;
         if let Err(e) = self.ring.borrow_mut().enter(wait) {
             // The ring is the shard's only way to the world; without it nothing can go on, and a
             // restart recovers everything that was acknowledged.
@@ -452,7 +453,8 @@ impl Shard {
     ///
     /// No more than there are buffers: the rest would only be told to come back.
     fn feed_starved(&self) {
-        for _ in 0..self.ring.borrow().buffers().available() {
+        let available = self.ring.borrow().buffers().available();
+        for _ in 0..available {
             let Some(conn) = self.starved.borrow_mut().pop_front() else { return };
             net::start_receive(self, &conn, false);
         }

@@ -137,6 +137,18 @@ impl Wake for TaskWaker {
     }
 }
 
+/// Ends the process when a panic unwinds through it: a shard without one of its tasks is worse than
+/// none, and a restart recovers everything acknowledged. Sessions catch their own panics before.
+pub(super) struct EndOnPanic;
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// A task whose readiness is counted.
 pub(super) struct Tracked<F> {
     task: Pin<Box<F>>,
@@ -174,6 +186,7 @@ impl<F: Future<Output = ()>> Future for Tracked<F> {
             flags.ready.store(false, Ordering::Relaxed);
             this.tasks.ready.set(this.tasks.ready.get() - 1);
         }
+        let _end = EndOnPanic;
         this.task.as_mut().poll(&mut Context::from_waker(waker))
     }
 }
