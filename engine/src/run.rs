@@ -200,15 +200,19 @@ fn supervise(
             // changed through the control socket. So there is nothing to read anew yet.
             Happening::Signal(SIGHUP) => {}
             Happening::Signal(_) => {
-                log.event(now(), Event::EngineDraining, &[]);
-                log.flush(now());
-                notify("STOPPING=1");
+                say_draining(log);
                 stop();
             }
             Happening::Drained => drained += 1,
         }
     }
     outcome
+}
+
+fn say_draining(log: &crate::log::Log) {
+    log.event(now(), Event::EngineDraining, &[]);
+    log.flush(now());
+    notify("STOPPING=1");
 }
 
 fn announce(config: &Config, log: &crate::log::Log) -> Result<(), String> {

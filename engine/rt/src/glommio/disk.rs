@@ -44,8 +44,8 @@ impl Transfer {
     }
 }
 
-/// Waits for `op` on `file`. When dropped early the operation goes on: the ring keeps its memory, and
-/// the table of those who wait keeps the file open.
+/// Waits for `op` on `file`. When dropped early the operation goes on: the ring keeps its memory,
+/// and the table of those who wait keeps the file open.
 async fn completion(file: &Rc<FileInner>, op: OpId) -> Completion {
     let transfer = Rc::new(RefCell::new(Transfer::default()));
     let target = Target::File { transfer: Rc::clone(&transfer), _open: Rc::clone(file) };
