@@ -2,7 +2,7 @@
 //!
 //! A shard formats into a buffer of its own and hands whole buffers to one writer thread, so a
 //! session never waits for the terminal or the journal. When the writer falls behind by more than
-//! [`QUEUE_MAX`] buffers, buffers are dropped and the loss is counted in the next line that gets
+//! `QUEUE_MAX` buffers, buffers are dropped and the loss is counted in the next line that gets
 //! through. Passwords, keys and message content never appear: no event has a field for them.
 
 use core::cell::{Cell, RefCell};
