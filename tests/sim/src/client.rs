@@ -147,7 +147,7 @@ impl Client {
             let Talk { conn, .. } = talk;
             conn.abort();
         }
-        let void = faulted || crashes != self.view.crashes.get();
+        let void = faulted || self.view.falls(crashes);
         if !void && !matches!(end, End::Done | End::Left) {
             self.violate(format!("a dialogue without faults ended with {end:?} after {last:?}"));
         }
@@ -178,7 +178,9 @@ impl Talk<'_> {
 
     async fn dialogue(&mut self) -> Result<End, End> {
         let greeting = self.reply().await?;
-        if greeting.starts_with("421 4.7.0") && self.client.plan.crowded() {
+        let crowded = greeting.starts_with("421 4.7.0") && self.client.plan.crowded();
+        let falls = greeting.starts_with("421 4.3.2") && self.client.view.falls(self.crashes);
+        if crowded || falls {
             return Ok(End::Done);
         }
         if !greeting.starts_with("220 ") {
@@ -329,7 +331,7 @@ impl Talk<'_> {
     /// Reads the reply to `say`, compares it with the model and moves the model on.
     async fn check(&mut self, say: &Say) -> Result<(), End> {
         let reply = self.reply().await?;
-        if reply.starts_with("421 4.3.2") && self.client.view.crashes.get() != self.crashes {
+        if reply.starts_with("421 4.3.2") && self.client.view.falls(self.crashes) {
             // RFC 5321 §3.8: the node goes down, which it may say at any time.
             return Err(End::Done);
         }

@@ -54,8 +54,17 @@ pub(crate) struct View {
     pub(crate) pop3: RefCell<Vec<SocketAddr>>,
     /// How often it has crashed: a dialogue that spans a crash proves nothing.
     pub(crate) crashes: Cell<u64>,
+    /// Whether it drains: it may say goodbye to everybody.
+    pub(crate) draining: Cell<bool>,
     /// Whether all shards have recovered: until then mailboxes may lack what is in the other logs.
     pub(crate) ready: Cell<bool>,
+}
+
+impl View {
+    /// Whether the node may end a dialogue that began after so many crashes.
+    pub(crate) fn falls(&self, crashes: u64) -> bool {
+        self.crashes.get() != crashes || self.draining.get()
+    }
 }
 
 /// A message in a mailbox.
@@ -150,6 +159,7 @@ impl Node {
     pub(crate) fn crash(&mut self, world: &mut World, crash: Crash) {
         self.view.crashes.set(self.view.crashes.get() + 1);
         self.view.ready.set(false);
+        self.view.draining.set(false);
         let life = self.life.take();
         for host in &self.hosts {
             world.kill(*host, crash);
@@ -172,6 +182,7 @@ impl Node {
     pub(crate) fn drain(&self) {
         // What clients see from here on is the end, as with a crash.
         self.view.crashes.set(self.view.crashes.get() + 1);
+        self.view.draining.set(true);
         for shard in &self.life.borrow().shards {
             let (inner, life) = (Rc::clone(shard), Rc::clone(&self.life));
             shard.rt.spawn(Class::Background, async move {

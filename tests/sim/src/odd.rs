@@ -27,7 +27,7 @@ impl Client {
         calm.short_reads = 700_000;
         calm.short_read_bytes = *self.random.pick(&[1, 3, 79]);
         let cut = self.transcript(&second, calm, true).await;
-        let void = crashes != self.view.crashes.get();
+        let void = self.view.falls(crashes);
         let (Some(whole), Some(cut)) = (whole, cut) else {
             // After a refused DATA the body reads as commands, and ends in a close and a reset.
             if !void && !self.plan.defers() && !self.plan.crowded() {
@@ -140,7 +140,7 @@ impl Client {
         let count = (pipe / 8).clamp(1_000, 20_000);
         conn.push(&noise.repeat(count));
         self.rt.sleep_until(self.rt.now() + PATIENCE).await;
-        let void = conn.faulted() || crashes != self.view.crashes.get();
+        let void = conn.faulted() || self.view.falls(crashes);
         if !void && conn.peer_open() {
             self.violate("a client that never reads keeps its connection".into());
         }
@@ -164,7 +164,7 @@ impl Client {
                 Err(error) => break Some(error.kind),
             }
         };
-        let void = conn.faulted() || crashes != self.view.crashes.get();
+        let void = conn.faulted() || self.view.falls(crashes);
         let text = String::from_utf8_lossy(&replies);
         let told = text.lines().next_back().is_some_and(|line| line.starts_with("421 "));
         let waited = self.rt.now() - start;

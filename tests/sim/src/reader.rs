@@ -40,7 +40,9 @@ impl Client {
         let mut pop = Pop { client: self, conn, account, list, last, crashes };
         let end = pop.session().await.unwrap_or_else(|end| end);
         let (faulted, last) = (pop.conn.faulted(), core::mem::take(&mut pop.last));
-        let void = faulted || crashes != self.view.crashes.get();
+        // Half of a damaged message is no message: the server hangs up.
+        let rotten = self.ledger.borrow().rotten;
+        let void = faulted || rotten || self.view.falls(crashes);
         if !void && !matches!(end, End::Done | End::Left) {
             self.violate(format!("POP3 without faults ended with {end:?} after {last:?}"));
         }
@@ -251,8 +253,7 @@ impl Pop<'_> {
     async fn line(&mut self) -> Result<String, End> {
         let bytes = self.raw().await?;
         self.last = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        let down = self.client.view.crashes.get() != self.crashes;
-        if down && self.last.starts_with("-ERR [SYS/TEMP]") {
+        if self.client.view.falls(self.crashes) && self.last.starts_with("-ERR [SYS/TEMP]") {
             // The node goes down, which it may say at any time.
             return Err(End::Done);
         }
