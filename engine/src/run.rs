@@ -1,7 +1,8 @@
 //! A whole engine: threads, shards, signals, and the order in which they begin and end.
 //!
-//! Begins with what can fail for reasons of the machine, and says `ready` when every listener is
-//! open. Ends on SIGTERM: sessions are let go, then shards, then the index, each when the one
+//! Begins with what can fail for reasons of the machine. Shards listen when all of them have read
+//! their logs, so that nobody sees a mailbox that lacks what another shard has yet to deliver; then
+//! the engine says `ready`. Ends on SIGTERM: sessions are let go, then shards, then the index, each when the one
 //! before it is done. A second SIGTERM ends the process at once, which loses nothing acknowledged.
 
 use core::time::Duration;
@@ -34,7 +35,7 @@ use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
 use crate::latest::Latest;
 use crate::log::{Event, Sink};
-use crate::shard::{Overload, PasswordCheck};
+use crate::shard::{Overload, PasswordCheck, Shard};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
 
 /// How long running transactions may take to finish after SIGTERM.
@@ -123,6 +124,8 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
 
 /// What happens while the engine runs.
 enum Happening {
+    /// A shard has read its logs.
+    Recovered,
     /// A shard has opened its listeners.
     Ready,
     /// A shard cannot go on: one line for the operator.
@@ -133,9 +136,17 @@ enum Happening {
     Drained,
 }
 
+/// What the main thread tells a shard. A later order takes the place of one not yet read.
+enum Order {
+    /// Open the listeners.
+    Listen,
+    /// Let the sessions go and end.
+    Stop,
+}
+
 struct Running {
     handle: ShardHandle,
-    stop: Latest<()>,
+    orders: Latest<Order>,
 }
 
 /// Waits for what happens, until all shards have ended their sessions or one has failed.
@@ -164,9 +175,10 @@ fn supervise(
             }
         })
         .map_err(|e| format!("cannot start a thread: {e}"))?;
-    let (mut ready, mut drained) = (0, 0);
+    let (mut recovered, mut ready, mut drained) = (0, 0, 0);
+    let mut stopping = false;
     let mut outcome = Ok(());
-    let stop = || shards.iter().for_each(|shard| shard.stop.put(()));
+    let stop = || shards.iter().for_each(|shard| shard.orders.put(Order::Stop));
     while drained < shards.len() {
         let happening = match inbox.recv_timeout(INDEX_LOOK) {
             Ok(happening) => happening,
@@ -178,12 +190,19 @@ fn supervise(
                     log.event(now(), Event::StorageFailed, &[("why", &why)]);
                     log.flush(now());
                     outcome = Err(why);
+                    stopping = true;
                     stop();
                 }
                 continue;
             }
         };
         match happening {
+            Happening::Recovered => {
+                recovered += 1;
+                if recovered == shards.len() && !stopping {
+                    shards.iter().for_each(|shard| shard.orders.put(Order::Listen));
+                }
+            }
             Happening::Ready => {
                 ready += 1;
                 if ready == shards.len() && outcome.is_ok() {
@@ -194,6 +213,7 @@ fn supervise(
                 log.event(now(), Event::ShardFailed, &[("why", &why)]);
                 outcome = Err(why);
                 drained += 1;
+                stopping = true;
                 stop();
             }
             // Listeners, certificates and limits are fixed while the engine runs; accounts are
@@ -201,6 +221,7 @@ fn supervise(
             Happening::Signal(SIGHUP) => {}
             Happening::Signal(_) => {
                 say_draining(log);
+                stopping = true;
                 stop();
             }
             Happening::Drained => drained += 1,
@@ -269,12 +290,12 @@ fn start_shards(
             stall_after: None,
             helpers: files.clone(),
         };
-        let stop = Latest::default();
+        let orders = Latest::default();
         let directory = Latest::default();
         let newest = directory.clone();
         store.mailboxes.subscribe(move |directory| newest.put(directory));
         let (config, events, hashes) = (config.clone(), events.clone(), hashes.clone());
-        let (mailboxes, sink, stopped) = (store.mailboxes.clone(), sink.clone(), stop.clone());
+        let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
         // Logs without a core are read by the shards in turn.
         let cores = config.cores;
         let orphans = store.found.iter().copied();
@@ -282,11 +303,11 @@ fn start_shards(
         let mut report = Report { events, outcome: Some(format!("shard {n} has died")) };
         let handle = start_shard(options, move |rt| async move {
             let body = Body { config, mailboxes, sink, hashes, directory, orphans, id: ShardId(n) };
-            let outcome = body.run(rt, &stopped, &report.events).await;
+            let outcome = body.run(rt, &read, &report.events).await;
             report.ended(outcome);
         })
         .map_err(|e| e.to_string())?;
-        shards.push(Running { handle, stop });
+        shards.push(Running { handle, orders });
     }
     Ok(shards)
 }
@@ -329,7 +350,7 @@ impl Body {
     async fn run(
         self,
         rt: GlommioRuntime,
-        stop: &Latest<()>,
+        orders: &Latest<Order>,
         events: &Sender<Happening>,
     ) -> Result<(), String> {
         let directory = self.directory.take().await;
@@ -348,6 +369,21 @@ impl Body {
                 inner.directory.replace(directory);
             }
         });
+        let _ = events.send(Happening::Recovered);
+        if let Order::Listen = orders.take().await {
+            self.listen(&rt, &shard)?;
+            let _ = events.send(Happening::Ready);
+            orders.take().await;
+        }
+        drain(&shard, DRAIN_PATIENCE).await;
+        Ok(())
+    }
+
+    fn listen(
+        &self,
+        rt: &GlommioRuntime,
+        shard: &Rc<Shard<GlommioRuntime, Embedded>>,
+    ) -> Result<(), String> {
         for listener in &self.config.listeners {
             let socket = rt.listen(listener.address).map_err(|e| e.to_string())?;
             let service = match listener.protocol {
@@ -360,11 +396,8 @@ impl Body {
                     .unwrap_or(usize::MAX),
             };
             let admission = Admission::new(limits.share(usize::from(self.config.cores)));
-            rt.spawn(Class::Accept, accept(Rc::clone(&shard), socket, service, admission));
+            rt.spawn(Class::Accept, accept(Rc::clone(shard), socket, service, admission));
         }
-        let _ = events.send(Happening::Ready);
-        stop.take().await;
-        drain(&shard, DRAIN_PATIENCE).await;
         Ok(())
     }
 

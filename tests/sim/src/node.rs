@@ -56,8 +56,6 @@ pub(crate) struct View {
     pub(crate) crashes: Cell<u64>,
     /// Whether it drains: it may say goodbye to everybody.
     pub(crate) draining: Cell<bool>,
-    /// Whether all shards have recovered: until then mailboxes may lack what is in the other logs.
-    pub(crate) ready: Cell<bool>,
 }
 
 impl View {
@@ -116,7 +114,7 @@ impl Node {
         Self { hosts, disk, plan, index, life, shards, mailboxes, view }
     }
 
-    /// Starts so many shards, which listen when they have recovered. The logs of others that are
+    /// Starts so many shards, which listen when all of them have recovered. The logs of others that are
     /// on the disk are adopted by these.
     pub(crate) fn boot(&mut self, world: &mut World, shards: usize) {
         self.shards = shards;
@@ -140,7 +138,7 @@ impl Node {
                 plan: Rc::clone(&self.plan),
                 index: self.index.clone(),
             };
-            let (life, view) = (Rc::clone(&self.life), Rc::clone(&self.view));
+            let (life, plan) = (Rc::clone(&self.life), Rc::clone(&self.plan));
             rt.spawn(Class::Background, async move {
                 let booted = boot.run().await;
                 let mut life = life.borrow_mut();
@@ -148,7 +146,9 @@ impl Node {
                     Ok(shard) => life.shards.push(shard),
                     Err(error) => life.failed = Some(error),
                 }
-                view.ready.set(life.shards.len() == shards);
+                if life.shards.len() == shards {
+                    life.shards.iter().for_each(|shard| listen(&plan, shard));
+                }
             });
         }
         *self.view.smtp.borrow_mut() = smtp;
@@ -158,7 +158,6 @@ impl Node {
     /// Ends all shards at once.
     pub(crate) fn crash(&mut self, world: &mut World, crash: Crash) {
         self.view.crashes.set(self.view.crashes.get() + 1);
-        self.view.ready.set(false);
         self.view.draining.set(false);
         let life = self.life.take();
         for host in &self.hosts {
@@ -325,6 +324,18 @@ fn populate(index: &Index) -> Result<Vec<MailboxId>, StoreError> {
     Ok(mailboxes)
 }
 
+/// Opens a shard's listeners; done when all shards have recovered, as `run.rs` does.
+fn listen(plan: &Plan, shard: &SimShard) {
+    let limits = Limits {
+        connections_max: plan.connections_max,
+        connections_per_address_max: plan.connections_max,
+    };
+    for (port, service) in [(SMTP_PORT, Service::Smtp), (POP3_PORT, Service::Pop3)] {
+        let (inner, admission) = (Rc::clone(shard), Admission::new(limits));
+        shard.rt.spawn(Class::Accept, accept(inner, shard.rt.listen(port), service, admission));
+    }
+}
+
 /// A check that costs nothing: hashing is no business of the simulation.
 fn check_password() -> PasswordCheck {
     Rc::new(|stored, password| {
@@ -345,20 +356,12 @@ struct Boot {
 
 impl Boot {
     async fn run(self) -> Result<SimShard, StoreError> {
-        let (parts, rt) = (self.parts()?, self.rt.clone());
+        let parts = self.parts()?;
         let mark = self.index.mark(self.id).await?;
         let shard = start(parts, self.layout(self.id), mark).await?;
         for orphan in &self.orphans {
             let mark = self.index.mark(*orphan).await?;
             adopt(&shard, self.layout(*orphan), mark).await?;
-        }
-        let limits = Limits {
-            connections_max: self.plan.connections_max,
-            connections_per_address_max: self.plan.connections_max,
-        };
-        for (port, service) in [(SMTP_PORT, Service::Smtp), (POP3_PORT, Service::Pop3)] {
-            let (inner, admission) = (Rc::clone(&shard), Admission::new(limits));
-            rt.spawn(Class::Accept, accept(inner, rt.listen(port), service, admission));
         }
         Ok(shard)
     }

@@ -109,7 +109,7 @@ impl Plan {
                     _ => Fall::Crash(crash(&mut random)),
                 },
                 down_ms: *random.pick(&[0, 100, 30_000]),
-                rot: false,
+                rot: random.chance(30_000),
                 shards: if shrinks { random.within((1, shards as u64)) as usize } else { shards },
             })
             .collect();

@@ -60,7 +60,7 @@ impl Pop<'_> {
             let reply = self.ask("PASS wrong").await?;
             self.expect(&reply, "-ERR");
         }
-        let (known, ready) = (self.known(), self.client.view.ready.get());
+        let known = self.known();
         self.ask(&format!("USER u{}@{DOMAIN}", self.account)).await?;
         let reply = self.ask(&format!("PASS {PASSWORD}")).await?;
         if reply.starts_with("-ERR [IN-USE]") || self.excused(&reply) {
@@ -71,7 +71,7 @@ impl Pop<'_> {
             return Ok(End::Done);
         }
         self.survey().await?;
-        self.compare(&known, ready);
+        self.compare(&known);
         self.client.ledger.borrow_mut().maildrops += 1;
         for index in 0..self.list.len() {
             if self.client.random.coin() {
@@ -92,10 +92,10 @@ impl Pop<'_> {
         mine.filter_map(|entry| entry.id).filter(there).collect()
     }
 
-    fn compare(&self, known: &[QueueId], ready: bool) {
+    fn compare(&self, known: &[QueueId]) {
         // A message that a busy index gave back is durable, and shown a little later.
         let mut ledger = self.client.ledger.borrow_mut();
-        if self.client.plan.index_busy > 0 || ledger.rotten || !ready {
+        if self.client.plan.index_busy > 0 || ledger.rotten {
             return;
         }
         for id in known {
