@@ -4,10 +4,11 @@
 //! with its own shares. What glommio is not used for is sleeping: its park costs several system
 //! calls and a barrier across all cores, for every time that a shard runs dry. Instead
 //!
-//! * a *pump* task, in a queue of its own, works off completions while there is work, and
 //! * an *idle* task, in the queue with the fewest shares, sleeps in the shard's ring when no task
 //!   is ready (`task.rs` counts them). The same system call submits what the tasks have asked for,
 //!   and waits for the next completion: one call for a whole turn of the shard.
+//! * While tasks are ready all the time, every 64th of them that has run does the same, without
+//!   waiting.
 //!
 //! So the executor itself never runs dry and never parks. Whatever shall wake a shard comes through
 //! the ring: sockets, files, the nearest deadline as a time-out, and an eventfd for other threads.
@@ -54,8 +55,11 @@ const POOLED_BYTES_MAX: usize = 16 * 1024;
 /// The longest sleep, so that glommio's own housekeeping is never far.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// How often the pump lets tasks run on without looking for events when they ask for none.
-const ROUNDS_MAX: u32 = 8;
+/// How often the wall clock is looked at; in between it goes on with the other one.
+const WALL_LOOK: Duration = Duration::from_millis(100);
+
+/// How many tasks run, at most, before the shard looks for events again.
+const POLLS_MAX: u32 = 64;
 
 /// A shard that ends waits at most so often, so long each time, for its last replies to leave.
 const FINISH_TURNS_MAX: u32 = 100;
@@ -170,11 +174,14 @@ pub(crate) struct Shard {
     queues: Queues,
     origin: std::time::Instant,
     now: Cell<Instant>,
-    wall: Cell<u64>,
+    /// The wall clock in milliseconds, and when it was looked at.
+    wall: Cell<(u64, Instant)>,
     random: SystemRandom,
     helpers: Helpers,
     stopping: Cell<bool>,
-    pump: RefCell<Option<Waker>>,
+    /// Tasks that have run since the last turn.
+    polls: Cell<u32>,
+    /// The idle task while others run.
     idle: RefCell<Option<Waker>>,
 }
 
@@ -208,7 +215,7 @@ impl GlommioRuntime {
             spool: queue(1000, "spool"),
             background: queue(50, "background"),
         };
-        let (pump_queue, idle_queue) = (queue(1000, "pump"), queue(1, "idle"));
+        let idle_queue = queue(1, "idle");
         IDLE_QUEUE.with(|cell| cell.set(Some(idle_queue)));
         let shard = Shard {
             ring: RefCell::new(Ring::new(RECEIVE_BUFFERS)?),
@@ -227,27 +234,20 @@ impl GlommioRuntime {
             random: SystemRandom::new(),
             helpers: options.helpers.clone(),
             stopping: Cell::new(false),
-            pump: RefCell::default(),
+            polls: Cell::default(),
             idle: RefCell::default(),
         };
         let shard = Rc::new(shard);
         task::set_current(Some((Rc::clone(&shard.tasks), Arc::clone(&shard.remote))));
-        shard.tick();
+        shard.look_at_wall();
         shard.watch_event();
         let rt = Self { shard: Rc::clone(&shard) };
-        let spawn = |task, queue| {
-            glommio::spawn_local_into(task, queue)
-                .map(|task| drop(task.detach()))
-                .map_err(|e| io::Error::other(e.to_string()))
-        };
         let body = main(rt.clone());
         let stop = Rc::clone(&shard);
         rt.spawn(Class::Background, async move {
             body.await;
             stop.stopping.set(true);
         });
-        let pump: core::pin::Pin<Box<dyn Future<Output = ()>>> = Box::pin(Rc::clone(&shard).pump());
-        spawn(pump, pump_queue)?;
         Rc::clone(&shard).idle(idle_queue).await?;
         task::set_current(None);
         Ok(())
@@ -269,34 +269,22 @@ impl GlommioRuntime {
 }
 
 impl Shard {
-    /// Looks at the clocks once for the turn that begins.
+    /// Looks at the clock once for the turn that begins.
     fn tick(&self) {
         let ns = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.now.set(Instant::from_ns(ns));
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.wall.set(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
-    }
-
-    /// Works off completions while any task is ready; hands over to `idle` when none is.
-    async fn pump(self: Rc<Self>) {
-        let mut rounds = 0u32;
-        while !self.stopping.get() {
-            if self.tasks.ready() == 0 {
-                wake(&self.idle);
-                self.pause_in(&self.pump).await;
-            } else {
-                // Tasks that only compute must not keep the network waiting.
-                rounds = rounds.wrapping_add(1);
-                if self.ring.borrow().unsubmitted() > 0 || rounds.is_multiple_of(ROUNDS_MAX) {
-                    self.turn(None);
-                }
-                glommio::executor().yield_task_queue_now().await;
-            }
+        if self.now.get().since(self.wall.get().1) >= WALL_LOOK {
+            self.look_at_wall();
         }
-        wake(&self.idle);
     }
 
-    /// Sleeps in the ring while no task is ready.
+    fn look_at_wall(&self) {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
+        self.wall.set((ms, self.now.get()));
+    }
+
+    /// Sleeps in the ring whenever no task is ready.
     async fn idle(self: Rc<Self>, queue: TaskQueueHandle) -> io::Result<()> {
         let shard = Rc::clone(&self);
         let idle = async move {
@@ -304,13 +292,47 @@ impl Shard {
                 if shard.tasks.ready() == 0 {
                     shard.sleep();
                 }
-                wake(&shard.pump);
-                shard.pause_in(&shard.idle).await;
+                if shard.tasks.ready() == 0 {
+                    glommio::executor().yield_task_queue_now().await;
+                } else {
+                    shard.rest().await;
+                }
             }
             shard.finish();
         };
         glommio::spawn_local_into(idle, queue).map_err(|e| io::Error::other(e.to_string()))?.await;
         Ok(())
+    }
+
+    /// Lets the tasks run; resolves when none is ready.
+    async fn rest(&self) {
+        let mut first = true;
+        poll_fn(|cx| {
+            if core::mem::take(&mut first) {
+                *self.idle.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+
+    /// A task has run. When many have since the last turn, there is one now: tasks that only
+    /// compute must not keep the network waiting.
+    fn polled(&self) {
+        self.polls.set(self.polls.get() + 1);
+        if self.polls.get() >= POLLS_MAX && self.tasks.ready() > 0 {
+            self.turn(None);
+        }
+        self.rest_if_idle();
+    }
+
+    /// Wakes the idle task when it is its turn.
+    fn rest_if_idle(&self) {
+        if self.tasks.ready() == 0 || self.stopping.get() {
+            wake(&self.idle);
+        }
     }
 
     /// Gets the last replies off before the shard ends; a client that does not read them is left.
@@ -324,29 +346,13 @@ impl Shard {
         }
     }
 
-    /// Lets the other of pump and idle run until it wakes `cell`'s owner.
-    async fn pause_in(&self, cell: &RefCell<Option<Waker>>) {
-        let mut first = true;
-        poll_fn(|cx| {
-            if core::mem::take(&mut first) {
-                *cell.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
-            } else {
-                Poll::Ready(())
-            }
-        })
-        .await;
-    }
-
     /// Sleeps until something happens: a completion, a deadline, a wake-up from elsewhere.
     fn sleep(&self) {
         // Tasks may have given buffers back since the last turn.
         self.feed_starved();
         let next = self.timers.borrow().next();
-        let wait = next.map_or(SLEEP_MAX, |at| {
-            self.tick();
-            at.since(self.now.get()).min(SLEEP_MAX)
-        });
+        // The clock of the last turn: what ran since was short, and a time-out may be as late.
+        let wait = next.map_or(SLEEP_MAX, |at| at.since(self.now.get()).min(SLEEP_MAX));
         if wait.is_zero() || !self.remote.fall_asleep() {
             self.turn(None);
         } else {
@@ -358,6 +364,7 @@ impl Shard {
     /// One system call, then everything that has come of it.
     fn turn(&self, wait: Option<Duration>) {
         let _end = EndOnPanic;
+        self.polls.set(0);
         if let Err(e) = self.ring.borrow_mut().enter(wait) {
             // The ring is the shard's only way to the world; without it nothing can go on, and a
             // restart recovers everything that was acknowledged.
@@ -485,7 +492,9 @@ impl Runtime for GlommioRuntime {
     }
 
     fn unix(&self) -> UnixTime {
-        UnixTime::from_ms(self.shard.wall.get())
+        let (ms, seen) = self.shard.wall.get();
+        let since = self.shard.now.get().since(seen).as_millis();
+        UnixTime::from_ms(ms.saturating_add(u64::try_from(since).unwrap_or(u64::MAX)))
     }
 
     fn random(&self, into: &mut [u8]) {
@@ -500,7 +509,7 @@ impl Runtime for GlommioRuntime {
             Class::Spool => self.shard.queues.spool,
             Class::Background => self.shard.queues.background,
         };
-        let task = Tracked::new(task, &self.shard.tasks, &self.shard.remote);
+        let task = Tracked::new(task, &self.shard);
         match glommio::spawn_local_into(task, queue) {
             Ok(task) => drop(task.detach()),
             Err(e) => panic!("the queues live as long as the executor: {e}"),

@@ -14,9 +14,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use fsmtp_proto::time::Instant;
+use rustix::net::SendFlags;
 
 use super::timer::{Alarm, TimerKey};
-use super::{Shard, Target};
+use super::{Shard, Target, wake};
 use crate::sys::buffers::Lease;
 use crate::sys::ring::{Completion, OpId};
 use crate::{Conn, IoError, IoKind, Listener};
@@ -388,7 +389,7 @@ impl Conn for GlommioConn {
         poll_fn(|cx| self.poll_fill(cx)).await
     }
 
-    async fn send(&mut self, bytes: Vec<u8>, deadline: Instant) -> Result<(), IoError> {
+    async fn send(&mut self, mut bytes: Vec<u8>, deadline: Instant) -> Result<(), IoError> {
         self.sent(deadline).await?;
         if bytes.is_empty() {
             self.shard.recycle(bytes);
@@ -398,6 +399,23 @@ impl Conn for GlommioConn {
         let Some(socket) = socket.as_ref() else {
             return Err(self.error(IoKind::Closed, "send to"));
         };
+        // A reply nearly always fits into the socket, and a send that is done at once is one that
+        // nobody has to wait for: a ring's completion would end the shard's sleep.
+        let sent =
+            match rustix::net::send(socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => sent,
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
+                Err(errno) => {
+                    self.state.send_errno.set(errno.raw_os_error());
+                    let peer = self.peer.to_string();
+                    return Err(IoError::from_errno(errno.raw_os_error(), "send to", peer));
+                }
+            };
+        if sent == bytes.len() {
+            self.shard.recycle(bytes);
+            return Ok(());
+        }
+        bytes.drain(..sent);
         let op = self.shard.ring.borrow_mut().send(socket.as_fd(), bytes);
         self.state.sending.set(Some(op));
         self.shard.expect(op, Target::Send(Rc::clone(&self.state)));
@@ -469,12 +487,5 @@ fn set_waker(cell: &RefCell<Option<Waker>>, cx: &Context<'_>) {
     match waker.as_mut() {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *waker = Some(cx.waker().clone()),
-    }
-}
-
-fn wake(cell: &RefCell<Option<Waker>>) {
-    let waker = cell.borrow_mut().take();
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }

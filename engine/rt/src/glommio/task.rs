@@ -16,6 +16,8 @@ use std::task::Wake;
 use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
 
+use super::Shard;
+
 /// Where other threads leave wake-ups for a shard.
 pub(super) struct Remote {
     woken: Mutex<Vec<Arc<TaskWaker>>>,
@@ -152,17 +154,15 @@ impl Drop for EndOnPanic {
 /// A task whose readiness is counted.
 pub(super) struct Tracked<F> {
     task: Pin<Box<F>>,
-    tasks: Rc<Tasks>,
-    remote: Arc<Remote>,
+    shard: Rc<Shard>,
     waker: Option<(Arc<TaskWaker>, Waker)>,
 }
 
 impl<F: Future<Output = ()>> Tracked<F> {
     /// Counts the task as ready at once: it is about to be spawned.
-    pub(super) fn new(task: F, tasks: &Rc<Tasks>, remote: &Arc<Remote>) -> Self {
-        tasks.ready.set(tasks.ready.get() + 1);
-        let (tasks, remote) = (Rc::clone(tasks), Arc::clone(remote));
-        Self { task: Box::pin(task), tasks, remote, waker: None }
+    pub(super) fn new(task: F, shard: &Rc<Shard>) -> Self {
+        shard.tasks.ready.set(shard.tasks.ready.get() + 1);
+        Self { task: Box::pin(task), shard: Rc::clone(shard), waker: None }
     }
 }
 
@@ -172,9 +172,9 @@ impl<F: Future<Output = ()>> Future for Tracked<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let (flags, waker) = this.waker.get_or_insert_with(|| {
-            let index = this.tasks.wakers.borrow_mut().insert(cx.waker().clone());
+            let index = this.shard.tasks.wakers.borrow_mut().insert(cx.waker().clone());
             let flags = Arc::new(TaskWaker {
-                remote: Arc::clone(&this.remote),
+                remote: Arc::clone(&this.shard.remote),
                 index,
                 ready: AtomicBool::new(true),
                 alive: AtomicBool::new(true),
@@ -184,10 +184,13 @@ impl<F: Future<Output = ()>> Future for Tracked<F> {
         });
         if flags.ready.load(Ordering::Relaxed) {
             flags.ready.store(false, Ordering::Relaxed);
-            this.tasks.ready.set(this.tasks.ready.get() - 1);
+            let ready = &this.shard.tasks.ready;
+            ready.set(ready.get() - 1);
         }
         let _end = EndOnPanic;
-        this.task.as_mut().poll(&mut Context::from_waker(waker))
+        let polled = this.task.as_mut().poll(&mut Context::from_waker(waker));
+        this.shard.polled();
+        polled
     }
 }
 
@@ -198,12 +201,14 @@ impl<F> Drop for Tracked<F> {
             Some((flags, _)) => {
                 flags.alive.store(false, Ordering::Relaxed);
                 // A waker of glommio must end on this thread, so it is kept here, not in `flags`.
-                drop(self.tasks.wakers.borrow_mut().try_remove(flags.index));
+                drop(self.shard.tasks.wakers.borrow_mut().try_remove(flags.index));
                 flags.ready.load(Ordering::Relaxed)
             }
         };
         if ready {
-            self.tasks.ready.set(self.tasks.ready.get().saturating_sub(1));
+            let ready = &self.shard.tasks.ready;
+            ready.set(ready.get().saturating_sub(1));
+            self.shard.rest_if_idle();
         }
     }
 }
