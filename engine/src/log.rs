@@ -222,6 +222,10 @@ struct Line {
 }
 
 impl Line {
+    fn put(&mut self, text: &str) {
+        self.bytes.extend_from_slice(text.as_bytes());
+    }
+
     fn json(
         &mut self,
         at: UnixTime,
@@ -229,13 +233,20 @@ impl Line {
         event: Event,
         fields: &[(&str, &dyn Display)],
     ) -> fmt::Result {
-        write!(self, "{{\"time\":\"{}\",\"level\":\"", at.rfc3339())?;
-        write!(self, "{}\",\"event\":\"{}\"", level_name(event.level()), event.name())?;
+        self.put("{\"time\":\"");
+        write!(self, "{}", at.rfc3339())?;
+        for text in ["\",\"level\":\"", level_name(event.level()), "\",\"event\":\"", event.name()]
+        {
+            self.put(text);
+        }
+        self.put("\"");
         if let Some(shard) = shard {
             write!(self, ",\"shard\":{shard}")?;
         }
         for (name, value) in fields {
-            write!(self, ",\"{name}\":\"")?;
+            for text in [",\"", name, "\":\""] {
+                self.put(text);
+            }
             let start = self.bytes.len();
             self.escape = true;
             write!(self, "{value}")?;
@@ -262,7 +273,9 @@ impl Line {
             write!(self, " shard={shard}")?;
         }
         for (name, value) in fields {
-            write!(self, " {name}=\"")?;
+            for text in [" ", name, "=\""] {
+                self.put(text);
+            }
             let start = self.bytes.len();
             // Escaped here too: a client's text must not forge lines or fields on a terminal.
             self.escape = true;
@@ -297,8 +310,9 @@ const fn level_name(level: Level) -> &'static str {
 
 impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let special = |c: char| c.is_control() || c == '"' || c == '\\';
-        if !self.escape || !text.contains(special) {
+        // C1 controls begin with 0xc2 in UTF-8; what else does is looked at in the slow way too.
+        let plain = |&b: &u8| b >= b' ' && !matches!(b, b'"' | b'\\' | 0x7f | 0xc2);
+        if !self.escape || text.as_bytes().iter().all(plain) {
             self.bytes.extend_from_slice(text.as_bytes());
             return Ok(());
         }

@@ -124,36 +124,54 @@ pub struct Rfc3339(UnixTime);
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Civil { year, month, day, second, .. } = self.0.civil();
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-            second / 3600,
-            second / 60 % 60,
-            second % 60,
-            self.0.ms() % 1000
-        )
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        put(&mut text, 0..4, year);
+        put(&mut text, 5..7, month);
+        put(&mut text, 8..10, day);
+        put_time(&mut text, 11, second);
+        put(&mut text, 20..23, self.0.ms() % 1000);
+        f.write_str(core::str::from_utf8(&text).unwrap_or(""))
+    }
+}
+
+/// Writes the last digits of `value` over `place`: one piece of text is formatted many times
+/// faster than its numbers are one by one, and each message has two dates.
+fn put(text: &mut [u8], place: core::ops::Range<usize>, mut value: u64) {
+    for digit in text.get_mut(place).unwrap_or_default().iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+/// Writes hours, minutes and seconds over `00:00:00` at `at`.
+fn put_time(text: &mut [u8], at: usize, second_of_day: u64) {
+    put(text, at..at + 2, second_of_day / 3600);
+    put(text, at + 3..at + 5, second_of_day / 60 % 60);
+    put(text, at + 6..at + 8, second_of_day % 60);
+}
+
+/// Writes one of some names of three letters over `at`.
+fn put_name(text: &mut [u8], at: usize, names: &[u8], index: u64) {
+    let place = text.get_mut(at..).into_iter().flatten();
+    let start = usize::try_from(index).unwrap_or(0) * 3;
+    for (to, from) in place.zip(names.get(start..start + 3).unwrap_or_default()) {
+        *to = *from;
     }
 }
 
 /// Shows the time as an RFC 5322 §3.3 date in UTC: `Fri, 11 Sep 2020 18:07:18 +0000`.
 impl fmt::Display for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-        const MONTHS: [&str; 12] =
-            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        const DAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
+        const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
         let Civil { weekday, year, month, day, second } = self.civil();
-        let name = |names: &[&'static str], index: u64| {
-            usize::try_from(index).ok().and_then(|i| names.get(i).copied()).unwrap_or("")
-        };
-        write!(
-            f,
-            "{}, {day:02} {} {year} {:02}:{:02}:{:02} +0000",
-            name(&DAYS, weekday),
-            name(&MONTHS, month - 1),
-            second / 3600,
-            second / 60 % 60,
-            second % 60
-        )
+        let mut text = *b"Thu, 01 Jan 1970 00:00:00 +0000";
+        put_name(&mut text, 0, DAYS, weekday);
+        put(&mut text, 5..7, day);
+        put_name(&mut text, 8, MONTHS, month - 1);
+        put(&mut text, 12..16, year);
+        put_time(&mut text, 17, second);
+        f.write_str(core::str::from_utf8(&text).unwrap_or(""))
     }
 }
 
