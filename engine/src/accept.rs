@@ -4,6 +4,7 @@
 //! logged and the loop goes on. The loop ends when the shard drains, and the socket with it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::{Class, Conn, Listener, Runtime};
@@ -28,7 +29,7 @@ pub async fn accept<R: Runtime, M: Mailboxes + 'static>(
     shard: Rc<Shard<R, M>>,
     mut listener: impl Listener<Conn = R::Conn>,
     service: Service,
-    admission: Rc<Admission>,
+    admission: Arc<Admission>,
 ) {
     let _guest = shard.drain.enter_task().await;
     while let Some(accepted) = shard.drain.unless_draining(listener.accept()).await {

@@ -1,14 +1,17 @@
-//! Who may connect: limits in all and per client address, on each shard.
+//! Who may connect: limits in all and per client address, of one listener on all its shards.
 //!
-//! A shard knows only its own connections, so a limit of the configuration is divided among the
-//! shards (rounded up). The kernel spreads connections by a hash, so one address with few
-//! connections may meet its limit a little early or late; the total is never exceeded by more than
-//! one connection a shard.
+//! The kernel spreads connections over the shards by a hash, so a shard's share of a limit would
+//! be met early by some clients and late by others; with many shards and a small limit, by most.
+//! So the counts are shared: one atomic for the total, and locks over a few hundred stripes of
+//! addresses, held for one look-up when a connection begins and one when it ends.
 
-use core::cell::{Cell, RefCell};
 use core::net::IpAddr;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Parts of the table of addresses; two shards rarely want the same one.
+const STRIPES_COUNT: usize = 256;
 
 /// How many connections may be open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,17 +20,6 @@ pub struct Limits {
     pub connections_max: usize,
     /// From one address (IPv4) or one /64 (IPv6).
     pub connections_per_address_max: usize,
-}
-
-impl Limits {
-    /// One shard's part of the limits of `shards` shards.
-    #[must_use]
-    pub fn share(self, shards: usize) -> Self {
-        Self {
-            connections_max: self.connections_max.div_ceil(shards.max(1)),
-            connections_per_address_max: self.connections_per_address_max.div_ceil(shards.max(1)),
-        }
-    }
 }
 
 /// Why a connection is not taken.
@@ -39,66 +31,91 @@ pub enum Refused {
     Address,
 }
 
-/// The open connections of one listener on one shard.
+/// The open connections of one listener.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
-    open: Cell<usize>,
-    by_address: RefCell<BTreeMap<IpAddr, usize>>,
+    open: AtomicUsize,
+    stripes: Box<[Stripe]>,
 }
+
+/// Connections by address, for some of the addresses.
+type Stripe = Mutex<BTreeMap<IpAddr, usize>>;
 
 /// An admitted connection; gives its place back on drop.
 #[derive(Debug)]
 pub struct Ticket {
-    admission: Rc<Admission>,
+    admission: Arc<Admission>,
     address: IpAddr,
 }
 
 impl Admission {
     /// Nobody is connected yet.
     #[must_use]
-    pub fn new(limits: Limits) -> Rc<Self> {
-        let by_address = RefCell::default();
-        Rc::new(Self { limits, open: Cell::new(0), by_address })
+    pub fn new(limits: Limits) -> Arc<Self> {
+        let stripes = (0..STRIPES_COUNT).map(|_| Stripe::default()).collect();
+        Arc::new(Self { limits, open: AtomicUsize::new(0), stripes })
     }
 
     /// Connections that are open.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.open.get()
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Admits a connection from `address`.
     ///
     /// # Errors
     /// When it would be over a limit.
-    pub fn admit(self: &Rc<Self>, address: IpAddr) -> Result<Ticket, Refused> {
-        if self.open.get() >= self.limits.connections_max {
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Ticket, Refused> {
+        // Counted first and looked at then: two that come at once must not both be the last one.
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits.connections_max {
+            self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Total);
         }
         let address = network(address);
-        let mut by_address = self.by_address.borrow_mut();
-        let count = by_address.entry(address).or_insert(0);
-        if *count >= self.limits.connections_per_address_max {
-            return Err(Refused::Address);
+        let taken = self.with_count(address, |count| {
+            let free = *count < self.limits.connections_per_address_max;
+            *count += usize::from(free);
+            free
+        });
+        if taken {
+            Ok(Ticket { admission: Arc::clone(self), address })
+        } else {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            Err(Refused::Address)
         }
-        *count += 1;
-        self.open.set(self.open.get() + 1);
-        Ok(Ticket { admission: Rc::clone(self), address })
+    }
+
+    /// Changes how many connections an address has; one without any is forgotten.
+    fn with_count<T>(&self, address: IpAddr, change: impl FnOnce(&mut usize) -> T) -> T {
+        let stripe = self.stripes.get(stripe_of(address));
+        let Some(stripe) = stripe else { unreachable!("there are as many stripes") };
+        let mut counts = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_insert(0);
+        let result = change(count);
+        if *count == 0 {
+            counts.remove(&address);
+        }
+        result
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.admission.open.set(self.admission.open.get() - 1);
-        let mut by_address = self.admission.by_address.borrow_mut();
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
-        }
+        self.admission.with_count(self.address, |count| *count = count.saturating_sub(1));
+        self.admission.open.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The stripe of an address: the same address always has the same one.
+fn stripe_of(address: IpAddr) -> usize {
+    let bits = match address {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()),
+        IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+    };
+    // Fibonacci hashing: neighbours land far apart.
+    (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % STRIPES_COUNT
 }
 
 /// One host has a whole /64 of IPv6 addresses.
@@ -132,13 +149,24 @@ mod tests {
         assert_eq!(admission.admit("2001:db8::2".parse().unwrap()).unwrap_err(), Refused::Address);
         drop((third, fourth));
         assert_eq!(admission.open(), 0);
-        assert!(admission.by_address.borrow().is_empty());
+        assert!(admission.stripes.iter().all(|stripe| stripe.lock().unwrap().is_empty()));
     }
 
     #[test]
-    fn shares_round_up() {
-        let limits = Limits { connections_max: 10, connections_per_address_max: 1 };
-        let share = limits.share(4);
-        assert_eq!((share.connections_max, share.connections_per_address_max), (3, 1));
+    fn the_limits_are_exact_however_many_shards_ask() {
+        let limits = Limits { connections_max: 50, connections_per_address_max: 40 };
+        let admission = Admission::new(limits);
+        let ask = |n: u32| {
+            let address = IpAddr::from(n.to_be_bytes());
+            (0..1000).filter_map(|_| admission.admit(address).ok()).collect::<Vec<_>>()
+        };
+        let tickets: Vec<Vec<Ticket>> = std::thread::scope(|scope| {
+            let shards: Vec<_> = [1, 1, 1, 2, 2].map(|n| scope.spawn(move || ask(n))).into();
+            shards.into_iter().map(|shard| shard.join().unwrap()).collect()
+        });
+        assert_eq!(tickets.iter().map(Vec::len).sum::<usize>(), 50);
+        assert!(tickets[..3].iter().map(Vec::len).sum::<usize>() <= 40);
+        drop(tickets);
+        assert_eq!(admission.open(), 0);
     }
 }

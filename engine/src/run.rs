@@ -30,7 +30,7 @@ use crate::accept::{Service, accept};
 use crate::admin::StoreAdmin;
 use crate::admit::{Admission, Limits};
 use crate::cli;
-use crate::config::{Config, Protocol};
+use crate::config::{Config, Listener, Protocol};
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
 use crate::latest::Latest;
@@ -282,6 +282,7 @@ fn start_shards(
     let files = Helpers::new("files", FILE_THREADS).map_err(started)?;
     let hashes = Helpers::new("passwords", HASH_THREADS).map_err(started)?;
     let cpus = processors();
+    let admissions: Vec<Arc<Admission>> = config.listeners.iter().map(admission).collect();
     let mut shards = Vec::new();
     for n in 0..config.cores {
         let options = ShardOptions {
@@ -295,6 +296,7 @@ fn start_shards(
         let newest = directory.clone();
         store.mailboxes.subscribe(move |directory| newest.put(directory));
         let (config, events, hashes) = (config.clone(), events.clone(), hashes.clone());
+        let admissions = admissions.clone();
         let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
         // Logs without a core are read by the shards in turn.
         let cores = config.cores;
@@ -302,7 +304,16 @@ fn start_shards(
         let orphans = orphans.filter(move |s| s.0 >= cores && s.0 % cores == n).collect();
         let mut report = Report { events, outcome: Some(format!("shard {n} has died")) };
         let handle = start_shard(options, move |rt| async move {
-            let body = Body { config, mailboxes, sink, hashes, directory, orphans, id: ShardId(n) };
+            let body = Body {
+                config,
+                admissions,
+                mailboxes,
+                sink,
+                hashes,
+                directory,
+                orphans,
+                id: ShardId(n),
+            };
             let outcome = body.run(rt, &read, &report.events).await;
             report.ended(outcome);
         })
@@ -310,6 +321,14 @@ fn start_shards(
         shards.push(Running { handle, orders });
     }
     Ok(shards)
+}
+
+fn admission(listener: &Listener) -> Arc<Admission> {
+    let count = |count| usize::try_from(count).unwrap_or(usize::MAX);
+    Admission::new(Limits {
+        connections_max: count(listener.connections_max),
+        connections_per_address_max: count(listener.connections_per_address_max),
+    })
 }
 
 /// Tells the main thread how a shard ended, also when it never began or ended by a panic.
@@ -338,6 +357,8 @@ impl Drop for Report {
 /// What a shard's main task begins with.
 struct Body {
     config: Config,
+    /// Of each listener of `config`, in its order; shared by all shards.
+    admissions: Vec<Arc<Admission>>,
     mailboxes: Embedded,
     sink: Sink,
     hashes: Helpers,
@@ -384,18 +405,13 @@ impl Body {
         rt: &GlommioRuntime,
         shard: &Rc<Shard<GlommioRuntime, Embedded>>,
     ) -> Result<(), String> {
-        for listener in &self.config.listeners {
+        for (listener, admission) in self.config.listeners.iter().zip(&self.admissions) {
             let socket = rt.listen(listener.address).map_err(|e| e.to_string())?;
             let service = match listener.protocol {
                 Protocol::Smtp => Service::Smtp,
                 Protocol::Pop3 => Service::Pop3,
             };
-            let limits = Limits {
-                connections_max: usize::try_from(listener.connections_max).unwrap_or(usize::MAX),
-                connections_per_address_max: usize::try_from(listener.connections_per_address_max)
-                    .unwrap_or(usize::MAX),
-            };
-            let admission = Admission::new(limits.share(usize::from(self.config.cores)));
+            let admission = Arc::clone(admission);
             rt.spawn(Class::Accept, accept(Rc::clone(shard), socket, service, admission));
         }
         Ok(())
