@@ -17,3 +17,4 @@ pub mod run;
 pub mod shard;
 pub mod smtp;
 pub mod start;
+mod supervise;

@@ -1,21 +1,19 @@
 //! A whole engine: threads, shards, signals, and the order in which they begin and end.
 //!
-//! Begins with what can fail for reasons of the machine. Shards listen when all of them have read
-//! their logs, so that nobody sees a mailbox that lacks what another shard has yet to deliver; then
-//! the engine says `ready`. Ends on SIGTERM: sessions are let go, then shards, then the index, each when the one
-//! before it is done. A second SIGTERM ends the process at once, which loses nothing acknowledged.
+//! Begins with what can fail for reasons of the machine; from then on `supervise.rs` says what
+//! happens when. Ends on SIGTERM: sessions are let go, then shards, then the index, each when the
+//! one before it is done.
 
 use core::time::Duration;
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::time::SystemTime;
 
 use fsmtp_proto::{pop3, smtp};
-use fsmtp_rt::glommio::{GlommioRuntime, ShardHandle, ShardOptions, processors, start_shard};
+use fsmtp_rt::glommio::{GlommioRuntime, ShardOptions, processors, start_shard};
 use fsmtp_rt::helpers::Helpers;
 use fsmtp_rt::{Class, Runtime, UnixTime};
 use fsmtp_store::directory::{Change, Directory};
@@ -29,7 +27,6 @@ use signal_hook::iterator::Signals;
 use crate::accept::{Service, accept};
 use crate::admin::StoreAdmin;
 use crate::admit::{Admission, Limits};
-use crate::cli;
 use crate::config::{Config, Listener, Protocol};
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
@@ -37,11 +34,10 @@ use crate::latest::Latest;
 use crate::log::{Event, Sink};
 use crate::shard::{Overload, PasswordCheck, Shard};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
+use crate::supervise::{Happening, Order, Running, supervise};
 
 /// How long running transactions may take to finish after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
-/// How often the main thread looks whether the mailbox index is alive.
-const INDEX_LOOK: Duration = Duration::from_secs(1);
 /// Threads that check passwords; each check is some 20 ms of one core and 19 MiB.
 const HASH_THREADS: usize = 2;
 /// Threads for file system metadata.
@@ -122,152 +118,8 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     closed.map_err(|e| format!("the mailbox index: {e}"))
 }
 
-/// What happens while the engine runs.
-enum Happening {
-    /// A shard has read its logs.
-    Recovered,
-    /// A shard has opened its listeners.
-    Ready,
-    /// A shard cannot go on: one line for the operator.
-    Failed(String),
-    /// A signal came.
-    Signal(i32),
-    /// A shard has let all its sessions go.
-    Drained,
-}
-
-/// What the main thread tells a shard. A later order takes the place of one not yet read.
-enum Order {
-    /// Open the listeners.
-    Listen,
-    /// Let the sessions go and end.
-    Stop,
-}
-
-struct Running {
-    handle: ShardHandle,
-    orders: Latest<Order>,
-}
-
-/// Waits for what happens, until all shards have ended their sessions or one has failed.
-fn supervise(
-    config: &Config,
-    shards: &[Running],
-    mut signals: Signals,
-    events: Sender<Happening>,
-    inbox: &Receiver<Happening>,
-    mailboxes: &Embedded,
-    log: &crate::log::Log,
-) -> Result<(), String> {
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            let mut stopping = false;
-            for signal in &mut signals {
-                let stop = signal != SIGHUP;
-                if stop && stopping {
-                    // At once, whatever the rest of the process waits for.
-                    signal_hook::low_level::exit(1);
-                }
-                stopping |= stop;
-                // When nobody listens any more, the process is about to end.
-                let _ = events.send(Happening::Signal(signal));
-            }
-        })
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
-    let (mut recovered, mut ready, mut drained) = (0, 0, 0);
-    let mut stopping = false;
-    let mut outcome = Ok(());
-    let stop = || shards.iter().for_each(|shard| shard.orders.put(Order::Stop));
-    while drained < shards.len() {
-        let happening = match inbox.recv_timeout(INDEX_LOOK) {
-            Ok(happening) => happening,
-            Err(RecvTimeoutError::Disconnected) => return Err("the shards are gone".to_owned()),
-            Err(RecvTimeoutError::Timeout) => {
-                // Mail would be taken that nobody can fetch: better to stop and say why.
-                if let (Some(why), Ok(())) = (mailboxes.failure(), &outcome) {
-                    let why = format!("the mailbox index: {why}");
-                    log.event(now(), Event::StorageFailed, &[("why", &why)]);
-                    log.flush(now());
-                    outcome = Err(why);
-                    stopping = true;
-                    stop();
-                }
-                continue;
-            }
-        };
-        match happening {
-            Happening::Recovered => {
-                recovered += 1;
-                if recovered == shards.len() && !stopping {
-                    shards.iter().for_each(|shard| shard.orders.put(Order::Listen));
-                }
-            }
-            Happening::Ready => {
-                ready += 1;
-                if ready == shards.len() && outcome.is_ok() {
-                    announce(config, log)?;
-                }
-            }
-            Happening::Failed(why) => {
-                log.event(now(), Event::ShardFailed, &[("why", &why)]);
-                outcome = Err(why);
-                drained += 1;
-                stopping = true;
-                stop();
-            }
-            // Listeners, certificates and limits are fixed while the engine runs; accounts are
-            // changed through the control socket. So there is nothing to read anew yet.
-            Happening::Signal(SIGHUP) => {}
-            Happening::Signal(_) => {
-                say_draining(log);
-                stopping = true;
-                stop();
-            }
-            Happening::Drained => drained += 1,
-        }
-    }
-    outcome
-}
-
-fn say_draining(log: &crate::log::Log) {
-    log.event(now(), Event::EngineDraining, &[]);
-    log.flush(now());
-    notify("STOPPING=1");
-}
-
-fn announce(config: &Config, log: &crate::log::Log) -> Result<(), String> {
-    log.event(now(), Event::EngineStarted, &[("cores", &config.cores)]);
-    log.flush(now());
-    notify("READY=1");
-    let mut out = std::io::stdout().lock();
-    let written = write!(out, "{}", cli::startup_table(config))
-        .and_then(|()| writeln!(out, "ready: {} shards", config.cores))
-        .and_then(|()| out.flush());
-    // A closed standard output is no reason not to take mail.
-    drop(written);
-    Ok(())
-}
-
-/// Tells the service manager, if there is one (`sd_notify`).
-fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
-    // An abstract address begins with `@`; the kernel's form begins with a NUL.
-    let address = match path.to_str().and_then(|path| path.strip_prefix('@')) {
-        Some(name) => {
-            use std::os::linux::net::SocketAddrExt as _;
-            std::os::unix::net::SocketAddr::from_abstract_name(name)
-        }
-        None => std::os::unix::net::SocketAddr::from_pathname(path),
-    };
-    if let Ok(address) = address {
-        // Without a listener nobody waits for it.
-        let _ = socket.send_to_addr(state.as_bytes(), &address);
-    }
-}
-
-fn now() -> UnixTime {
+/// The wall clock, outside the shards.
+pub(crate) fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     UnixTime::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -114,8 +114,8 @@ impl Node {
         Self { hosts, disk, plan, index, life, shards, mailboxes, view }
     }
 
-    /// Starts so many shards, which listen when all of them have recovered. The logs of others that are
-    /// on the disk are adopted by these.
+    /// Starts so many shards, which listen when all of them have recovered. The logs of others that
+    /// are on the disk are adopted by these.
     pub(crate) fn boot(&mut self, world: &mut World, shards: usize) {
         self.shards = shards;
         let (mut smtp, mut pop3) = (Vec::new(), Vec::new());

@@ -1,0 +1,196 @@
+//! The main thread while the engine runs: it hears of shards and signals, and gives orders.
+//!
+//! Shards listen when all of them have read their logs, so that nobody sees a mailbox that lacks
+//! what another shard has yet to deliver; then the engine says `ready`. A shard that fails, a dead
+//! index and SIGTERM end it; a second SIGTERM ends the process at once, which loses nothing
+//! acknowledged.
+
+use core::time::Duration;
+use std::io::Write as _;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+
+use fsmtp_rt::glommio::ShardHandle;
+use fsmtp_store::mailbox::Embedded;
+use signal_hook::consts::SIGHUP;
+use signal_hook::iterator::Signals;
+
+use crate::cli;
+use crate::config::Config;
+use crate::latest::Latest;
+use crate::log::Event;
+use crate::run::now;
+
+/// How often the main thread looks whether the mailbox index is alive.
+const INDEX_LOOK: Duration = Duration::from_secs(1);
+
+/// What happens while the engine runs.
+pub(crate) enum Happening {
+    /// A shard has read its logs.
+    Recovered,
+    /// A shard has opened its listeners.
+    Ready,
+    /// A shard cannot go on: one line for the operator.
+    Failed(String),
+    /// A signal came.
+    Signal(i32),
+    /// A shard has let all its sessions go.
+    Drained,
+}
+
+/// What the main thread tells a shard. A later order takes the place of one not yet read.
+pub(crate) enum Order {
+    /// Open the listeners.
+    Listen,
+    /// Let the sessions go and end.
+    Stop,
+}
+
+pub(crate) struct Running {
+    pub(crate) handle: ShardHandle,
+    pub(crate) orders: Latest<Order>,
+}
+
+/// Waits for what happens, until all shards have ended their sessions or one has failed.
+pub(crate) fn supervise(
+    config: &Config,
+    shards: &[Running],
+    signals: Signals,
+    events: Sender<Happening>,
+    inbox: &Receiver<Happening>,
+    mailboxes: &Embedded,
+    log: &crate::log::Log,
+) -> Result<(), String> {
+    watch_signals(signals, events)?;
+    let (recovered, ready, drained) = (0, 0, 0);
+    let mut life =
+        Life { config, shards, log, recovered, ready, drained, stopping: false, outcome: Ok(()) };
+    while life.drained < shards.len() {
+        match inbox.recv_timeout(INDEX_LOOK) {
+            Ok(happening) => life.heed(happening)?,
+            Err(RecvTimeoutError::Disconnected) => return Err("the shards are gone".to_owned()),
+            Err(RecvTimeoutError::Timeout) => {
+                // Mail would be taken that nobody can fetch: better to stop and say why.
+                if let (Some(why), Ok(())) = (mailboxes.failure(), &life.outcome) {
+                    life.fail(Event::StorageFailed, format!("the mailbox index: {why}"));
+                }
+            }
+        }
+    }
+    life.outcome
+}
+
+/// Turns signals into happenings, on a thread of its own.
+fn watch_signals(mut signals: Signals, events: Sender<Happening>) -> Result<(), String> {
+    let watch = move || {
+        let mut stopping = false;
+        for signal in &mut signals {
+            let stop = signal != SIGHUP;
+            if stop && stopping {
+                // At once, whatever the rest of the process waits for.
+                signal_hook::low_level::exit(1);
+            }
+            stopping |= stop;
+            // When nobody listens any more, the process is about to end.
+            let _ = events.send(Happening::Signal(signal));
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    thread.spawn(watch).map(drop).map_err(|e| format!("cannot start a thread: {e}"))
+}
+
+/// How far the engine has come, as the main thread sees it.
+struct Life<'a> {
+    config: &'a Config,
+    shards: &'a [Running],
+    log: &'a crate::log::Log,
+    /// Shards that have read their logs.
+    recovered: usize,
+    /// Shards that listen.
+    ready: usize,
+    /// Shards that have ended.
+    drained: usize,
+    stopping: bool,
+    /// What `run` will say.
+    outcome: Result<(), String>,
+}
+
+impl Life<'_> {
+    fn heed(&mut self, happening: Happening) -> Result<(), String> {
+        match happening {
+            Happening::Recovered => {
+                self.recovered += 1;
+                if self.recovered == self.shards.len() && !self.stopping {
+                    self.shards.iter().for_each(|shard| shard.orders.put(Order::Listen));
+                }
+            }
+            Happening::Ready => {
+                self.ready += 1;
+                if self.ready == self.shards.len() && self.outcome.is_ok() {
+                    announce(self.config, self.log)?;
+                }
+            }
+            Happening::Failed(why) => {
+                self.drained += 1;
+                self.fail(Event::ShardFailed, why);
+            }
+            // Listeners, certificates and limits are fixed while the engine runs; accounts are
+            // changed through the control socket. So there is nothing to read anew yet.
+            Happening::Signal(SIGHUP) => {}
+            Happening::Signal(_) => {
+                say_draining(self.log);
+                self.stop();
+            }
+            Happening::Drained => self.drained += 1,
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, event: Event, why: String) {
+        self.log.event(now(), event, &[("why", &why)]);
+        self.log.flush(now());
+        self.outcome = Err(why);
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.shards.iter().for_each(|shard| shard.orders.put(Order::Stop));
+    }
+}
+
+fn say_draining(log: &crate::log::Log) {
+    log.event(now(), Event::EngineDraining, &[]);
+    log.flush(now());
+    notify("STOPPING=1");
+}
+
+fn announce(config: &Config, log: &crate::log::Log) -> Result<(), String> {
+    log.event(now(), Event::EngineStarted, &[("cores", &config.cores)]);
+    log.flush(now());
+    notify("READY=1");
+    let mut out = std::io::stdout().lock();
+    let written = write!(out, "{}", cli::startup_table(config))
+        .and_then(|()| writeln!(out, "ready: {} shards", config.cores))
+        .and_then(|()| out.flush());
+    // A closed standard output is no reason not to take mail.
+    drop(written);
+    Ok(())
+}
+
+/// Tells the service manager, if there is one (`sd_notify`).
+fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
+    // An abstract address begins with `@`; the kernel's form begins with a NUL.
+    let address = match path.to_str().and_then(|path| path.strip_prefix('@')) {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            std::os::unix::net::SocketAddr::from_abstract_name(name)
+        }
+        None => std::os::unix::net::SocketAddr::from_pathname(path),
+    };
+    if let Ok(address) = address {
+        // Without a listener nobody waits for it.
+        let _ = socket.send_to_addr(state.as_bytes(), &address);
+    }
+}
