@@ -18,3 +18,4 @@ pub mod shard;
 pub mod smtp;
 pub mod start;
 mod supervise;
+pub mod tls;

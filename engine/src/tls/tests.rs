@@ -1,0 +1,48 @@
+use std::fs;
+
+use fsmtp_rt::UnixTime;
+
+use super::*;
+
+/// Within the time of certificates that are made now.
+fn now() -> UnixTime {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    UnixTime::from_ms(u64::try_from(since.as_millis()).unwrap())
+}
+
+fn pair(folder: &std::path::Path, names: &[&str]) -> Pair {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    self_signed(folder, &names).unwrap()
+}
+
+#[test]
+fn a_self_signed_certificate_is_made_once_and_is_its_owners_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let first = pair(folder.path(), &["mx.example.test"]);
+    let text = fs::read(&first.key).unwrap();
+    assert_eq!(pair(folder.path(), &["mx.example.test"]), first);
+    assert_eq!(fs::read(&first.key).unwrap(), text);
+    assert_eq!(fs::metadata(&first.key).unwrap().permissions().mode() & 0o777, 0o600);
+    Acceptor::new(&Certs::load(&[first], now()).unwrap()).unwrap();
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_file_and_a_reload_keeps_the_old() {
+    let folders: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let [a, b] = [0, 1].map(|i| pair(folders[i].path(), &["mx.example.test"]));
+    let crossed = Pair { certificate: a.certificate.clone(), key: b.key.clone() };
+    let says = |pairs: &[Pair], now| Certs::load(pairs, now).unwrap_err().to_string();
+    assert!(says(&[crossed], now()).contains("is not the key of"));
+    assert!(says(&[], now()).contains("no certificate"));
+    assert!(says(std::slice::from_ref(&a), UnixTime::from_ms(u64::MAX / 2)).contains("expired"));
+    assert!(says(std::slice::from_ref(&a), UnixTime::default()).contains("begins"));
+    let swapped = Pair { certificate: a.key.clone(), key: a.certificate.clone() };
+    assert!(says(&[swapped], now()).contains("key.pem: no certificate"));
+    let certs = Certs::load(std::slice::from_ref(&a), now()).unwrap();
+    fs::write(&a.certificate, "no certificate any more").unwrap();
+    assert!(certs.reload(now()).unwrap_err().to_string().contains("cert.pem"));
+    fs::write(&a.certificate, fs::read(&b.certificate).unwrap()).unwrap();
+    fs::write(&a.key, fs::read(&b.key).unwrap()).unwrap();
+    certs.reload(now()).unwrap();
+}
