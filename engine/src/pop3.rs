@@ -214,6 +214,11 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
                 session.answer(Answer::Refused(Refusal::Gone), &mut out);
                 return Ok(out);
             }
+            // The index has named the row.
+            Err(StoreError::Corrupt { .. }) => {
+                session.answer(Answer::Refused(Refusal::Permanent), &mut out);
+                return Ok(out);
+            }
             Err(_) => {
                 session.answer(Answer::Refused(Refusal::Temporary), &mut out);
                 return Ok(out);

@@ -112,6 +112,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     drop(control);
     let joined: Result<Vec<()>, _> = shards.into_iter().map(|shard| shard.handle.join()).collect();
     let closed = store.keeper.close();
+    say_damage(&store.mailboxes, &log);
     log.event(now(), Event::EngineStopped, &[]);
     log.flush(now());
     drop(lock);
@@ -168,6 +169,7 @@ fn supervise(
     let mut outcome = Ok(());
     let stop = || shards.iter().for_each(|shard| shard.stop.put(()));
     while drained < shards.len() {
+        say_damage(mailboxes, log);
         let happening = match inbox.recv_timeout(INDEX_LOOK) {
             Ok(happening) => happening,
             Err(RecvTimeoutError::Disconnected) => return Err("the shards are gone".to_owned()),
@@ -207,6 +209,14 @@ fn supervise(
         }
     }
     outcome
+}
+
+/// Names the damaged rows that the index has come across, each once.
+fn say_damage(mailboxes: &Embedded, log: &crate::log::Log) {
+    for damage in mailboxes.take_damage() {
+        let rows = mailboxes.counters().damaged_count;
+        log.event(now(), Event::IndexDamaged, &[("why", &damage), ("rows", &rows)]);
+    }
 }
 
 fn say_draining(log: &crate::log::Log) {
