@@ -7,8 +7,9 @@ use crate::config::{Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
 use core::net::SocketAddr;
 use core::time::Duration;
-use fsmtp_rt::glommio::{ShardOptions, start_shard};
+use fsmtp_rt::glommio::{DESCRIPTORS_PER_FILE, ShardOptions, start_shard};
 use fsmtp_rt::helpers::Helpers;
+use fsmtp_store::spool::FILES_COUNT_MAX;
 use rustix::fs::Access;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 
 /// Memory that a shard may have to lock for its rings; what glommio asks for.
 const LOCKED_BYTES_PER_SHARD: u64 = 512 * 1024;
-/// Descriptors of a shard besides its connections: rings, listeners, log files, generously.
-const DESCRIPTORS_PER_SHARD: u64 = 64;
+/// Descriptors of a shard besides its connections: rings, listeners, log files, generously; and the
+/// segments that its POP3 sessions share. So a connection is one descriptor, whatever is spoken.
+const DESCRIPTORS_PER_SHARD: u64 = 64 + DESCRIPTORS_PER_FILE * FILES_COUNT_MAX as u64;
 /// Descriptors of the process besides its shards: the index, the control socket, generously.
 const DESCRIPTORS_OF_PROCESS: u64 = 128;
 
@@ -229,9 +231,11 @@ mod tests {
             })
         };
         assert_eq!(fit(None), Ok((false, 20_000, 20_000)));
-        assert_eq!(fit(Some(40_256)), Ok((false, 20_000, 20_000)));
-        assert_eq!(fit(Some(40_254)), Ok((true, 19_999, 19_999)));
-        assert_eq!(fit(Some(258)), Ok((true, 1, 1)));
-        assert!(fit(Some(257)).is_err());
+        // Two shards with 64 of their own and 32 segments of two each, 128 for the process.
+        let others = 2 * (64 + 2 * 32) + 128;
+        assert_eq!(fit(Some(others + 40_000)), Ok((false, 20_000, 20_000)));
+        assert_eq!(fit(Some(others + 39_998)), Ok((true, 19_999, 19_999)));
+        assert_eq!(fit(Some(others + 2)), Ok((true, 1, 1)));
+        assert!(fit(Some(others + 1)).is_err());
     }
 }

@@ -55,6 +55,7 @@
 
 mod commit;
 mod compact;
+mod files;
 mod incoming;
 mod log;
 mod reader;
@@ -71,6 +72,7 @@ use std::rc::Rc;
 use fsmtp_rt::{Class, PAGE_BYTES, Runtime};
 
 pub use compact::Compaction;
+pub use files::{FILES_COUNT_MAX, SegmentFiles};
 pub use incoming::Incoming;
 pub use reader::Reader;
 pub use recover::{Cut, Recovery};

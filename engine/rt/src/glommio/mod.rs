@@ -35,7 +35,7 @@ use glommio::{
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
-pub use disk::{GlommioDisk, GlommioFile};
+pub use disk::{DESCRIPTORS_PER_FILE, GlommioDisk, GlommioFile};
 pub use net::{GlommioConn, GlommioListener};
 
 use crate::helpers::Helpers;
