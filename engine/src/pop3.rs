@@ -39,7 +39,7 @@ pub async fn refuse<R: Runtime>(rt: &R, conn: &mut R::Conn, refusal: Refusal) {
 /// Runs one session to its end.
 pub async fn serve<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, conn: &mut R::Conn) -> End {
     let guest = shard.drain.enter_task().await;
-    let reader = Reader::new(shard.disk.clone(), shard.spool.config().segment_bytes);
+    let reader = Reader::sharing(&shard.files, shard.spool.config().segment_bytes);
     let mut post = Post { shard, maildrop: None, user: String::new(), reader };
     let end = post.talk(conn).await.unwrap_or_else(|end| end);
     post.release().await;
@@ -69,7 +69,7 @@ struct Post<'s, R: Runtime, M: Mailboxes> {
     shard: &'s Rc<Shard<R, M>>,
     maildrop: Option<Maildrop>,
     user: String,
-    /// Keeps the segments open that this session has read.
+    /// Borrows the shard's segment files, one read at a time.
     reader: Reader<R::Disk>,
 }
 
@@ -212,6 +212,11 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
             Ok(body) => body,
             Err(StoreError::NotFound(_)) => {
                 session.answer(Answer::Refused(Refusal::Gone), &mut out);
+                return Ok(out);
+            }
+            // The index has named the row.
+            Err(StoreError::Corrupt { .. }) => {
+                session.answer(Answer::Refused(Refusal::Permanent), &mut out);
                 return Ok(out);
             }
             Err(_) => {

@@ -34,7 +34,7 @@ use crate::latest::Latest;
 use crate::log::{Event, Sink};
 use crate::shard::{Overload, PasswordCheck, Shard};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
-use crate::supervise::{Happening, Order, Running, supervise};
+use crate::supervise::{Happening, Order, Running, say_damage, supervise};
 
 /// How long running transactions may take to finish after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -109,6 +109,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     drop(control);
     let joined: Result<Vec<()>, _> = shards.into_iter().map(|shard| shard.handle.join()).collect();
     let closed = store.keeper.close();
+    say_damage(&store.mailboxes, &log);
     log.event(now(), Event::EngineStopped, &[]);
     log.flush(now());
     drop(lock);

@@ -15,7 +15,7 @@ use fsmtp_store::ShardId;
 use fsmtp_store::directory::Directory;
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::password::Phc;
-use fsmtp_store::spool::Spool;
+use fsmtp_store::spool::{SegmentFiles, Spool};
 
 use crate::drain::Drain;
 use crate::log::Log;
@@ -68,6 +68,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub id: ShardId,
     /// Where the segments of all shards are.
     pub disk: R::Disk,
+    /// Those of them that POP3 sessions read.
+    pub files: Rc<SegmentFiles<R::Disk>>,
     /// This shard's log.
     pub spool: Spool<R>,
     /// The mailbox index.

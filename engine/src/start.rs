@@ -11,7 +11,7 @@ use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::{Class, Runtime};
 use fsmtp_store::directory::Directory;
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::spool::{Spool, SpoolConfig};
+use fsmtp_store::spool::{SegmentFiles, Spool, SpoolConfig};
 use fsmtp_store::{Lsn, ShardId, StoreError};
 
 use crate::log::{Event, Log};
@@ -21,6 +21,10 @@ use crate::shard::{Counters, PasswordCheck, Shard};
 const LOG_FLUSH: Duration = Duration::from_millis(200);
 /// How often space is looked for when the last look found none.
 const COMPACTION_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often segment files that nobody reads any more are closed: until then, one that was given
+/// back takes its space.
+const FILES_SWEEP: Duration = Duration::from_secs(5);
 
 /// What a shard is made of, beside its log.
 pub struct Parts<R: Runtime, M: Mailboxes> {
@@ -66,6 +70,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
     let shard = Rc::new(Shard {
         rt: parts.rt,
         id,
+        files: SegmentFiles::new(parts.disk.clone()),
         disk: parts.disk,
         spool,
         mailboxes: parts.mailboxes,
@@ -86,6 +91,13 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         loop {
             inner.rt.sleep_until(inner.rt.now() + LOG_FLUSH).await;
             inner.log.flush(inner.rt.unix());
+        }
+    });
+    let inner = Rc::clone(&shard);
+    shard.rt.spawn(Class::Background, async move {
+        loop {
+            inner.rt.sleep_until(inner.rt.now() + FILES_SWEEP).await;
+            inner.files.sweep();
         }
     });
     Ok(shard)

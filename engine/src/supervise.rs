@@ -65,6 +65,7 @@ pub(crate) fn supervise(
     let mut life =
         Life { config, shards, log, recovered, ready, drained, stopping: false, outcome: Ok(()) };
     while life.drained < shards.len() {
+        say_damage(mailboxes, log);
         match inbox.recv_timeout(INDEX_LOOK) {
             Ok(happening) => life.heed(happening)?,
             Err(RecvTimeoutError::Disconnected) => return Err("the shards are gone".to_owned()),
@@ -155,6 +156,14 @@ impl Life<'_> {
     fn stop(&mut self) {
         self.stopping = true;
         self.shards.iter().for_each(|shard| shard.orders.put(Order::Stop));
+    }
+}
+
+/// Names the damaged rows that the index has come across, each once.
+pub(crate) fn say_damage(mailboxes: &Embedded, log: &crate::log::Log) {
+    for damage in mailboxes.take_damage() {
+        let rows = mailboxes.counters().damaged_count;
+        log.event(now(), Event::IndexDamaged, &[("why", &damage), ("rows", &rows)]);
     }
 }
 

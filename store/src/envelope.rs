@@ -131,6 +131,8 @@ const NOTIFY_KNOWN: u8 = (1 << 5) - 1;
 
 /// Version, flags, time, length of the path, count of recipients.
 const FIXED_BYTES: usize = 1 + 1 + 8 + 2 + 4;
+/// What an allocation costs beside its bytes, about.
+const ALLOCATION_BYTES: usize = 16;
 /// Mailbox, length of the address, notify.
 const RECIPIENT_FIXED_BYTES: usize = 8 + 2 + 1;
 
@@ -160,6 +162,17 @@ impl Envelope {
             return Err(EnvelopeError::TooLarge("recipient list"));
         }
         Ok(total)
+    }
+
+    /// About what it holds in memory besides itself.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let piece = |bytes: &Vec<u8>| bytes.capacity() + ALLOCATION_BYTES;
+        let optional = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, piece);
+        let recipient = |to: &EnvelopeRecipient| piece(&to.address) + optional(&to.orcpt);
+        piece(&self.reverse_path)
+            + optional(&self.envid)
+            + self.recipients.capacity() * size_of::<EnvelopeRecipient>()
+            + self.recipients.iter().map(recipient).sum::<usize>()
     }
 
     /// Hands the binary form to `put`, piece by piece. Call [`Self::encoded_bytes`] first: it

@@ -11,7 +11,8 @@ pub enum StoreError {
         /// Bytes that were still free when it was last looked at.
         free_bytes: u64,
     },
-    /// A queue behind the spool is full: defer with `451 4.3.0`, all is well again later.
+    /// A queue behind the spool is full, or the memory for messages under way: defer with
+    /// `451 4.3.0`, all is well again later.
     Busy,
     /// An earlier write failed, so the log takes nothing any more until a restart.
     Poisoned {
@@ -52,7 +53,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DiskLow { free_bytes } => write!(f, "disk nearly full: {free_bytes} bytes free"),
-            Self::Busy => write!(f, "the mailbox index is behind: try again later"),
+            Self::Busy => write!(f, "too much waits to be done: try again later"),
             Self::Poisoned { cause } => {
                 write!(f, "the log is closed after a failed write: {cause}")
             }

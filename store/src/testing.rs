@@ -262,6 +262,10 @@ pub(crate) struct Plate {
     delay_ns_max: Cell<u64>,
     /// Log writes do not end while this is set.
     stuck: Cell<bool>,
+    /// Each read takes so long.
+    read_delay_ns: Cell<u64>,
+    /// Files that are open, and the most that ever were.
+    open: Rc<Cell<(usize, usize)>>,
 }
 
 impl Plate {
@@ -294,6 +298,15 @@ impl Plate {
 
     pub(crate) fn set_stuck(&self, stuck: bool) {
         self.stuck.set(stuck);
+    }
+
+    pub(crate) fn set_read_delay(&self, delay: Duration) {
+        self.read_delay_ns.set(delay.as_nanos() as u64);
+    }
+
+    /// Files that are open now, and the most that ever were.
+    pub(crate) fn open_counts(&self) -> (usize, usize) {
+        self.open.get()
     }
 
     /// What a loss of power leaves: writes under way are torn.
@@ -387,6 +400,13 @@ impl TestDisk {
         }
     }
 
+    async fn read_delay(&self) {
+        let ns = self.plate.read_delay_ns.get();
+        if ns > 0 {
+            self.machine.sleep_until(self.machine.now() + Duration::from_nanos(ns)).await;
+        }
+    }
+
     /// Makes a change of the folder, unless it is the one at which the machine halts.
     async fn change<T>(&self, change: impl FnOnce() -> Result<T, IoError>) -> Result<T, IoError> {
         self.delay().await;
@@ -426,7 +446,11 @@ impl Disk for TestDisk {
     async fn open(&self, name: &str) -> Result<TestFile, IoError> {
         let file = self.plate.files.borrow().get(name).cloned();
         let data = file.ok_or_else(|| Self::missing(name))?;
-        Ok(TestFile { disk: self.clone(), data })
+        let (now, most) = self.plate.open.get();
+        self.plate.open.set((now + 1, most.max(now + 1)));
+        let open = Rc::new(Opened(Rc::clone(&self.plate.open)));
+        self.read_delay().await;
+        Ok(TestFile { disk: self.clone(), data, _open: open })
     }
 
     async fn rename(&self, from: &str, to: &str) -> Result<(), IoError> {
@@ -462,6 +486,17 @@ impl Disk for TestDisk {
 pub(crate) struct TestFile {
     disk: TestDisk,
     data: Rc<RefCell<Vec<u8>>>,
+    _open: Rc<Opened>,
+}
+
+/// Counts a file among the open ones while a handle to it lives.
+struct Opened(Rc<Cell<(usize, usize)>>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let (now, most) = self.0.get();
+        self.0.set((now - 1, most));
+    }
 }
 
 impl File for TestFile {
@@ -498,6 +533,7 @@ impl File for TestFile {
     }
 
     async fn read(&self, at: u64, bytes: usize) -> Result<Vec<u8>, IoError> {
+        self.disk.read_delay().await;
         let data = self.data.borrow();
         let start = (at as usize).min(data.len());
         let end = (start + bytes).min(data.len());

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fsmtp_rt::glommio::{GlommioRuntime, ShardHandle, ShardOptions, start_shard};
+use fsmtp_rt::glommio::{ACCEPTS_MAX, GlommioRuntime, ShardHandle, ShardOptions, start_shard};
 use fsmtp_rt::helpers::Helpers;
 use fsmtp_rt::{Block, Class, Conn, Disk, File, IoKind, Listener, PAGE_BYTES, Runtime};
 
@@ -122,6 +122,46 @@ fn a_reply_gets_through_though_the_client_goes_on_talking() {
     let mut reply = String::new();
     client.read_to_string(&mut reply).unwrap();
     assert_eq!(reply, "221 bye\n");
+    handle.join().unwrap();
+}
+
+/// A flood of connections that the shard is too busy to look at once became so many descriptors.
+#[test]
+fn connections_that_nobody_takes_wait_in_the_kernel() {
+    const CLIENTS: usize = 200;
+    let (port, bound) = mpsc::channel();
+    let (connected, all) = futures_channel::oneshot::channel();
+    let handle = shard(move |rt| async move {
+        let mut listener = rt.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        port.send(listener.address()).unwrap();
+        let deadline = rt.now() + 20 * SECOND;
+        let mut conns = vec![listener.accept().await.unwrap()];
+        all.await.unwrap();
+        // The ring has had its chance by now, and gets some more.
+        for _ in 0..100 {
+            rt.yield_now().await;
+        }
+        rt.sleep_until(rt.now() + Duration::from_millis(1)).await;
+        let waiting_count = listener.waiting_count();
+        assert!((1..=ACCEPTS_MAX).contains(&waiting_count), "{waiting_count} were accepted");
+        while conns.len() < CLIENTS {
+            conns.push(listener.accept().await.unwrap());
+            assert!(listener.waiting_count() <= ACCEPTS_MAX);
+        }
+        for conn in &mut conns {
+            conn.send(b"hello".to_vec(), deadline).await.unwrap();
+            conn.close(deadline).await;
+        }
+    });
+    let address = bound.recv().unwrap();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    connected.send(()).unwrap();
+    for mut client in clients {
+        client.set_read_timeout(Some(20 * SECOND)).unwrap();
+        let mut all = String::new();
+        client.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "hello");
+    }
     handle.join().unwrap();
 }
 

@@ -7,8 +7,9 @@ use crate::config::{Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
 use core::net::SocketAddr;
 use core::time::Duration;
-use fsmtp_rt::glommio::{ShardOptions, start_shard};
+use fsmtp_rt::glommio::{ACCEPTS_MAX, DESCRIPTORS_PER_FILE, ShardOptions, start_shard};
 use fsmtp_rt::helpers::Helpers;
+use fsmtp_store::spool::FILES_COUNT_MAX;
 use rustix::fs::Access;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,8 +19,11 @@ use std::path::{Path, PathBuf};
 
 /// Memory that a shard may have to lock for its rings; what glommio asks for.
 const LOCKED_BYTES_PER_SHARD: u64 = 512 * 1024;
-/// Descriptors of a shard besides its connections: rings, listeners, log files, generously.
-const DESCRIPTORS_PER_SHARD: u64 = 64;
+/// Descriptors of a shard besides its connections: rings, log files, generously; and the segments
+/// that its POP3 sessions share. So a connection is one descriptor, whatever is spoken.
+const DESCRIPTORS_PER_SHARD: u64 = 64 + DESCRIPTORS_PER_FILE * FILES_COUNT_MAX as u64;
+/// Descriptors of a listener on one shard: its own, and connections that are about to be looked at.
+const DESCRIPTORS_PER_LISTENER: u64 = 1 + ACCEPTS_MAX as u64;
 /// Descriptors of the process besides its shards: the index, the control socket, generously.
 const DESCRIPTORS_OF_PROCESS: u64 = 128;
 
@@ -188,7 +192,8 @@ pub(super) fn take_descriptors(config: &mut Config) -> Result<Option<String>, St
 fn fit_connections(config: &mut Config, limit: Option<u64>) -> Result<Option<String>, String> {
     let Some(limit) = limit else { return Ok(None) };
     let wanted: u64 = config.listeners.iter().map(|l| u64::from(l.connections_max)).sum();
-    let others = DESCRIPTORS_PER_SHARD * u64::from(config.cores) + DESCRIPTORS_OF_PROCESS;
+    let of_shard = DESCRIPTORS_PER_SHARD + DESCRIPTORS_PER_LISTENER * config.listeners.len() as u64;
+    let others = of_shard * u64::from(config.cores) + DESCRIPTORS_OF_PROCESS;
     let left = limit.saturating_sub(others);
     if wanted <= left {
         return Ok(None);
@@ -229,9 +234,12 @@ mod tests {
             })
         };
         assert_eq!(fit(None), Ok((false, 20_000, 20_000)));
-        assert_eq!(fit(Some(40_256)), Ok((false, 20_000, 20_000)));
-        assert_eq!(fit(Some(40_254)), Ok((true, 19_999, 19_999)));
-        assert_eq!(fit(Some(258)), Ok((true, 1, 1)));
-        assert!(fit(Some(257)).is_err());
+        // Two shards with 64 of their own, 32 segments of two each and two listeners with 16
+        // connections that wait; 128 for the process.
+        let others = 2 * (64 + 2 * 32 + 2 * 17) + 128;
+        assert_eq!(fit(Some(others + 40_000)), Ok((false, 20_000, 20_000)));
+        assert_eq!(fit(Some(others + 39_998)), Ok((true, 19_999, 19_999)));
+        assert_eq!(fit(Some(others + 2)), Ok((true, 1, 1)));
+        assert!(fit(Some(others + 1)).is_err());
     }
 }

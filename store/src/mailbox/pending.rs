@@ -221,7 +221,8 @@ impl<'a> View<'a> {
     pub(super) fn add_live(&self, shard: ShardId, sum: &mut BTreeMap<u64, u64>) {
         for rows in self.rows {
             for (&(_, number), bytes) in rows.live.range((shard, 0)..=(shard, u64::MAX)) {
-                *sum.entry(number).or_default() += bytes;
+                let sum = sum.entry(number).or_default();
+                *sum = sum.saturating_add(*bytes);
             }
         }
     }

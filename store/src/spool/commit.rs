@@ -82,7 +82,7 @@ impl<R: Runtime> Core<R> {
     /// Gives a durable message to the sink, or to the backlog when the sink is behind.
     fn hand_over(self: &Rc<Self>, message: Committed) {
         let refused = if self.state.borrow().backlog.is_empty() {
-            self.sink.committed(message).err()
+            self.offer(message).err()
         } else {
             Some(message)
         };
@@ -96,6 +96,15 @@ impl<R: Runtime> Core<R> {
         if serve {
             self.rt.spawn(Class::Background, serve_backlog(Rc::clone(self)));
         }
+    }
+
+    /// Offers a message to the sink; taken, it is no longer ours to remember.
+    #[allow(clippy::result_large_err)] // WHY: as in `Sink::committed`
+    fn offer(&self, message: Committed) -> Result<(), Committed> {
+        let bytes = message.memory_bytes();
+        self.sink.committed(message)?;
+        self.state.borrow_mut().waiting_bytes -= bytes;
+        Ok(())
     }
 
     fn poison(&self, cause: IoError) {
@@ -153,7 +162,7 @@ async fn serve_backlog<R: Runtime>(core: Rc<Core<R>>) {
         core.rt.sleep_until(core.rt.now() + BACKLOG_RETRY).await;
         loop {
             let Some(message) = core.state.borrow_mut().backlog.pop_front() else { break };
-            if let Err(message) = core.sink.committed(message) {
+            if let Err(message) = core.offer(message) {
                 core.state.borrow_mut().backlog.push_front(message);
                 break;
             }

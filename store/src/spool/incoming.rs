@@ -3,6 +3,8 @@
 //! The desk makes one per transaction, pushes the body as it arrives, and commits. Holds one buffer
 //! from a pool, small at first, never more than `chunk_bytes`; what is longer goes to the log as
 //! chunks, which wait for room in the log when there is none, and with that hold the sender back.
+//! What it holds counts against the memory of all messages under way ([`State::charge`]); when that
+//! is used up, it is refused with [`StoreError::Busy`] before it takes more.
 //! Dropped without a commit, the message never was: its chunks are dead bytes.
 
 use core::fmt;
@@ -41,6 +43,8 @@ pub struct Incoming<R: Runtime> {
     octets: u64,
     /// The segment of the first chunk, while this transfer pins it.
     pinned: Option<u64>,
+    /// What was charged for it, and not passed on.
+    charged_bytes: usize,
 }
 
 /// The payload of a message record.
@@ -87,6 +91,7 @@ impl<R: Runtime> Incoming<R> {
             chunks: Vec::new(),
             octets: 0,
             pinned: None,
+            charged_bytes: 0,
         })
     }
 
@@ -111,7 +116,8 @@ impl<R: Runtime> Incoming<R> {
     /// Adds bytes to the message. Waits only when the log has no room.
     ///
     /// # Errors
-    /// [`StoreError::Poisoned`]; [`StoreError::DiskLow`] when the log needs a segment that does not
+    /// [`StoreError::Busy`] when messages under way have no memory left; [`StoreError::Poisoned`];
+    /// [`StoreError::DiskLow`] when the log needs a segment that does not
     /// fit on the disk; [`StoreError::Invalid`] when the message has too many chunks. The message
     /// cannot be committed then; drop it.
     pub async fn push(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -120,7 +126,7 @@ impl<R: Runtime> Incoming<R> {
             if self.buffer.len() == self.buffer_bytes_max {
                 self.make_room(rest.len()).await?;
             } else if self.buffer.len() + rest.len() > self.buffer_bytes_max {
-                self.grow();
+                self.grow()?;
             }
             let room = self.buffer_bytes_max - self.buffer.len();
             let (now, later) = rest.split_at(room.min(rest.len()));
@@ -143,9 +149,10 @@ impl<R: Runtime> Incoming<R> {
     /// # Errors
     /// As [`Self::push`]; and [`StoreError::Invalid`] for an envelope over its limits, or a head so
     /// large that the record exceeds a batch.
-    pub async fn commit(self, head: &[u8], envelope: Envelope) -> Result<Stored, StoreError> {
+    pub async fn commit(mut self, head: &[u8], envelope: Envelope) -> Result<Stored, StoreError> {
         let envelope_bytes =
             envelope.encoded_bytes().map_err(|why| StoreError::Invalid(why.to_string()))?;
+        self.charge(super::fixed_bytes(&envelope))?;
         let octets = self.octets + head.len() as u64;
         let payload = MessagePayload {
             fixed: MessageHead {
@@ -179,6 +186,8 @@ impl<R: Runtime> Incoming<R> {
             chunks: mem::take(&mut self.chunks),
             envelope,
         };
+        // Subtracted when the sink has taken it.
+        self.charged_bytes -= message.memory_bytes();
         let mut state = self.core.state.borrow_mut();
         if let Some(segment) = self.pinned {
             state.pins.settle(segment, placed.end);
@@ -187,12 +196,20 @@ impl<R: Runtime> Incoming<R> {
         batch.expect("the batch still fills: nothing ran in between").messages.push(message);
     }
 
-    /// Exchanges the small buffer for a large one.
-    fn grow(&mut self) {
+    fn charge(&mut self, bytes: usize) -> Result<(), StoreError> {
+        self.core.state.borrow_mut().charge(&self.core.config, bytes)?;
+        self.charged_bytes += bytes;
+        Ok(())
+    }
+
+    /// Takes the small buffer, or exchanges it for a large one.
+    fn grow(&mut self) -> Result<(), StoreError> {
+        let chunk_bytes = self.core.config.chunk_bytes;
+        let small = self.buffer_bytes_max == 0 && SMALL_BYTES < chunk_bytes;
+        let wanted_bytes = if small { SMALL_BYTES } else { chunk_bytes };
+        self.charge(wanted_bytes.saturating_sub(self.buffer_bytes_max))?;
         let core = Rc::clone(&self.core);
         let mut state = core.state.borrow_mut();
-        let chunk_bytes = core.config.chunk_bytes;
-        let small = self.buffer_bytes_max == 0 && SMALL_BYTES < chunk_bytes;
         if small {
             self.buffer_bytes_max = SMALL_BYTES;
             self.buffer = state.pool.small.pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES));
@@ -204,14 +221,15 @@ impl<R: Runtime> Incoming<R> {
             state.pool.give_back(old, self.buffer_bytes_max, chunk_bytes);
             self.buffer_bytes_max = chunk_bytes;
         }
+        Ok(())
     }
 
     /// Makes room in a buffer that is full: a larger one, or its contents go to the log.
     async fn make_room(&mut self, wanted_bytes: usize) -> Result<(), StoreError> {
         if self.buffer_bytes_max < self.core.config.chunk_bytes {
-            self.grow();
+            self.grow()?;
             if self.buffer.len() + wanted_bytes > self.buffer_bytes_max {
-                self.grow();
+                self.grow()?;
             }
             return Ok(());
         }
@@ -219,6 +237,7 @@ impl<R: Runtime> Incoming<R> {
             let why = format!("a message has at most {CHUNKS_COUNT_MAX} chunks");
             return Err(StoreError::Invalid(why));
         }
+        self.charge(size_of::<Lsn>())?;
         let placed = self.core.append(Kind::Chunk, self.id, &self.buffer.as_slice()).await?;
         self.buffer.clear();
         self.chunks.push(placed.lsn);
@@ -237,6 +256,7 @@ impl<R: Runtime> Drop for Incoming<R> {
         if let Some(segment) = self.pinned {
             state.pins.leave(segment);
         }
+        state.waiting_bytes -= self.charged_bytes;
         let buffer = mem::take(&mut self.buffer);
         state.pool.give_back(buffer, self.buffer_bytes_max, self.core.config.chunk_bytes);
     }
@@ -280,7 +300,9 @@ impl<R: Runtime> Core<R> {
     /// Whether a new message may begin.
     fn admit(&self, state: &mut State<super::log::FileOf<R>>) -> Result<(), StoreError> {
         state.sound()?;
-        if state.backlog.len() >= self.config.backlog_count_max {
+        if state.backlog.len() >= self.config.backlog_count_max
+            || state.waiting_bytes >= self.config.waiting_bytes_max
+        {
             return Err(StoreError::Busy);
         }
         // Without a next segment a message could fail half way; better to refuse it now.

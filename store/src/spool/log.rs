@@ -65,6 +65,8 @@ pub(super) struct State<F> {
     pub(super) backlog: VecDeque<Committed>,
     /// Whether a task offers them again.
     pub(super) backlog_served: bool,
+    /// What messages under way hold in memory; see [`State::charge`].
+    pub(super) waiting_bytes: usize,
     pub(super) pins: Pins,
     pub(super) pool: Pool,
     pub(super) counters: Counters,
@@ -190,6 +192,7 @@ impl<F: Clone> State<F> {
             free: start.free,
             backlog: VecDeque::new(),
             backlog_served: false,
+            waiting_bytes: 0,
             pins: start.pins,
             pool: Pool::default(),
             counters: Counters::default(),
@@ -206,6 +209,17 @@ impl<F: Clone> State<F> {
             None => Ok(()),
             Some(cause) => Err(StoreError::Poisoned { cause: cause.clone() }),
         }
+    }
+
+    /// Counts memory that a message is about to take, if so much is left. Who succeeds subtracts it
+    /// from `waiting_bytes` when the memory is free again.
+    pub(super) fn charge(&mut self, config: &SpoolConfig, bytes: usize) -> Result<(), StoreError> {
+        let sum = self.waiting_bytes.saturating_add(bytes);
+        if sum > config.waiting_bytes_max {
+            return Err(StoreError::Busy);
+        }
+        self.waiting_bytes = sum;
+        Ok(())
     }
 
     /// Whether the filling batch should be written as soon as none is under way.

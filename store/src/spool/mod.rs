@@ -42,7 +42,9 @@
 //!
 //! Log memory: two blocks of `batch_bytes_max`; who finds both full waits in turn. An [`Incoming`]
 //! holds at most `chunk_bytes`. Messages that the sink does not take wait in a backlog of
-//! `backlog_count_max` (and those under way when it filled); then [`StoreError::Busy`].
+//! `backlog_count_max` (and those under way when it filled); then [`StoreError::Busy`]. What
+//! messages hold in memory, from their first byte until the sink has taken them, is at most
+//! `waiting_bytes_max` in all; who needs more than is left hears [`StoreError::Busy`], too.
 //!
 //! # Failure
 //!
@@ -53,6 +55,7 @@
 
 mod commit;
 mod compact;
+mod files;
 mod incoming;
 mod log;
 mod reader;
@@ -69,6 +72,7 @@ use std::rc::Rc;
 use fsmtp_rt::{Class, PAGE_BYTES, Runtime};
 
 pub use compact::Compaction;
+pub use files::{FILES_COUNT_MAX, SegmentFiles};
 pub use incoming::Incoming;
 pub use reader::Reader;
 pub use recover::{Cut, Recovery};
@@ -96,6 +100,9 @@ pub struct SpoolConfig {
     pub batch_bytes_max: usize,
     /// Messages that may wait for the sink before new ones are refused.
     pub backlog_count_max: usize,
+    /// Memory for messages under way: buffers while they arrive, chunk lists, and envelopes while
+    /// they wait for the log or the sink.
+    pub waiting_bytes_max: usize,
     /// How often the writer lets all other tasks run before it seals a batch: a pass costs next to
     /// nothing when nothing else is ready, and gathers commits that are about to come when it is.
     pub gather_turns: u32,
@@ -115,6 +122,9 @@ impl SpoolConfig {
             chunk_bytes: 64 * 1024,
             batch_bytes_max: BATCH_BYTES_MAX,
             backlog_count_max: 16 * 1024,
+            // Arbitrary: 1,000 large messages arrive at once within it, with room for their
+            // envelopes; less would refuse them, more lets hostile envelopes fill the memory.
+            waiting_bytes_max: 96 * 1024 * 1024,
             gather_turns: 1,
             compact_live_percent: 40,
         }
@@ -138,6 +148,9 @@ impl SpoolConfig {
         // A chunk must fit into a batch, together with what a record and a batch need.
         if self.chunk_bytes == 0 || self.chunk_bytes + 1024 > self.batch_bytes_max {
             return wrong("chunk_bytes must be at least 1, and 1 KiB less than batch_bytes_max");
+        }
+        if self.waiting_bytes_max <= self.chunk_bytes {
+            return wrong("waiting_bytes_max must be more than a message's buffer, chunk_bytes");
         }
         Ok(())
     }
@@ -175,6 +188,18 @@ pub struct Committed {
     pub chunks: Vec<Lsn>,
     /// Who sent it, to whom.
     pub envelope: Envelope,
+}
+
+impl Committed {
+    /// About what it holds in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        fixed_bytes(&self.envelope) + self.chunks.len() * size_of::<Lsn>()
+    }
+}
+
+/// What a committed message holds besides its list of chunks.
+fn fixed_bytes(envelope: &Envelope) -> usize {
+    size_of::<Committed>() + envelope.memory_bytes()
 }
 
 /// What a resolved commit says.
@@ -322,6 +347,13 @@ impl<R: Runtime> Spool<R> {
     #[must_use]
     pub fn backlog_count(&self) -> usize {
         self.core.state.borrow().backlog.len()
+    }
+
+    /// Memory that messages under way hold, in bytes; at most
+    /// [`waiting_bytes_max`](SpoolConfig::waiting_bytes_max).
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.core.state.borrow().waiting_bytes
     }
 
     /// Where the log is durable up to.

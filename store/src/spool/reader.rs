@@ -1,24 +1,25 @@
 //! Reading a message back, piece by piece, from any shard's segments.
 //!
-//! One reader serves one task, message after message; it keeps the last few files open. Memory: one
-//! piece (at most a batch, usually 64 KiB) and the tail of a message with chunks. Every record is
-//! checked: place, message id, checksum. A mismatch is [`StoreError::Moved`] when the segment was
-//! given back meanwhile, so the caller asks the index again, else [`StoreError::Corrupt`].
+//! One reader serves one task, message after message; the files are shared ([`SegmentFiles`]) and
+//! borrowed for one read at a time. Memory: one piece (at most a batch, usually 64 KiB) and the
+//! tail of a message with chunks. Every record is checked: place, message id, checksum. A mismatch
+//! is [`StoreError::Moved`] when the segment was given back meanwhile, so the caller asks the index
+//! again, else [`StoreError::Corrupt`].
 
 use core::fmt;
+use std::rc::Rc;
 
-use fsmtp_rt::{Disk, File, IoKind, PAGE_BYTES};
+use fsmtp_rt::{Disk, File, IoError, IoKind, PAGE_BYTES};
 
 use super::BodyRef;
-use super::segment::{place, segment_name};
+use super::files::SegmentFiles;
+use super::segment::place;
 use crate::error::StoreError;
 use crate::format::{
     Kind, MessageParts, PAGE, RECORD_HEAD_BYTES, RecordHead, SegmentHeader, record_at,
 };
 use crate::id::{Lsn, ShardId};
 
-/// Files kept open. Arbitrary: a maildrop read in order touches one or two at a time.
-const FILES_COUNT_MAX: usize = 4;
 /// What is read at first of a message record, whose length is not known; most are smaller.
 const MESSAGE_GUESS_BYTES: usize = 8 * 1024;
 /// What is read at first of a chunk: the usual length.
@@ -26,10 +27,8 @@ const CHUNK_GUESS_BYTES: usize = 64 * 1024 + RECORD_HEAD_BYTES;
 
 /// Reads bodies.
 pub struct Reader<D: Disk> {
-    disk: D,
+    files: Rc<SegmentFiles<D>>,
     segment_bytes: u64,
-    /// Most recently used last.
-    files: Vec<(ShardId, u64, D::File)>,
     body: Option<Body>,
 }
 
@@ -49,10 +48,17 @@ enum Step {
 }
 
 impl<D: Disk> Reader<D> {
-    /// A reader over the folder that the shards share; `segment_bytes` as in their configuration.
+    /// A reader with files of its own, over the folder that the shards share; `segment_bytes` as in
+    /// their configuration.
     #[must_use]
-    pub const fn new(disk: D, segment_bytes: u64) -> Self {
-        Self { disk, segment_bytes, files: Vec::new(), body: None }
+    pub fn new(disk: D, segment_bytes: u64) -> Self {
+        Self::sharing(&SegmentFiles::new(disk), segment_bytes)
+    }
+
+    /// A reader that shares its files with others.
+    #[must_use]
+    pub fn sharing(files: &Rc<SegmentFiles<D>>, segment_bytes: u64) -> Self {
+        Self { files: Rc::clone(files), segment_bytes, body: None }
     }
 
     /// Begins to read a message. Reads nothing yet.
@@ -155,7 +161,14 @@ impl<D: Disk> Reader<D> {
         let Some((shard, id)) = self.body.as_ref().map(|body| (body.at.shard, body.at.id)) else {
             return Err(StoreError::Invalid("no message is open".into()));
         };
-        let file = self.file(shard, lsn).await?;
+        let number = lsn.0 / self.segment_bytes;
+        if lsn.0 % self.segment_bytes < PAGE {
+            return Err(StoreError::Corrupt {
+                place: place(shard, self.segment_bytes, lsn),
+                why: "the index names a place that holds no record".to_owned(),
+            });
+        }
+        let file = self.files.lend((shard, number)).await.map_err(unopened)?;
         let at = lsn.0 % self.segment_bytes;
         let left = usize::try_from(self.segment_bytes - at).unwrap_or(usize::MAX);
         let mut bytes = file.read(at, guess_bytes.min(left)).await?;
@@ -172,21 +185,21 @@ impl<D: Disk> Reader<D> {
                 return Ok(bytes);
             }
         }
+        drop(file);
         Err(self.why_not(shard, lsn).await)
     }
 
     /// Tells a segment that was given back from a damaged one.
     async fn why_not(&mut self, shard: ShardId, lsn: Lsn) -> StoreError {
         let number = lsn.0 / self.segment_bytes;
-        self.files.retain(|(of, kept, _)| (*of, *kept) != (shard, number));
+        self.files.forget((shard, number));
         // A number is never used twice: a segment that is there under its name is the one meant.
-        let page = match self.disk.open(&segment_name(shard, number)).await {
+        let page = match self.files.lend((shard, number)).await {
             Ok(file) => file.read(0, PAGE_BYTES).await,
             Err(error) => Err(error),
         };
         match page {
-            Err(error) if error.kind == IoKind::NotFound => StoreError::Moved,
-            Err(error) => error.into(),
+            Err(error) => unopened(error),
             Ok(page) if SegmentHeader::decode(&page).is_ok_and(|it| it.number != number) => {
                 StoreError::Moved
             }
@@ -196,36 +209,16 @@ impl<D: Disk> Reader<D> {
             },
         }
     }
+}
 
-    async fn file(&mut self, shard: ShardId, lsn: Lsn) -> Result<D::File, StoreError> {
-        let number = lsn.0 / self.segment_bytes;
-        if lsn.0 % self.segment_bytes < PAGE {
-            return Err(StoreError::Corrupt {
-                place: place(shard, self.segment_bytes, lsn),
-                why: "the index names a place that holds no record".to_owned(),
-            });
-        }
-        let known = self.files.iter().position(|(of, kept, _)| (*of, *kept) == (shard, number));
-        let entry = match known {
-            Some(index) => self.files.remove(index),
-            None => match self.disk.open(&segment_name(shard, number)).await {
-                Ok(file) => (shard, number, file),
-                Err(error) if error.kind == IoKind::NotFound => return Err(StoreError::Moved),
-                Err(error) => return Err(error.into()),
-            },
-        };
-        if self.files.len() == FILES_COUNT_MAX {
-            self.files.remove(0);
-        }
-        let file = entry.2.clone();
-        self.files.push(entry);
-        Ok(file)
-    }
+/// A segment that is not there was given back.
+fn unopened(error: IoError) -> StoreError {
+    if error.kind == IoKind::NotFound { StoreError::Moved } else { error.into() }
 }
 
 impl<D: Disk> fmt::Debug for Reader<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let open = self.body.as_ref().map(|body| body.at.id);
-        write!(f, "Reader({open:?}, {} files open)", self.files.len())
+        write!(f, "Reader({open:?}, {:?})", self.files)
     }
 }

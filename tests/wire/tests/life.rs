@@ -196,6 +196,48 @@ fn listing(folder: &std::path::Path) -> Vec<String> {
 }
 
 #[test]
+fn a_damaged_row_of_the_index_costs_one_message_and_is_named() {
+    let mut engine = Engine::start().unwrap();
+    let sent: Vec<Vec<u8>> = [70_001, 80_001, 90_001].map(|n| message(11, n, n as usize)).into();
+    let mut smtp = engine.smtp().unwrap();
+    for content in &sent {
+        assert_eq!(smtp.mail("a@sender.test", &[DEMO], content).unwrap().code, 250);
+    }
+    drop(smtp);
+    let mut pop = engine.pop().unwrap();
+    let line = pop.command("LIST 2").unwrap();
+    let octets: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    pop.quit().unwrap();
+    engine.signal(Signal::TERM).unwrap();
+    assert!(engine.wait(DRAIN).is_some());
+    // Lengths are LEB128; a last byte that promises another one makes every row with it too short.
+    let coded = [octets as u8 | 0x80, (octets >> 7) as u8 | 0x80, (octets >> 14) as u8];
+    let file = engine.data().join("index/index.redb");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let places: Vec<usize> =
+        (0..bytes.len() - 2).filter(|&at| bytes[at..at + 3] == coded).collect();
+    assert!(!places.is_empty(), "the length is not in the index");
+    places.iter().for_each(|at| bytes[at + 2] |= 0x80);
+    std::fs::write(&file, bytes).unwrap();
+
+    let mut engine = engine.again().unwrap();
+    let mut pop = engine.pop().unwrap();
+    assert_eq!(pop.stat().unwrap().0, 2);
+    trace(&pop.message(1).unwrap(), &sent[0]).unwrap();
+    trace(&pop.message(2).unwrap(), &sent[2]).unwrap();
+    for n in 1..3 {
+        assert!(pop.command(&format!("DELE {n}")).unwrap().starts_with("+OK"));
+    }
+    pop.quit().unwrap();
+    assert_eq!(engine.smtp().unwrap().mail("", &[DEMO], &sent[1]).unwrap().code, 250);
+    trace(&engine.pop().unwrap().message(1).unwrap(), &sent[1]).unwrap();
+    engine.signal(Signal::TERM).unwrap();
+    assert_eq!(engine.wait(DRAIN).and_then(|status| status.code()), Some(0), "{}", engine.log());
+    assert_eq!(engine.log().matches("index-damaged").count(), 1, "{}", engine.log());
+    assert!(engine.log().contains("table entries"), "{}", engine.log());
+}
+
+#[test]
 fn wrong_usage_is_told_apart_from_failure() {
     for args in [&["--cores", "many"][..], &["--no-such-flag"], &["deluser"]] {
         let output = engine::run(args, "").unwrap();

@@ -21,6 +21,8 @@ use super::{Shard, Target};
 use crate::sys::ring::{Completion, Held, OpId};
 use crate::{Block, Disk, File, IoError, IoKind};
 
+/// Descriptors that an open file takes: one for direct writes, one for reads.
+pub const DESCRIPTORS_PER_FILE: u64 = 2;
 /// How much is zeroed with one write when a file is made.
 const ZERO_BYTES: usize = 1 << 20;
 

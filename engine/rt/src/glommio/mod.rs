@@ -36,8 +36,8 @@ use glommio::{
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
-pub use disk::{GlommioDisk, GlommioFile};
-pub use net::{GlommioConn, GlommioListener};
+pub use disk::{DESCRIPTORS_PER_FILE, GlommioDisk, GlommioFile};
+pub use net::{ACCEPTS_MAX, GlommioConn, GlommioListener};
 
 use crate::helpers::Helpers;
 use crate::sys::ring::{Completion, Held, OpId, Ring};
@@ -387,16 +387,9 @@ impl Shard {
         self.feed_starved();
     }
 
-    /// To whom a completion belongs; after the last one of an operation nobody is expected.
+    /// To whom a completion belongs.
     fn owner(&self, completion: &Completion) -> Option<Target> {
-        let mut targets = self.targets.borrow_mut();
-        let place = targets.get_mut(completion.op.index())?;
-        match place {
-            Some(Target::Accept(listener)) if completion.more => {
-                Some(Target::Accept(Rc::clone(listener)))
-            }
-            _ => place.take(),
-        }
+        self.targets.borrow_mut().get_mut(completion.op.index())?.take()
     }
 
     fn dispatch(&self, target: Target, completion: Completion) {

@@ -2,7 +2,8 @@
 //!
 //! A connection asks for bytes only when its session wants some, so nobody can make it hold more
 //! than one receive buffer; and it holds none while it waits: the rest of a cut line is parked on
-//! the heap and put in front of the next piece. At most one send is under way.
+//! the heap and put in front of the next piece. At most one send is under way. A listener holds at
+//! most [`ACCEPTS_MAX`] connections that nobody has taken; the others wait in the kernel.
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -24,6 +25,10 @@ use crate::{Conn, IoError, IoKind, Listener};
 
 /// Connections that the kernel keeps ready for us.
 const BACKLOG: i32 = 4096;
+/// Connections that a listener accepts ahead of who takes them; each is a descriptor. Arbitrary: so
+/// many can be taken in one turn of the shard. WHY: they are asked for one by one, because a
+/// multishot accept empties the kernel's whole backlog before it can be told to stop.
+pub const ACCEPTS_MAX: usize = 16;
 /// How long a closed connection may take to get its last reply off.
 const LINGER: Duration = Duration::from_secs(30);
 /// How long taking connections pauses when the process is out of descriptors.
@@ -32,19 +37,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What the ring knows of a listening socket.
 pub(super) struct ListenerState {
     socket: OwnedFd,
-    accepted: RefCell<VecDeque<Result<OwnedFd, i32>>>,
+    /// Together with `ops` at most [`ACCEPTS_MAX`].
+    accepted: RefCell<VecDeque<OwnedFd>>,
+    /// The last error that nobody has heard of.
+    errno: Cell<Option<i32>>,
     waker: RefCell<Option<Waker>>,
-    op: Cell<Option<OpId>>,
+    ops: RefCell<Vec<OpId>>,
 }
 
 impl ListenerState {
     pub(super) fn accepted(&self, completion: Completion) {
-        if !completion.more {
-            self.op.set(None);
-        }
+        self.ops.borrow_mut().retain(|op| *op != completion.op);
         match completion.socket {
-            Some(socket) => self.accepted.borrow_mut().push_back(Ok(socket)),
-            None => self.accepted.borrow_mut().push_back(Err(-completion.result)),
+            Some(socket) => self.accepted.borrow_mut().push_back(socket),
+            None => self.errno.set(Some(-completion.result)),
         }
         wake(&self.waker);
     }
@@ -73,8 +79,9 @@ impl GlommioListener {
         let state = ListenerState {
             socket: socket.into(),
             accepted: RefCell::default(),
+            errno: Cell::new(None),
             waker: RefCell::default(),
-            op: Cell::new(None),
+            ops: RefCell::default(),
         };
         let any = bound.ip().is_unspecified();
         Ok(Self { shard: Rc::clone(shard), state: Rc::new(state), address: bound, any })
@@ -86,14 +93,24 @@ impl GlommioListener {
         self.address
     }
 
+    /// Connections that were accepted and not taken yet.
+    #[must_use]
+    pub fn waiting_count(&self) -> usize {
+        self.state.accepted.borrow().len()
+    }
+
     fn poll_accept(&self, cx: &Context<'_>) -> Poll<Result<OwnedFd, i32>> {
-        if let Some(accepted) = self.state.accepted.borrow_mut().pop_front() {
-            return Poll::Ready(accepted);
+        if let Some(socket) = self.state.accepted.borrow_mut().pop_front() {
+            return Poll::Ready(Ok(socket));
         }
-        if self.state.op.get().is_none() {
+        if let Some(errno) = self.state.errno.take() {
+            return Poll::Ready(Err(errno));
+        }
+        let mut ops = self.state.ops.borrow_mut();
+        while ops.len() < ACCEPTS_MAX {
             let op = self.shard.ring.borrow_mut().accept(self.state.socket.as_fd());
-            self.state.op.set(Some(op));
             self.shard.expect(op, Target::Accept(Rc::clone(&self.state)));
+            ops.push(op);
         }
         set_waker(&self.state.waker, cx);
         Poll::Pending
@@ -108,8 +125,8 @@ impl core::fmt::Debug for GlommioListener {
 
 impl Drop for GlommioListener {
     fn drop(&mut self) {
-        if let Some(op) = self.state.op.get() {
-            self.shard.ring.borrow_mut().cancel(op);
+        for op in self.state.ops.borrow().iter() {
+            self.shard.ring.borrow_mut().cancel(*op);
         }
     }
 }

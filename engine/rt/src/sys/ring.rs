@@ -40,7 +40,7 @@ impl OpId {
 pub(crate) enum Held {
     /// Nothing.
     Nothing,
-    /// Nothing; results are descriptors of accepted connections.
+    /// Nothing; the result is the descriptor of an accepted connection.
     Listener,
     /// The bytes of a send or read.
     Bytes(Vec<u8>),
@@ -48,22 +48,20 @@ pub(crate) enum Held {
     Block(Block),
 }
 
-/// An operation is done, or (when `more`) has yielded one of several results.
+/// An operation is done.
 #[derive(Debug)]
 pub(crate) struct Completion {
     /// Which operation.
     pub(crate) op: OpId,
     /// Its result: not negative on success, else a negated error number.
     pub(crate) result: i32,
-    /// Whether further completions of it follow.
-    pub(crate) more: bool,
     /// The received bytes.
     pub(crate) lease: Option<Lease>,
     /// Whether more bytes wait in the socket (a hint).
     pub(crate) nonempty: bool,
     /// The accepted connection.
     pub(crate) socket: Option<OwnedFd>,
-    /// What the operation owned; `Nothing` while `more`.
+    /// What the operation owned.
     pub(crate) held: Held,
 }
 
@@ -117,10 +115,12 @@ impl Ring {
         self.unsubmitted
     }
 
-    /// Takes connections from a listening socket, one completion each, until it fails.
+    /// Takes one connection from a listening socket.
     pub(crate) fn accept(&mut self, listener: BorrowedFd<'_>) -> OpId {
-        let entry =
-            opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
+        let (address, length) = (core::ptr::null_mut(), core::ptr::null_mut());
+        let entry = opcode::Accept::new(Fd(listener.as_raw_fd()), address, length)
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
         self.start(entry, Held::Listener)
     }
 
@@ -232,7 +232,6 @@ impl Ring {
                 continue;
             }
             let index = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
-            let more = cqueue::more(entry.flags());
             let lease = cqueue::buffer_select(entry.flags()).map(|id| {
                 let bytes = usize::try_from(entry.result()).unwrap_or(0);
                 self.buffers.lease(id, bytes)
@@ -243,11 +242,10 @@ impl Ring {
                 // SAFETY: a non-negative result of an accept is a descriptor that nobody owns yet.
                 unsafe { OwnedFd::from_raw_fd(entry.result()) }
             });
-            let held = if more { Held::Nothing } else { self.held.remove(index) };
+            let held = self.held.remove(index);
             into.push(Completion {
                 op: OpId(index),
                 result: entry.result(),
-                more,
                 lease,
                 nonempty: cqueue::sock_nonempty(entry.flags()),
                 socket,

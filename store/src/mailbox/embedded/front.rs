@@ -249,19 +249,20 @@ impl Scan {
             Goal::Open { messages, .. } => SLICE_ROWS.min(messages_max - messages.len()),
             Goal::Usage { .. } => SLICE_ROWS,
         };
-        let (mailbox, mut next) = (self.mailbox, self.next);
-        let more = sight.reading()?.messages(mailbox, next, rows_max, |message| {
-            next = message.uid.0.saturating_add(1);
+        let mailbox = self.mailbox;
+        let next = sight.reading()?.messages(mailbox, self.next, rows_max, |message| {
             *rows += 1;
-            self.goal.take(message);
+            if let Some(message) = message {
+                self.goal.take(message);
+            }
         })?;
-        self.next = next;
         if let Goal::Open { messages, .. } = &self.goal
             && messages.len() >= messages_max
         {
             return Ok(true);
         }
-        if more {
+        if let Some(next) = next {
+            self.next = next;
             return Ok(false);
         }
         // The uids that the merge will give them. When they are used up, the merge begins anew, and
@@ -297,7 +298,8 @@ impl Goal {
             Self::Open { messages, .. } => messages.push(message),
             Self::Usage { sum, .. } => {
                 sum.messages_count += 1;
-                sum.octets += message.octets;
+                // A row that is damaged and still reads may say any number.
+                sum.octets = sum.octets.saturating_add(message.octets);
             }
         }
     }

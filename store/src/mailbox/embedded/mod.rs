@@ -8,9 +8,13 @@
 //! deliveries, some 90 bytes each; the queues; the directory; a few bytes for each segment and each
 //! removed account. Failure: a full queue gives the delivery back (the spool offers it again) or
 //! answers [`StoreError::Busy`]; after a failed transaction everything is answered with
-//! [`StoreError::Poisoned`].
+//! [`StoreError::Poisoned`]. A damaged row of a mailbox is named once
+//! ([`take_damage`](Embedded::take_damage)) and passed over: a list lacks its message, compaction
+//! keeps what cannot be accounted for, all others are served. Damage in the format or the directory
+//! refuses to open.
 
 mod bell;
+mod damage;
 mod front;
 mod request;
 mod tables;
@@ -37,6 +41,7 @@ use crate::directory::{Change, Directory, Limits};
 use crate::spool::{BodyRef, Committed, Sink};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 use bell::Bell;
+use damage::Damages;
 use request::{Read, Reply, Request, Write};
 use tables::Tables;
 use thread::Index;
@@ -132,6 +137,7 @@ struct Shared {
     stop: AtomicBool,
     stopped: AtomicBool,
     failure: OnceLock<StoreError>,
+    damages: Arc<Damages>,
     deliveries_count: AtomicU64,
     merges_count: AtomicU64,
 }
@@ -190,6 +196,8 @@ pub struct Counters {
     pub wakes_count: u64,
     /// Deliveries in the queues now.
     pub queued_count: usize,
+    /// Damaged rows that were come across, each once; no more than a thousand are told apart.
+    pub damaged_count: usize,
 }
 
 /// A handle to the index; cheap to clone, good on every thread.
@@ -236,6 +244,7 @@ impl Embedded {
             stop: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             failure: OnceLock::new(),
+            damages: Arc::clone(tables.damages()),
             deliveries_count: AtomicU64::new(0),
             merges_count: AtomicU64::new(0),
         });
@@ -277,7 +286,15 @@ impl Embedded {
             merges_count: shared.merges_count.load(Ordering::Relaxed),
             wakes_count: shared.bell.wakes_count(),
             queued_count: shared.queues.iter().map(ArrayQueue::len).sum(),
+            damaged_count: shared.damages.count(),
         }
+    }
+
+    /// The damaged rows that were come across since the last call, each once: sentences for a log,
+    /// which name table and key. Everything else is served.
+    #[must_use]
+    pub fn take_damage(&self) -> Vec<StoreError> {
+        self.shared.damages.take()
     }
 
     async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, StoreError> {

@@ -2,12 +2,15 @@
 //!
 //! Called by the thread of the index alone. Each write transaction is durable when it commits, and
 //! keeps what is needed to open the file at once after a crash, so a start does not depend on how
-//! much mail there is. Failure: every error names the table file; damage names table and key. After
-//! a failed write redb refuses everything until the file is opened again.
+//! much mail there is. Failure: every error names the table file; damage names table and key.
+//! Damage in the directory or the format refuses to open; a damaged row of a mailbox is noted in
+//! [`Damages`] and passed over. After a failed write redb refuses everything until the file is
+//! opened again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use fsmtp_rt::{IoError, IoKind};
 use redb::{
@@ -18,6 +21,7 @@ use redb::{
 use super::super::pending::{Body, LiveBytes};
 use super::super::row;
 use super::super::types::Message;
+use super::damage::{DamagedRow, Damages};
 use crate::directory::{Account, Alias, Directory, Edit, Limits};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
@@ -47,6 +51,7 @@ const SEGMENT_BYTES: &str = "segment bytes";
 /// The open file.
 pub(super) struct Tables {
     database: Database,
+    damages: Arc<Damages>,
 }
 
 /// What is kept in memory from the start.
@@ -70,8 +75,8 @@ pub(super) fn failed(error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-fn damaged(table: &str, key: impl core::fmt::Debug, why: row::Damage) -> StoreError {
-    StoreError::Corrupt { place: format!("{FILE}, table {table}, key {key:?}"), why: why.into() }
+fn damaged(table: &str, key: impl core::fmt::Debug, why: row::Damage) -> DamagedRow {
+    DamagedRow { place: format!("{FILE}, table {table}, key {key:?}"), why }
 }
 
 fn opened(error: DatabaseError) -> StoreError {
@@ -102,7 +107,7 @@ impl Tables {
         if fresh {
             sync_folder(folder)?;
         }
-        let tables = Self { database };
+        let tables = Self { database, damages: Arc::default() };
         tables.settle(segment_bytes)?;
         let loaded = tables.load(limits)?;
         Ok((tables, loaded))
@@ -133,7 +138,7 @@ impl Tables {
             }
         }
         // A table exists once it was opened for writing.
-        drop(Writing::open(&transaction)?);
+        drop(self.write(&transaction)?);
         transaction.commit().map_err(failed)
     }
 
@@ -190,7 +195,13 @@ impl Tables {
         Ok(Reading {
             entries: transaction.open_table(ENTRIES).map_err(failed)?,
             bodies: transaction.open_table(BODIES).map_err(failed)?,
+            damages: Arc::clone(&self.damages),
         })
+    }
+
+    /// The damaged rows that were found.
+    pub(super) const fn damages(&self) -> &Arc<Damages> {
+        &self.damages
     }
 
     /// A transaction; durable once it commits, gone when it is dropped.
@@ -198,6 +209,14 @@ impl Tables {
         let mut transaction = self.database.begin_write().map_err(failed)?;
         transaction.set_quick_repair(true);
         Ok(transaction)
+    }
+
+    /// The tables within a transaction.
+    pub(super) fn write<'t>(
+        &self,
+        transaction: &'t WriteTransaction,
+    ) -> Result<Writing<'t>, StoreError> {
+        Writing::open(transaction, Arc::clone(&self.damages))
     }
 }
 
@@ -214,52 +233,64 @@ fn sync_folder(folder: &Path) -> Result<(), StoreError> {
 pub(super) struct Reading {
     entries: ReadOnlyTable<(u64, u32), &'static [u8]>,
     bodies: ReadOnlyTable<u64, &'static [u8]>,
+    damages: Arc<Damages>,
 }
 
 impl Reading {
-    /// Up to `rows_max` messages of a mailbox from `from` on; says whether there may be more.
+    /// Up to `rows_max` rows of a mailbox from uid `from` on, `None` for a damaged one; says where
+    /// to go on when there may be more.
     pub(super) fn messages(
         &self,
         mailbox: MailboxId,
         from: u32,
         rows_max: usize,
-        mut each: impl FnMut(Message),
-    ) -> Result<bool, StoreError> {
-        let range = (mailbox.0, from.max(1))..=(mailbox.0, u32::MAX);
+        mut each: impl FnMut(Option<Message>),
+    ) -> Result<Option<u32>, StoreError> {
+        let mut next = from.max(1);
+        let range = (mailbox.0, next)..=(mailbox.0, u32::MAX);
         let mut rows = self.entries.range(range).map_err(failed)?;
         for _ in 0..rows_max {
-            let Some(row) = rows.next() else { return Ok(false) };
+            let Some(row) = rows.next() else { return Ok(None) };
             let (key, value) = row.map_err(failed)?;
-            each(message(key.value(), value.value())?);
+            let key = key.value();
+            each(self.damages.pass(message(key, value.value())));
+            let Some(behind) = key.1.checked_add(1) else { return Ok(None) };
+            next = behind;
         }
-        Ok(true)
+        Ok(Some(next))
     }
 
     /// The uid that the next message of a mailbox will get.
     pub(super) fn next_uid(&self, mailbox: MailboxId) -> Result<Option<u32>, StoreError> {
-        next_uid(&self.entries, mailbox)
+        next_uid(&self.entries, mailbox, &self.damages)
     }
 
-    /// The body of a message.
+    /// The body of a message. A damaged row is an error for who asks, and noted.
     pub(super) fn body(&self, id: QueueId) -> Result<Option<Body>, StoreError> {
-        self.bodies.get(id.0).map_err(failed)?.map(|row| body(id, &row)).transpose()
+        let Some(row) = self.bodies.get(id.0).map_err(failed)? else { return Ok(None) };
+        body(id, &row).map(Some).map_err(|row| {
+            self.damages.note(row.clone());
+            row.into()
+        })
     }
 }
 
-fn message(key: (u64, u32), value: &[u8]) -> Result<Message, StoreError> {
+fn message(key: (u64, u32), value: &[u8]) -> Result<Message, DamagedRow> {
     let (id, octets) = row::read_entry(value).map_err(|why| damaged("entries", key, why))?;
     Ok(Message { id, octets, uid: Uid(key.1) })
 }
 
-fn body(id: QueueId, value: &AccessGuard<'_, &'static [u8]>) -> Result<Body, StoreError> {
+fn body(id: QueueId, value: &AccessGuard<'_, &'static [u8]>) -> Result<Body, DamagedRow> {
     row::read_body(id, value.value()).map_err(|why| damaged("bodies", id, why))
 }
 
 /// One more than the highest uid, or the row under uid 0 if that is more; `None` when all are used
-/// up. A range knows both its ends, so this looks into the tree once.
+/// up. A range knows both its ends, so this looks into the tree once. Where the row under uid 0 is
+/// damaged, uids of deleted messages may be given out again.
 fn next_uid(
     entries: &impl ReadableTable<(u64, u32), &'static [u8]>,
     mailbox: MailboxId,
+    damages: &Damages,
 ) -> Result<Option<u32>, StoreError> {
     let mut rows = entries.range((mailbox.0, 0)..=(mailbox.0, u32::MAX)).map_err(failed)?;
     let Some(first) = rows.next() else { return Ok(Some(1)) };
@@ -268,7 +299,7 @@ fn next_uid(
     match key.1 {
         0 => {
             let floor = row::read_floor(value.value());
-            next = floor.map_err(|why| damaged("entries", key, why))?;
+            next = damages.pass(floor.map_err(|why| damaged("entries", key, why))).unwrap_or(next);
         }
         uid => next = next.max(u64::from(uid) + 1),
     }
@@ -291,10 +322,11 @@ pub(super) struct Writing<'t> {
     removed: Table<'t, u64, bool>,
     /// Where rows are put together.
     row: Vec<u8>,
+    damages: Arc<Damages>,
 }
 
 impl<'t> Writing<'t> {
-    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, StoreError> {
+    fn open(transaction: &'t WriteTransaction, damages: Arc<Damages>) -> Result<Self, StoreError> {
         Ok(Self {
             meta: transaction.open_table(META).map_err(failed)?,
             entries: transaction.open_table(ENTRIES).map_err(failed)?,
@@ -306,12 +338,13 @@ impl<'t> Writing<'t> {
             aliases: transaction.open_table(ALIASES).map_err(failed)?,
             removed: transaction.open_table(REMOVED).map_err(failed)?,
             row: Vec::new(),
+            damages,
         })
     }
 
     /// The uid that the next message of a mailbox gets; `None` when all are used up.
     pub(super) fn next_uid(&self, mailbox: MailboxId) -> Result<Option<u32>, StoreError> {
-        next_uid(&self.entries, mailbox)
+        next_uid(&self.entries, mailbox, &self.damages)
     }
 
     /// Puts a message under `uid`.
@@ -346,9 +379,10 @@ impl<'t> Writing<'t> {
     ) -> Result<bool, StoreError> {
         let key = (mailbox.0, wanted.uid.0);
         let found = match self.entries.get(key).map_err(failed)? {
-            Some(value) => message(key, value.value())?,
-            None => return Ok(false),
+            Some(value) => self.damages.pass(message(key, value.value())),
+            None => None,
         };
+        let Some(found) = found else { return Ok(false) };
         if found.id == wanted.id {
             self.entries.remove(key).map_err(failed)?;
         }
@@ -356,24 +390,26 @@ impl<'t> Writing<'t> {
     }
 
     /// Takes up to `rows_max` messages of a mailbox, and its row under uid 0 with the last of them;
-    /// says whether all are gone.
+    /// says whether all are gone. A damaged row goes, too; its message stays in the log, since
+    /// nothing says any more which one it was.
     pub(super) fn take_some(
         &mut self,
         mailbox: MailboxId,
         rows_max: usize,
         taken: &mut Vec<Message>,
     ) -> Result<bool, StoreError> {
-        let from = taken.len();
+        let mut keys = Vec::new();
         let mut rows =
             self.entries.range((mailbox.0, 1)..=(mailbox.0, u32::MAX)).map_err(failed)?;
         for row in rows.by_ref().take(rows_max) {
             let (key, value) = row.map_err(failed)?;
-            taken.push(message(key.value(), value.value())?);
+            keys.push(key.value());
+            taken.extend(self.damages.pass(message(key.value(), value.value())));
         }
         let all = rows.next().is_none();
         drop(rows);
-        for message in taken.iter().skip(from) {
-            self.entries.remove((mailbox.0, message.uid.0)).map_err(failed)?;
+        for key in keys {
+            self.entries.remove(key).map_err(failed)?;
         }
         if all {
             self.entries.remove((mailbox.0, 0)).map_err(failed)?;
@@ -381,8 +417,10 @@ impl<'t> Writing<'t> {
         Ok(all)
     }
 
+    /// The body of a message; none when its row is damaged.
     pub(super) fn body(&self, id: QueueId) -> Result<Option<Body>, StoreError> {
-        self.bodies.get(id.0).map_err(failed)?.map(|row| body(id, &row)).transpose()
+        let row = self.bodies.get(id.0).map_err(failed)?;
+        Ok(row.and_then(|row| self.damages.pass(body(id, &row))))
     }
 
     pub(super) fn put_body(&mut self, body: &Body) -> Result<(), StoreError> {
@@ -391,12 +429,23 @@ impl<'t> Writing<'t> {
         Ok(())
     }
 
-    /// One reference less; gives the body when it was the last.
+    /// One reference less; gives the body when it was the last. A body that is missing or damaged
+    /// stays as it is, and what it takes in the log stays live.
     pub(super) fn release(&mut self, id: QueueId) -> Result<Option<Body>, StoreError> {
-        let missing = || damaged("bodies", id, "a mailbox refers to it, and it is missing");
-        let mut body = {
-            let value = self.bodies.remove(id.0).map_err(failed)?.ok_or_else(missing)?;
-            body(id, &value)?
+        let (read, bytes) = match self.bodies.remove(id.0).map_err(failed)? {
+            None => {
+                let why = "a mailbox refers to it, and it is missing";
+                self.damages.note(damaged("bodies", id, why));
+                return Ok(None);
+            }
+            Some(value) => match body(id, &value) {
+                Ok(body) => (Ok(body), Vec::new()),
+                Err(row) => (Err(row), value.value().to_vec()),
+            },
+        };
+        let Some(mut body) = self.damages.pass(read) else {
+            self.bodies.insert(id.0, bytes.as_slice()).map_err(failed)?;
+            return Ok(None);
         };
         if body.references_count <= 1 {
             return Ok(Some(body));
@@ -404,6 +453,12 @@ impl<'t> Writing<'t> {
         body.references_count -= 1;
         self.put_body(&body)?;
         Ok(None)
+    }
+
+    /// Notes that the live bytes of a segment contradict its messages.
+    pub(super) fn note_live(&self, shard: ShardId, number: u64) {
+        let why = "more bytes became dead than were live";
+        self.damages.note(damaged("live", (shard.0, number), why));
     }
 
     pub(super) fn put_live(
@@ -457,6 +512,25 @@ impl<'t> Writing<'t> {
     }
 }
 
+/// What a failing disk leaves; for tests.
+#[cfg(test)]
+impl Writing<'_> {
+    pub(super) fn spoil_entry(&mut self, mailbox: MailboxId, uid: u32, row: &[u8]) {
+        self.entries.insert((mailbox.0, uid), row).unwrap();
+    }
+
+    pub(super) fn spoil_body(&mut self, id: QueueId, row: Option<&[u8]>) {
+        match row {
+            Some(row) => drop(self.bodies.insert(id.0, row).unwrap()),
+            None => drop(self.bodies.remove(id.0).unwrap()),
+        }
+    }
+
+    pub(super) fn spoil_account(&mut self, address: &str, row: &[u8]) {
+        self.accounts.insert(address, row).unwrap();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -489,10 +563,14 @@ mod tests {
             StoreError::Corrupt { place, .. } => place,
             other => panic!("{other}"),
         };
-        let entry = reading.messages(MailboxId(7), 1, 10, |_| {}).unwrap_err();
-        assert_eq!(place(entry), "index.redb, table entries, key (7, 3)");
+        let mut found = Vec::new();
+        reading.messages(MailboxId(7), 1, 10, |message| found.push(message)).unwrap();
+        assert_eq!(found, [None]);
         let body = reading.body(QueueId(9)).unwrap_err();
-        assert_eq!(place(body), "index.redb, table bodies, key QueueId(9)");
+        let body_place = "index.redb, table bodies, key QueueId(9)";
+        assert_eq!(place(body), body_place);
+        let noted: Vec<String> = tables.damages().take().into_iter().map(place).collect();
+        assert_eq!(noted, ["index.redb, table entries, key (7, 3)", body_place]);
         drop((reading, tables));
         let account = open().map(|_| ()).unwrap_err();
         assert_eq!(place(account), "index.redb, table accounts, key \"a@x\"");

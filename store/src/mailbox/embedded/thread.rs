@@ -17,7 +17,7 @@ use super::super::pending::{LiveBytes, Pending};
 use super::super::types::Maildrop;
 use super::front::{Behind, Front};
 use super::request::{Done, Write};
-use super::tables::{Loaded, Tables, Writing, failed};
+use super::tables::{Loaded, Tables, failed};
 use super::work::Work;
 use super::{Options, Shared};
 use crate::directory::{Directory, Edit};
@@ -156,7 +156,7 @@ impl Index {
 
     fn work(&mut self, writes: Vec<Write>, done: &mut Vec<Done>) -> Result<(), StoreError> {
         let transaction = self.tables.begin()?;
-        let writing = Writing::open(&transaction)?;
+        let writing = self.tables.write(&transaction)?;
         let mut work = Work::new(writing, &self.live, self.front.options.segment_bytes);
         let Pending { rows, lookups } = &mut self.merging;
         let (front, tables, live) = (&mut self.front, &self.tables, &self.live);

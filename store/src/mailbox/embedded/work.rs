@@ -1,7 +1,8 @@
 //! What one transaction does to the tables: the merge of pending deliveries, deletions, moves.
 //!
-//! Called by the thread of the index, which commits. Errors here mean that the storage failed or
-//! that a table contradicts another one; the transaction is dropped then.
+//! Called by the thread of the index, which commits. Errors here mean that the storage failed; the
+//! transaction is dropped then. Where tables contradict each other, the contradiction is noted, and
+//! the log keeps what it concerns.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,9 @@ use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError};
 
 /// Rows between two looks at the queues while deliveries are merged: some 5 ms.
 const STEP_ROWS: usize = 1024;
+/// Live bytes of a segment that is kept whatever becomes dead in it: more became dead than were
+/// live, so nothing tells how many are left. No segment is so long.
+pub(super) const UNACCOUNTED: u64 = u64::MAX;
 
 /// A transaction under way.
 pub(super) struct Work<'a, 't> {
@@ -70,7 +74,7 @@ impl<'a, 't> Work<'a, 't> {
             }
         }
         for (&(shard, number), &bytes) in &rows.live {
-            *self.live_bytes(shard, number) += bytes;
+            self.add(shard, number, bytes);
         }
         for (&shard, &lsn) in &rows.applied {
             self.writing.put_applied(shard, lsn)?;
@@ -147,8 +151,8 @@ impl<'a, 't> Work<'a, 't> {
             }
             if let Some(bytes) = body.relocate(from, to) {
                 self.writing.put_body(&body)?;
-                self.subtract(shard, from, bytes)?;
-                *self.live_bytes(shard, to.0 / self.segment_bytes) += bytes;
+                self.subtract(shard, from, bytes);
+                self.add(shard, to.0 / self.segment_bytes, bytes);
             }
         }
         Ok(())
@@ -179,25 +183,34 @@ impl<'a, 't> Work<'a, 't> {
     }
 
     fn release(&mut self, id: QueueId) -> Result<(), StoreError> {
-        let Some(body) = self.writing.release(id)? else { return Ok(()) };
-        self.forget(&body)
-    }
-
-    fn forget(&mut self, body: &Body) -> Result<(), StoreError> {
-        for (lsn, bytes) in body.records() {
-            self.subtract(body.shard, lsn, bytes)?;
+        if let Some(body) = self.writing.release(id)? {
+            self.forget(&body);
         }
         Ok(())
     }
 
-    fn subtract(&mut self, shard: ShardId, lsn: Lsn, bytes: u64) -> Result<(), StoreError> {
+    fn forget(&mut self, body: &Body) {
+        for (lsn, bytes) in body.records() {
+            self.subtract(body.shard, lsn, bytes);
+        }
+    }
+
+    fn add(&mut self, shard: ShardId, number: u64, bytes: u64) {
+        let sum = self.live_bytes(shard, number);
+        *sum = sum.saturating_add(bytes);
+    }
+
+    fn subtract(&mut self, shard: ShardId, lsn: Lsn, bytes: u64) {
         let number = lsn.0 / self.segment_bytes;
         let sum = self.live_bytes(shard, number);
-        *sum = sum.checked_sub(bytes).ok_or_else(|| StoreError::Corrupt {
-            place: format!("index.redb, table live, shard {} segment {number}", shard.0),
-            why: "more bytes became dead than were live".into(),
-        })?;
-        Ok(())
+        if *sum == UNACCOUNTED {
+            return;
+        }
+        let left = sum.checked_sub(bytes);
+        *sum = left.unwrap_or(UNACCOUNTED);
+        if left.is_none() {
+            self.writing.note_live(shard, number);
+        }
     }
 
     fn live_bytes(&mut self, shard: ShardId, number: u64) -> &mut u64 {

@@ -2,6 +2,7 @@
 
 mod compaction;
 mod crash;
+mod files;
 mod fixture;
 mod recovery;
 mod traffic;

@@ -392,6 +392,7 @@ fn configurations_that_make_no_sense_are_refused() {
         SpoolConfig { segment_bytes: 4 * PAGE, ..good.clone() },
         SpoolConfig { segment_bytes: 16 * PAGE + 1, ..good.clone() },
         SpoolConfig { chunk_bytes: 0, ..good.clone() },
+        SpoolConfig { waiting_bytes_max: CHUNK_BYTES, ..good.clone() },
         SpoolConfig { chunk_bytes: 4 * PAGE_BYTES - 1000, ..good },
     ] {
         let life = Life::new(16, &Plate::new());
@@ -416,4 +417,103 @@ fn memory_of_a_transfer_is_one_buffer() {
     let mut incoming = spool.incoming().unwrap();
     life.run(incoming.push(&[1; 100_000])).unwrap();
     assert_eq!(incoming.buffer_bytes(), 64 * 1024);
+}
+
+/// Lets `count` transfers push `bytes` each while the disk takes nothing; says how many of them
+/// were refused.
+fn push_into_a_stuck_log(
+    life: &Life,
+    plate: &Plate,
+    spool: &Spool<Machine>,
+    count: usize,
+    bytes: usize,
+) -> usize {
+    plate.set_stuck(true);
+    let refused = Rc::new(Cell::new(0));
+    for _ in 0..count {
+        let (spool, refused) = (spool.clone(), refused.clone());
+        life.machine.spawn(Class::Session, async move {
+            let Ok(mut incoming) = spool.incoming() else {
+                return refused.set(refused.get() + 1);
+            };
+            for _ in 0..bytes / 1024 {
+                if let Err(error) = incoming.push(&[7; 1024]).await {
+                    assert!(matches!(error, StoreError::Busy), "{error}");
+                    return refused.set(refused.get() + 1);
+                }
+            }
+            core::future::pending::<()>().await;
+        });
+    }
+    let later = life.machine.now() + Duration::from_millis(50);
+    life.run(life.machine.sleep_until(later));
+    refused.get()
+}
+
+#[test]
+fn a_thousand_large_transfers_fit_into_the_memory_for_messages() {
+    let plate = Plate::new();
+    let life = Life::new(18, &plate);
+    let (spool, _) = life.try_open(SpoolConfig::new(SHARD), Lsn(0)).unwrap();
+    life.settle();
+    let refused = push_into_a_stuck_log(&life, &plate, &spool, 1000, 10 << 20);
+    let waiting_bytes = spool.waiting_bytes();
+    assert_eq!(refused, 0);
+    assert!(waiting_bytes >= 900 * 64 * 1024, "{waiting_bytes}");
+    assert!(waiting_bytes <= spool.config().waiting_bytes_max && waiting_bytes < 256 << 20);
+    life.machine.crash();
+    assert_eq!(spool.waiting_bytes(), 0, "who is gone holds nothing");
+}
+
+#[test]
+fn transfers_are_refused_before_they_take_more_memory_than_there_is() {
+    let plate = Plate::new();
+    let life = Life::new(19, &plate);
+    let config = SpoolConfig { waiting_bytes_max: 1 << 20, ..SpoolConfig::new(SHARD) };
+    let (spool, _) = life.try_open(config, Lsn(0)).unwrap();
+    life.settle();
+    let refused = push_into_a_stuck_log(&life, &plate, &spool, 200, 10 << 20);
+    assert!((180..200).contains(&refused), "{refused} of 200, and 16 buffers fit");
+    let waiting_bytes = spool.waiting_bytes();
+    assert!((1 << 19..=1 << 20).contains(&waiting_bytes), "{waiting_bytes}");
+}
+
+/// An envelope that takes a hundred times the memory of a usual one.
+fn large_envelope() -> Envelope {
+    let recipient = &envelope(1).recipients[0];
+    Envelope { recipients: vec![recipient.clone(); 100], ..envelope(1) }
+}
+
+#[test]
+fn a_backlog_of_large_envelopes_is_bounded_by_its_bytes() {
+    let life = Life::new(20, &Plate::new());
+    let config = SpoolConfig { waiting_bytes_max: 128 * 1024, ..small_config() };
+    let (spool, _) = life.try_open(config, Lsn(0)).unwrap();
+    life.sink.full.set(true);
+    let begun = spool.incoming().unwrap();
+    let mut stored = Vec::new();
+    let refused = life.run(async {
+        loop {
+            let Ok(incoming) = spool.incoming() else { return StoreError::Busy };
+            match incoming.commit(b"", large_envelope()).await {
+                Ok(message) => stored.push(message.id),
+                Err(error) => return error,
+            }
+        }
+    });
+    assert!(matches!(refused, StoreError::Busy), "{refused}");
+    let (waiting_bytes, count) = (spool.waiting_bytes(), spool.backlog_count());
+    assert!(waiting_bytes <= 128 * 1024, "{waiting_bytes}");
+    assert!((5..50).contains(&count), "far from the bound on the count: {count}");
+    // What is under way is refused only when it is too large, and takes no part in the log then.
+    let refused = life.run(begun.commit(b"", large_envelope()));
+    assert!(matches!(refused, Err(StoreError::Busy)));
+    assert_eq!(spool.waiting_bytes(), waiting_bytes);
+    life.sink.full.set(false);
+    let now = life.machine.now();
+    life.run(life.machine.sleep_until(now + Duration::from_millis(10)));
+    assert_eq!((life.sink.ids(), spool.backlog_count()), (stored, 0));
+    assert_eq!(spool.waiting_bytes(), 0);
+    life.run(put(&spool, 1, 9000)).unwrap();
+    assert_eq!(spool.waiting_bytes(), 0);
 }
