@@ -5,6 +5,7 @@
 //! one before it is done.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
@@ -329,8 +330,11 @@ fn prepare_dev(config: &Config, mailboxes: &Embedded) -> Result<(), String> {
     let Some(dev) = config.dev else { return Ok(()) };
     let directory = mailboxes.directory();
     let failed = |e: StoreError| format!("cannot prepare --dev: {e}");
-    if !directory.serves(&config.domain) {
-        let domain = config.domain.clone();
+    // The file may name another domain; the account's own is there all the same.
+    let (_, own) = dev.account.split_once('@').unwrap_or_default();
+    let domains = BTreeSet::from([own, &config.domain]);
+    for domain in domains.into_iter().filter(|domain| !directory.serves(domain)) {
+        let domain = domain.to_owned();
         wait(mailboxes.change(Change::AddDomain { domain })).map_err(failed)?;
     }
     if directory.account(dev.account).is_none() {
