@@ -290,8 +290,7 @@ impl Body {
             data_timeout: config.smtp.data_timeout,
             ..smtp::server::Limits::default()
         };
-        let smtp = smtp::server::Settings::new(&config.node, &config.domain, limits)
-            .map_err(|e| e.to_string())?;
+        let smtp = smtp::server::Settings::new(&config.node, limits).map_err(|e| e.to_string())?;
         let pop3 =
             pop3::Settings { node: config.node.as_str().into(), idle: config.pop3.idle_timeout };
         Ok(Parts {

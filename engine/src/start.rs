@@ -40,7 +40,7 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub check_password: PasswordCheck,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
-    /// The node's own domain.
+    /// The domain of user names without one, and of the magic recipients.
     pub domain: Box<str>,
     /// The shard's log of events.
     pub log: Log,
