@@ -15,7 +15,7 @@ use fsmtp_store::spool::{Spool, SpoolConfig};
 use fsmtp_store::{Lsn, ShardId, StoreError};
 
 use crate::log::{Event, Log};
-use crate::shard::{Counters, PasswordCheck, Shard};
+use crate::shard::{CLOSE_TIMEOUT, Counters, PasswordCheck, Shard};
 
 /// How often gathered log lines are written out.
 const LOG_FLUSH: Duration = Duration::from_millis(200);
@@ -166,12 +166,21 @@ async fn compact_spool<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, spool: &Sp
 }
 
 /// Ends a shard's sessions: idle ones at once, others when their transaction is done, all after
-/// `patience`.
+/// `patience`. Those are told so as far as they read, for [`CLOSE_TIMEOUT`]; one that is in the
+/// middle of a reply then is cut without a word, for what came next would be taken for a part of
+/// the reply.
 pub async fn drain<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, patience: Duration) {
     shard.drain.begin();
+    finished(shard, patience).await;
+    shard.drain.hurry();
+    finished(shard, CLOSE_TIMEOUT).await;
+    shard.log.flush(shard.rt.unix());
+}
+
+/// Waits until all sessions have ended, at most `patience`.
+async fn finished<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, patience: Duration) {
     let late = core::pin::pin!(shard.rt.sleep_until(shard.rt.now() + patience));
     first(core::pin::pin!(shard.drain.finished()), late).await;
-    shard.log.flush(shard.rt.unix());
 }
 
 /// Resolves when either does.

@@ -18,6 +18,8 @@ mod budget;
 mod bugs;
 mod check;
 mod client;
+#[cfg(test)]
+mod farewell;
 mod index;
 mod ledger;
 mod mail;
