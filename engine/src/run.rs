@@ -85,7 +85,7 @@ fn names(folder: &Path) -> Result<Vec<String>, String> {
 /// One line for the operator.
 pub fn open(config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
     let store = open_store(config)?;
-    Ok(Box::new(StoreAdmin::offline(store.mailboxes, store.keeper, lock)))
+    Ok(Box::new(StoreAdmin::offline(store.mailboxes, &config.domain, store.keeper, lock)))
 }
 
 /// Runs until SIGTERM.
@@ -101,7 +101,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     let sink = Sink::stderr(config.log.format, config.log.level)
         .map_err(|e| format!("cannot start the log: {e}"))?;
     let log = sink.log(None);
-    let admin = Arc::new(StoreAdmin::online(store.mailboxes.clone()));
+    let admin = Arc::new(StoreAdmin::online(store.mailboxes.clone(), &config.domain));
     let control = control::serve(&config.data, admin)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
     let (events, inbox) = channel();

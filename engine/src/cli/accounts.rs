@@ -4,7 +4,7 @@
 //! folder, over its control socket, or else open the store themselves. Lists are fetched page by
 //! page.
 
-use super::args::{Alias, Command, Domain, PasswordFrom};
+use super::args::{Alias, Command, Domain, PasswordFrom, Person};
 use super::table::table;
 use super::{Engine, Terminal, say};
 use crate::config::Config;
@@ -26,7 +26,7 @@ pub(super) fn execute(
     terminal: &mut Terminal<'_>,
 ) -> Result<(), String> {
     let request = match command {
-        Command::Adduser { address, name, password } => {
+        Command::Adduser { address, person: Person { name, password } } => {
             let address = match address {
                 Some(address) => address,
                 None => ask(terminal, "Address: ")?,
@@ -42,8 +42,8 @@ pub(super) fn execute(
         Command::Domain(Domain::Add { domain }) => AdminRequest::DomainAdd { domain },
         Command::Domain(Domain::Remove { domain }) => AdminRequest::DomainRemove { domain },
         Command::Domain(Domain::List) => AdminRequest::DomainList { after: None },
-        Command::Alias(Alias::Add { address, targets }) => {
-            AdminRequest::AliasAdd { address, targets }
+        Command::Alias(Alias::Add { address, targets, replace }) => {
+            AdminRequest::AliasAdd { address, targets, replace }
         }
         Command::Alias(Alias::Remove { address }) => AdminRequest::AliasRemove { address },
         Command::Alias(Alias::List) => AdminRequest::AliasList { after: None },

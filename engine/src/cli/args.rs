@@ -55,9 +55,9 @@ pub(super) struct Original {
     /// Comes with a later version
     #[arg(short = 's', long, group = "flag")]
     pub(super) sync: bool,
-    /// The same as the command `adduser`
-    #[arg(short = 'a', long, group = "flag")]
-    pub(super) adduser: bool,
+    /// The same as the command `adduser`, with its options
+    #[arg(short = 'a', long, value_name = "ADDRESS", num_args = 0..=1, group = "flag")]
+    pub(super) adduser: Option<Option<String>>,
     /// Comes with a later version
     #[arg(short = 'm', long, group = "flag")]
     pub(super) mailtest: bool,
@@ -65,6 +65,8 @@ pub(super) struct Original {
     #[arg(short = 'r', long = "run", value_name = "smtp|pop3", value_delimiter = ',',
         value_parser = protocol, conflicts_with = "flag")]
     pub(super) only: Vec<Protocol>,
+    #[command(flatten)]
+    pub(super) person: Person,
 }
 
 /// What to do.
@@ -74,13 +76,10 @@ pub(super) enum Command {
     Run,
     /// Adds an account
     Adduser {
-        /// user@domain; asked for when absent
+        /// user@domain, or user for the engine's own domain; asked for when absent
         address: Option<String>,
-        /// The person's name
-        #[arg(long)]
-        name: Option<String>,
         #[command(flatten)]
-        password: PasswordFrom,
+        person: Person,
     },
     /// Removes an account and its mail
     Deluser {
@@ -111,6 +110,16 @@ pub(super) enum Command {
     Sync,
     /// Comes with a later version
     Mailtest,
+}
+
+/// Whose account is added.
+#[derive(Debug, Args)]
+pub(super) struct Person {
+    /// Who is added: the person's name
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) password: PasswordFrom,
 }
 
 /// Where the password comes from.
@@ -145,9 +154,12 @@ pub(super) enum Alias {
     Add {
         /// user@domain, or *@domain for all addresses that have no account
         address: String,
-        /// Where the mail goes
+        /// Where the mail goes: accounts and other aliases of this engine
         #[arg(required = true)]
         targets: Vec<String>,
+        /// Gives an alias that exists these targets instead of its own
+        #[arg(long)]
+        replace: bool,
     },
     /// Removes an alias
     Remove {
@@ -197,13 +209,19 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Line, cl
         let text = "a flag that stands for a command cannot go with another command";
         return Err(Line::command().error(ErrorKind::ArgumentConflict, text));
     }
+    let person = &line.original.person;
+    if (person.name.is_some() || person.password.password_stdin) && line.original.adduser.is_none()
+    {
+        let text = "--name and --password-stdin go behind the command, or with -a";
+        return Err(Line::command().error(ErrorKind::MissingRequiredArgument, text));
+    }
     Ok(line)
 }
 
 impl Original {
     /// Whether one of the flags that stand for a command is given.
     const fn is_command(&self) -> bool {
-        self.test || self.sync || self.adduser || self.mailtest
+        self.test || self.sync || self.adduser.is_some() || self.mailtest
     }
 }
 
@@ -245,7 +263,7 @@ mod tests {
         for dash in ["-", "--"] {
             assert!(parse(&format!("{dash}test")).unwrap().original.test);
             assert!(parse(&format!("{dash}sync")).unwrap().original.sync);
-            assert!(parse(&format!("{dash}adduser")).unwrap().original.adduser);
+            assert_eq!(parse(&format!("{dash}adduser")).unwrap().original.adduser, Some(None));
             assert!(parse(&format!("{dash}mailtest")).unwrap().original.mailtest);
             let only = parse(&format!("{dash}run=smtp")).unwrap().original.only;
             assert_eq!(only, [Protocol::Smtp]);
@@ -264,9 +282,28 @@ mod tests {
             assert_eq!(parse(line).unwrap().original.only, only);
         }
         let help = Line::command().render_help().to_string();
-        for flag in ["-t, --test", "-s, --sync", "-a, --adduser", "-m, --mailtest", "-r, --run"] {
+        for flag in
+            ["-t, --test", "-s, --sync", "-a, --adduser [<ADDRESS>]", "-m, --mailtest", "-r, --run"]
+        {
             assert!(help.contains(flag), "{flag} is missing:\n{help}");
         }
+    }
+
+    #[test]
+    fn the_original_adduser_takes_its_address_either_way() {
+        for line in [
+            "-a al@example.test --password-stdin",
+            "-a=al@example.test --password-stdin",
+            "--data d -adduser al@example.test --password-stdin",
+            "--password-stdin -adduser=al@example.test --data d",
+            "--adduser al@example.test --password-stdin --json",
+            "--name Al --password-stdin -a al@example.test",
+        ] {
+            let original = parse(line).unwrap().original;
+            assert_eq!(original.adduser, Some(Some("al@example.test".to_owned())), "{line}");
+            assert!(original.person.password.password_stdin, "{line}");
+        }
+        assert_eq!(parse("-a --data d").unwrap().original.adduser, Some(None));
     }
 
     #[test]
@@ -300,6 +337,10 @@ mod tests {
             "--run=imap",
             "-t -s",
             "-t users",
+            "-a a@example.test b@example.test",
+            "-t -a",
+            "--password-stdin",
+            "--name Al users",
             "users extra",
         ] {
             let error = parse(line).unwrap_err();

@@ -104,15 +104,10 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         only: original.only,
     };
     let path = common.config.as_deref();
-    let nobody = |address| Command::Adduser {
-        address,
-        name: None,
-        password: args::PasswordFrom { password_stdin: false },
-    };
     let command = match (command, original.test, original.adduser) {
         (Some(command), ..) => command,
         (None, true, _) => Command::Test,
-        (None, _, true) => nobody(None),
+        (None, _, Some(address)) => Command::Adduser { address, person: original.person },
         _ if original.sync => Command::Sync,
         _ if original.mailtest => Command::Mailtest,
         _ => Command::Run,

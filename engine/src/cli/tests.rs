@@ -166,7 +166,7 @@ fn every_change_reaches_the_store() {
         ("domain remove example.org", "DomainRemove { domain: \"example.org\" }"),
         (
             "alias add *@example.org a@b c@d",
-            "AliasAdd { address: \"*@example.org\", targets: [\"a@b\", \"c@d\"] }",
+            "AliasAdd { address: \"*@example.org\", targets: [\"a@b\", \"c@d\"], replace: false }",
         ),
         ("alias remove x@example.org", "AliasRemove { address: \"x@example.org\" }"),
     ] {
@@ -188,9 +188,13 @@ fn passwords_are_asked_for_twice() {
     assert_eq!(ran.errors, "fsmtp-engine: the password is empty\n");
     let ran = run_with(&engine, temp.path(), &line, "same\nsame\n");
     assert_eq!((ran.status, engine.accounts.users.lock().unwrap()[0].1.as_str()), (0, "same"));
-    // The original's flag asks for the address, too.
+    // The original's flag asks for the address, too, or takes it.
     let ran = run_with(&engine, temp.path(), &["-adduser"], "b@example.org\nb@example.org\n");
     assert_eq!(ran.output, "Address: account b@example.org added\n");
+    let line = ["-a", "c@example.org", "--name", "C", "--password-stdin"];
+    let ran = run_with(&engine, temp.path(), &line, "secret\n");
+    assert_eq!((ran.status, ran.output.as_str()), (0, "account c@example.org added\n"));
+    assert_eq!(engine.accounts.users.lock().unwrap().last().unwrap().0.name, "C");
 }
 
 #[test]
