@@ -12,7 +12,7 @@ mod render;
 mod tests;
 
 pub use file::Protocol;
-pub use render::{explain, reference, schema};
+pub use render::{explain, explain_json, reference, schema};
 
 use crate::log;
 use core::fmt;
