@@ -114,8 +114,13 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     log.flush(now());
     drop(lock);
     sink.finish();
-    ended?;
-    joined.map_err(|e| e.to_string())?;
+    // A shard that could not start says why only when it is joined.
+    let joined = joined.map_err(|e| e.to_string());
+    ended.map_err(|why| match &joined {
+        Err(error) => format!("{why}: {error}"),
+        Ok(_) => why,
+    })?;
+    joined?;
     closed.map_err(|e| format!("the mailbox index: {e}"))
 }
 

@@ -134,6 +134,7 @@ fn run(
     let mut config = load(path, overrides)?;
     let note = checks::take_descriptors(&mut config)?;
     config.warnings.extend(note);
+    checks::take_locked_memory().map_err(|why| format!("locked memory: {why}"))?;
     // All that can be known without touching anything is looked at before anything is touched.
     dirlock::inspect(&config.data).map_err(|error| error.to_string())?;
     checks::ports_are_free(&config.listeners)?;
