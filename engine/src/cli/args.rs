@@ -409,6 +409,16 @@ mod tests {
         }
     }
 
+    /// The systemd unit is a command line that nobody types, so nobody would notice.
+    #[test]
+    fn the_unit_starts_an_engine() {
+        let unit = include_str!("../../../tuning/fsmtp-engine.service");
+        let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let line = super::parse(start.split_whitespace().map(OsString::from)).unwrap();
+        assert!(matches!(line.command, Command::Run(_)));
+        assert!(line.common.config.is_some() && line.common.data.is_some());
+    }
+
     #[test]
     fn options_of_a_start_go_with_what_depends_on_them_only() {
         for line in ["run", "test", "-t", "config test", "config explain", "config explain f.toml"]
