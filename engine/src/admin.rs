@@ -1,7 +1,8 @@
 //! What the account commands do to the store, with the engine running or not.
 //!
 //! Called on the control thread, or in a command of its own while no engine runs; may block. Lists
-//! come a page at a time, in the order of their keys.
+//! come a page at a time, in the order of their keys. One request is carried out at a time, so what
+//! is looked up before a change still holds when it is made.
 
 use std::sync::Mutex;
 use std::time::SystemTime;
@@ -19,25 +20,116 @@ use crate::control::{
 };
 use crate::dirlock::DirLock;
 
+/// Domains that an error names; arbitrary, what a line takes.
+const DOMAINS_NAMED_MAX: usize = 5;
+
 /// Carries the account commands out.
 #[derive(Debug)]
 pub struct StoreAdmin {
     mailboxes: Embedded,
+    /// The domain of names without one, if it is served.
+    domain: String,
     /// Ends the index's thread, then frees the folder; only when no engine does.
     _own: Option<(Mutex<Keeper>, DirLock)>,
 }
 
 impl StoreAdmin {
-    /// Beside a running engine.
+    /// Beside a running engine; `domain` is that of names without one.
     #[must_use]
-    pub fn online(mailboxes: Embedded) -> Self {
-        Self { mailboxes, _own: None }
+    pub fn online(mailboxes: Embedded, domain: &str) -> Self {
+        Self { mailboxes, domain: domain.to_owned(), _own: None }
     }
 
     /// For a command that opened the store itself.
     #[must_use]
-    pub fn offline(mailboxes: Embedded, keeper: Keeper, lock: DirLock) -> Self {
-        Self { mailboxes, _own: Some((Mutex::new(keeper), lock)) }
+    pub fn offline(mailboxes: Embedded, domain: &str, keeper: Keeper, lock: DirLock) -> Self {
+        Self { _own: Some((Mutex::new(keeper), lock)), ..Self::online(mailboxes, domain) }
+    }
+
+    /// The address that `name` means: one without a domain is in the configured domain if that is
+    /// served, or else in the only one that is.
+    fn address(&self, name: String) -> Result<String, AdminError> {
+        if name.contains('@') {
+            return Ok(name);
+        }
+        let directory = self.mailboxes.directory();
+        if directory.serves(&self.domain) {
+            return Ok(format!("{name}@{}", self.domain));
+        }
+        let count = directory.domains().count();
+        let mut names = directory.domains().map(|(domain, _)| domain);
+        match (names.next(), count) {
+            (Some(domain), 1) => Ok(format!("{name}@{domain}")),
+            (None, _) => Err(invalid(format!(
+                "{name} has no domain, and none is served yet: `fsmtp-engine domain add DOMAIN` \
+                 comes first"
+            ))),
+            (Some(first), count) => {
+                let some: Vec<&str> =
+                    core::iter::once(first).chain(names).take(DOMAINS_NAMED_MAX).collect();
+                let more = if count > some.len() { ", ..." } else { "" };
+                let list = some.join(", ");
+                Err(invalid(format!(
+                    "{name} has no domain: write {name}@DOMAIN, which is one of {list}{more}"
+                )))
+            }
+        }
+    }
+
+    /// The same for an address that shall be new: its domain must be served.
+    fn new_address(&self, name: String) -> Result<String, AdminError> {
+        let address = self.address(name)?;
+        match address.rsplit_once('@') {
+            Some((_, domain)) if domain.is_empty() || self.mailboxes.directory().serves(domain) => {
+                Ok(address)
+            }
+            _ => {
+                let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+                let text = format!(
+                    "{domain} is not served here: `fsmtp-engine domain add {domain}` comes first"
+                );
+                Err(AdminError::new(AdminErrorKind::NotFound, text))
+            }
+        }
+    }
+
+    /// Where an alias may lead: to what has a mailbox here in the end.
+    fn target(&self, name: String) -> Result<String, AdminError> {
+        let address = self.address(name)?;
+        let directory = self.mailboxes.directory();
+        if directory.account(&address).is_some() || directory.alias(&address).is_some() {
+            return Ok(address);
+        }
+        let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+        if directory.serves(domain) {
+            let text = format!("{address} is neither an account nor an alias: add it first");
+            return Err(AdminError::new(AdminErrorKind::NotFound, text));
+        }
+        Err(invalid(format!(
+            "{address} is not in a domain of this engine: an alias leads to accounts and other \
+             aliases of its own domains only, for it does not send mail to other hosts"
+        )))
+    }
+
+    fn add_alias(
+        &self,
+        address: String,
+        targets: Vec<String>,
+        replace: bool,
+    ) -> Result<AdminReply, AdminError> {
+        let address = self.new_address(address)?;
+        if let (Some(old), false) = (self.mailboxes.directory().alias(&address), replace) {
+            let text = format!(
+                "the alias {address} exists already and leads to {}: --replace gives it other \
+                 targets",
+                old.targets.join(", ")
+            );
+            return Err(AdminError::new(AdminErrorKind::Exists, text));
+        }
+        let targets = targets.into_iter().map(|target| self.target(target));
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        let done = format!("{address} leads to {}", targets.join(", "));
+        self.change(Change::SetAlias { address, targets }, done)
     }
 
     fn change(&self, change: Change, done: String) -> Result<AdminReply, AdminError> {
@@ -62,6 +154,10 @@ fn hashed(password: &Password) -> Result<Phc, AdminError> {
     hash(password.reveal().as_bytes()).map_err(|e| refused(&e))
 }
 
+fn invalid(text: String) -> AdminError {
+    AdminError::new(AdminErrorKind::Invalid, text)
+}
+
 fn refused(error: &StoreError) -> AdminError {
     let kind = match error {
         StoreError::NotFound(_) => AdminErrorKind::NotFound,
@@ -77,6 +173,7 @@ impl Admin for StoreAdmin {
     fn execute(&self, request: AdminRequest) -> Result<AdminReply, AdminError> {
         match request {
             AdminRequest::UserAdd { address, name, password } => {
+                let address = self.new_address(address)?;
                 let password_phc = hashed(&password)?;
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 let ms = since.unwrap_or_default().as_millis();
@@ -86,10 +183,12 @@ impl Admin for StoreAdmin {
                 self.change(Change::AddAccount { address, name, password_phc, created }, done)
             }
             AdminRequest::UserRemove { address } => {
+                let address = self.address(address)?;
                 let done = format!("{address} removed, with its mail");
                 self.change(Change::RemoveAccount { address }, done)
             }
             AdminRequest::UserPassword { address, password } => {
+                let address = self.address(address)?;
                 let password_phc = hashed(&password)?;
                 let done = format!("{address} has a new password");
                 self.change(Change::SetPassword { address, password_phc }, done)
@@ -102,11 +201,11 @@ impl Admin for StoreAdmin {
                 let done = format!("{domain} removed");
                 self.change(Change::RemoveDomain { domain }, done)
             }
-            AdminRequest::AliasAdd { address, targets } => {
-                let done = format!("{address} leads to {}", targets.join(", "));
-                self.change(Change::SetAlias { address, targets }, done)
+            AdminRequest::AliasAdd { address, targets, replace } => {
+                self.add_alias(address, targets, replace)
             }
             AdminRequest::AliasRemove { address } => {
+                let address = self.address(address)?;
                 let done = format!("{address} removed");
                 self.change(Change::RemoveAlias { address }, done)
             }
@@ -157,6 +256,99 @@ fn aliases(directory: &Directory, after: Option<String>) -> AdminReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Carries requests out on an empty store, whose configuration names `domain`.
+    fn with_store(domain: &str, run: impl Fn(&dyn Fn(AdminRequest) -> Result<String, AdminError>)) {
+        let temp = tempfile::tempdir().unwrap();
+        let (mailboxes, keeper) =
+            Embedded::open(temp.path(), fsmtp_store::mailbox::Options::new(1)).unwrap();
+        let admin = StoreAdmin::online(mailboxes, domain);
+        run(&|request| {
+            admin.execute(request).map(|reply| match reply {
+                AdminReply::Done { text } => text,
+                other => panic!("{other:?}"),
+            })
+        });
+        keeper.close().unwrap();
+    }
+
+    fn user(address: &str) -> AdminRequest {
+        let password = Password::try_from("secret".to_owned()).unwrap();
+        AdminRequest::UserAdd { address: address.to_owned(), name: None, password }
+    }
+
+    fn domain(domain: &str) -> AdminRequest {
+        AdminRequest::DomainAdd { domain: domain.to_owned() }
+    }
+
+    fn alias(address: &str, targets: &[&str], replace: bool) -> AdminRequest {
+        let targets = targets.iter().map(|&target| target.to_owned()).collect();
+        AdminRequest::AliasAdd { address: address.to_owned(), targets, replace }
+    }
+
+    #[test]
+    fn a_name_without_a_domain_is_in_the_configured_or_the_only_one() {
+        with_store("mail.test", |execute| {
+            let error = execute(user("alice")).unwrap_err();
+            assert_eq!(error.kind, AdminErrorKind::Invalid);
+            assert!(error.message.contains("domain add"), "{error}");
+            execute(domain("one.test")).unwrap();
+            assert_eq!(execute(user("alice")).unwrap(), "alice@one.test added");
+            execute(domain("two.test")).unwrap();
+            let error = execute(user("bob")).unwrap_err();
+            assert_eq!(
+                error.message,
+                "bob has no domain: write bob@DOMAIN, which is one of one.test, two.test"
+            );
+            execute(domain("mail.test")).unwrap();
+            assert_eq!(execute(user("bob")).unwrap(), "bob@mail.test added");
+            let gone = execute(AdminRequest::UserRemove { address: "bob".to_owned() }).unwrap();
+            assert_eq!(gone, "bob@mail.test removed, with its mail");
+            for n in 0..DOMAINS_NAMED_MAX {
+                execute(domain(&format!("{n}.test"))).unwrap();
+            }
+            execute(AdminRequest::DomainRemove { domain: "mail.test".to_owned() }).unwrap();
+            let error = execute(user("bob")).unwrap_err();
+            assert!(error.message.ends_with("3.test, 4.test, ..."), "{error}");
+        });
+    }
+
+    #[test]
+    fn an_alias_is_replaced_only_when_that_is_asked_for() {
+        with_store("mail.test", |execute| {
+            execute(domain("mail.test")).unwrap();
+            execute(user("alice")).unwrap();
+            execute(user("bob")).unwrap();
+            let done = execute(alias("Sales@mail.test", &["alice"], false)).unwrap();
+            assert_eq!(done, "Sales@mail.test leads to alice@mail.test");
+            let error = execute(alias("sales", &["bob"], false)).unwrap_err();
+            assert_eq!(error.kind, AdminErrorKind::Exists);
+            assert!(error.message.contains("leads to alice@mail.test: --replace"), "{error}");
+            execute(alias("sales", &["bob"], true)).unwrap();
+            execute(alias("*", &["sales"], true)).unwrap();
+            let error = execute(alias("alice", &["bob"], true)).unwrap_err();
+            assert_eq!(error.kind, AdminErrorKind::Exists, "an account is not replaced");
+        });
+    }
+
+    #[test]
+    fn an_alias_that_leads_nowhere_says_what_is_allowed() {
+        with_store("mail.test", |execute| {
+            execute(domain("mail.test")).unwrap();
+            execute(user("alice")).unwrap();
+            for (address, target, kind, said) in [
+                ("a", "bob@elsewhere.test", AdminErrorKind::Invalid, "own domains only"),
+                ("a", "bob", AdminErrorKind::NotFound, "neither an account nor an alias"),
+                ("a@elsewhere.test", "alice", AdminErrorKind::NotFound, "is not served here"),
+            ] {
+                let error = execute(alias(address, &["alice", target], false)).unwrap_err();
+                assert_eq!(error.kind, kind, "{error}");
+                assert!(error.message.contains(said) && error.message.lines().count() == 1);
+            }
+            let error = execute(user("a@elsewhere.test")).unwrap_err();
+            assert!(error.message.contains("`fsmtp-engine domain add elsewhere.test`"), "{error}");
+        });
+    }
 
     #[test]
     fn pages_are_sorted_and_follow_each_other() {

@@ -12,7 +12,7 @@ mod render;
 mod tests;
 
 pub use file::Protocol;
-pub use render::{explain, reference, schema};
+pub use render::{explain, explain_json, reference, schema};
 
 use crate::log;
 use core::fmt;
@@ -41,7 +41,7 @@ pub struct Overrides {
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The node's name: 1 to 255 bytes of printable ASCII.
+    /// The name of this host: what the node calls itself.
     pub node: String,
     /// The domain of user names without one: lower case.
     pub domain: String,

@@ -87,7 +87,8 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What can be asked. Lists give the entries behind `after`, in order.
+/// What can be asked. An address without a domain is in the engine's own domain, or in its only
+/// one. Lists give the entries behind `after`, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 #[allow(missing_docs, reason = "the fields say what the variants say")]
@@ -106,8 +107,14 @@ pub enum AdminRequest {
     DomainRemove { domain: String },
     /// Lists the domains.
     DomainList { after: Option<String> },
-    /// Sends mail for `address` (or for all of a domain: `*@domain`) to `targets`.
-    AliasAdd { address: String, targets: Vec<String> },
+    /// Sends mail for `address` (or for all of a domain: `*@domain`) to `targets`; refused when
+    /// there is such an alias, unless it is to be replaced.
+    AliasAdd {
+        address: String,
+        targets: Vec<String>,
+        #[serde(default)]
+        replace: bool,
+    },
     /// Removes the alias.
     AliasRemove { address: String },
     /// Lists the aliases.

@@ -384,7 +384,8 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             "{} ([{}])\r\n\tby {} with {} id {id}",
             session.client_name().unwrap_or("unknown"),
             Literal(session.peer().ip),
-            self.shard.domain,
+            // RFC 5321 §4.4: the host that has received it, not the domain that it is for.
+            self.shard.smtp.node(),
             session.protocol(envelope.body.utf8),
         );
         // RFC 5321 §4.4: one path only; two would tell recipients of each other.

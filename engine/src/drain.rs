@@ -1,7 +1,8 @@
 //! The end of a shard: who must be told, and who is still there.
 //!
 //! Sessions enter when they begin. When the shard drains, each is woken; one that waits for a
-//! command says goodbye, one in a transaction finishes it first.
+//! command says goodbye, one in a transaction finishes it first. When the time for that is over,
+//! each is woken again, and says goodbye where it next waits for its client.
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -10,10 +11,21 @@ use core::task::{Poll, Waker};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+/// How far the end has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+enum Stage {
+    #[default]
+    Open,
+    /// Sessions end between transactions.
+    Draining,
+    /// Sessions end where they are.
+    Late,
+}
+
 /// Sessions of a shard, and whether they shall end.
 #[derive(Debug, Default)]
 pub struct Drain {
-    draining: Cell<bool>,
+    stage: Cell<Stage>,
     next: Cell<u64>,
     sessions: RefCell<BTreeMap<u64, Waker>>,
     empty: RefCell<Option<Waker>>,
@@ -40,21 +52,24 @@ impl Drain {
         poll_fn(|cx| Poll::Ready(self.enter(cx.waker()))).await
     }
 
-    /// Whether sessions shall end.
-    #[must_use]
-    pub fn draining(&self) -> bool {
-        self.draining.get()
-    }
-
     /// Sessions that are still there.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.sessions.borrow().len()
     }
 
-    /// Tells all sessions to end.
+    /// Tells all sessions to end when their transactions do.
     pub fn begin(&self) {
-        self.draining.set(true);
+        self.enter_stage(Stage::Draining);
+    }
+
+    /// Tells all sessions to end where they are.
+    pub fn hurry(&self) {
+        self.enter_stage(Stage::Late);
+    }
+
+    fn enter_stage(&self, stage: Stage) {
+        self.stage.set(stage);
         for waker in self.sessions.borrow().values() {
             waker.wake_by_ref();
         }
@@ -74,11 +89,26 @@ impl Drain {
 
     /// Waits for `task` unless the shard drains first; `None` then. Only for tasks that entered.
     pub async fn unless_draining<T>(&self, task: impl Future<Output = T>) -> Option<T> {
+        self.until(Stage::Draining, task).await
+    }
+
+    /// The same for a task in the middle of something, which the end of the patience ends.
+    pub async fn unless_late<T>(&self, task: impl Future<Output = T>) -> Option<T> {
+        self.until(Stage::Late, task).await
+    }
+
+    async fn until<T>(&self, end: Stage, task: impl Future<Output = T>) -> Option<T> {
         let mut task = pin!(task);
-        poll_fn(|cx| match task.as_mut().poll(cx) {
-            Poll::Ready(value) => Poll::Ready(Some(value)),
-            Poll::Pending if self.draining() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+        poll_fn(|cx| {
+            // A client that never stops talking would put off the end for ever.
+            if self.stage.get() == Stage::Late {
+                return Poll::Ready(None);
+            }
+            match task.as_mut().poll(cx) {
+                Poll::Ready(value) => Poll::Ready(Some(value)),
+                Poll::Pending if self.stage.get() >= end => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await
     }
@@ -99,7 +129,7 @@ impl Drop for Guest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::future::pending;
+    use core::future::{pending, ready};
     use core::pin::Pin;
     use core::task::Context;
 
@@ -120,5 +150,19 @@ mod tests {
         assert_eq!(drain.sessions(), 1);
         drop(guest);
         assert!(poll(finished.as_mut()).is_ready());
+    }
+
+    #[test]
+    fn a_busy_session_is_let_finish_until_it_is_late_and_then_ends_even_if_it_never_waits() {
+        let drain: Rc<Drain> = Rc::default();
+        let _guest = drain.enter(Waker::noop());
+        let mut busy = pin!(drain.unless_late(pending::<()>()));
+        drain.begin();
+        assert!(poll(busy.as_mut()).is_pending());
+        assert_eq!(poll(pin!(drain.unless_late(ready(1)))), Poll::Ready(Some(1)));
+        drain.hurry();
+        assert_eq!(poll(busy.as_mut()), Poll::Ready(None));
+        assert_eq!(poll(pin!(drain.unless_late(ready(1)))), Poll::Ready(None));
+        assert_eq!(poll(pin!(drain.unless_draining(ready(1)))), Poll::Ready(None));
     }
 }

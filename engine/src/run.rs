@@ -5,6 +5,7 @@
 //! one before it is done.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
@@ -84,7 +85,7 @@ fn names(folder: &Path) -> Result<Vec<String>, String> {
 /// One line for the operator.
 pub fn open(config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
     let store = open_store(config)?;
-    Ok(Box::new(StoreAdmin::offline(store.mailboxes, store.keeper, lock)))
+    Ok(Box::new(StoreAdmin::offline(store.mailboxes, &config.domain, store.keeper, lock)))
 }
 
 /// Runs until SIGTERM.
@@ -100,7 +101,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     let sink = Sink::stderr(config.log.format, config.log.level)
         .map_err(|e| format!("cannot start the log: {e}"))?;
     let log = sink.log(None);
-    let admin = Arc::new(StoreAdmin::online(store.mailboxes.clone()));
+    let admin = Arc::new(StoreAdmin::online(store.mailboxes.clone(), &config.domain));
     let control = control::serve(&config.data, admin)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
     let (events, inbox) = channel();
@@ -114,8 +115,13 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     log.flush(now());
     drop(lock);
     sink.finish();
-    ended?;
-    joined.map_err(|e| e.to_string())?;
+    // A shard that could not start says why only when it is joined.
+    let joined = joined.map_err(|e| e.to_string());
+    ended.map_err(|why| match &joined {
+        Err(error) => format!("{why}: {error}"),
+        Ok(_) => why,
+    })?;
+    joined?;
     closed.map_err(|e| format!("the mailbox index: {e}"))
 }
 
@@ -290,8 +296,7 @@ impl Body {
             data_timeout: config.smtp.data_timeout,
             ..smtp::server::Limits::default()
         };
-        let smtp = smtp::server::Settings::new(&config.node, &config.domain, limits)
-            .map_err(|e| e.to_string())?;
+        let smtp = smtp::server::Settings::new(&config.node, limits).map_err(|e| e.to_string())?;
         let pop3 =
             pop3::Settings { node: config.node.as_str().into(), idle: config.pop3.idle_timeout };
         Ok(Parts {
@@ -330,8 +335,11 @@ fn prepare_dev(config: &Config, mailboxes: &Embedded) -> Result<(), String> {
     let Some(dev) = config.dev else { return Ok(()) };
     let directory = mailboxes.directory();
     let failed = |e: StoreError| format!("cannot prepare --dev: {e}");
-    if !directory.serves(&config.domain) {
-        let domain = config.domain.clone();
+    // The file may name another domain; the account's own is there all the same.
+    let (_, own) = dev.account.split_once('@').unwrap_or_default();
+    let domains = BTreeSet::from([own, &config.domain]);
+    for domain in domains.into_iter().filter(|domain| !directory.serves(domain)) {
+        let domain = domain.to_owned();
         wait(mailboxes.change(Change::AddDomain { domain })).map_err(failed)?;
     }
     if directory.account(dev.account).is_none() {

@@ -84,7 +84,7 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub check_password: PasswordCheck,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
-    /// The domain of an address without one, and of `Received`.
+    /// The domain of user names without one, and of the magic recipients.
     pub domain: Box<str>,
     /// Who shall end, and when.
     pub drain: Rc<Drain>,

@@ -133,10 +133,11 @@ async fn need_input<R: Runtime, M: Mailboxes>(
     } else {
         conn.send(replies, deadline).await?;
     }
+    // RFC 5321 §3.8: a server that goes down may say 421 at any time; one that need not waits for
+    // the end of the transaction.
     let filled = if session.in_transaction() {
-        Some(conn.fill(deadline).await)
+        shard.drain.unless_late(conn.fill(deadline)).await
     } else {
-        // RFC 5321 §3.8: a server that goes down may say 421 at any command.
         shard.drain.unless_draining(conn.fill(deadline)).await
     };
     let mut out = Outbox::new(rt.buffer());

@@ -15,7 +15,7 @@ use fsmtp_store::spool::{SegmentFiles, Spool, SpoolConfig};
 use fsmtp_store::{Lsn, ShardId, StoreError};
 
 use crate::log::{Event, Log};
-use crate::shard::{Counters, PasswordCheck, Shard};
+use crate::shard::{CLOSE_TIMEOUT, Counters, PasswordCheck, Shard};
 
 /// How often gathered log lines are written out.
 const LOG_FLUSH: Duration = Duration::from_millis(200);
@@ -44,7 +44,7 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub check_password: PasswordCheck,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
-    /// The node's own domain.
+    /// The domain of user names without one, and of the magic recipients.
     pub domain: Box<str>,
     /// The shard's log of events.
     pub log: Log,
@@ -178,12 +178,21 @@ async fn compact_spool<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, spool: &Sp
 }
 
 /// Ends a shard's sessions: idle ones at once, others when their transaction is done, all after
-/// `patience`.
+/// `patience`. Those are told so as far as they read, for [`CLOSE_TIMEOUT`]; one that is in the
+/// middle of a reply then is cut without a word, for what came next would be taken for a part of
+/// the reply.
 pub async fn drain<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, patience: Duration) {
     shard.drain.begin();
+    finished(shard, patience).await;
+    shard.drain.hurry();
+    finished(shard, CLOSE_TIMEOUT).await;
+    shard.log.flush(shard.rt.unix());
+}
+
+/// Waits until all sessions have ended, at most `patience`.
+async fn finished<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, patience: Duration) {
     let late = core::pin::pin!(shard.rt.sleep_until(shard.rt.now() + patience));
     first(core::pin::pin!(shard.drain.finished()), late).await;
-    shard.log.flush(shard.rt.unix());
 }
 
 /// Resolves when either does.

@@ -4,7 +4,7 @@
 //! folder, over its control socket, or else open the store themselves. Lists are fetched page by
 //! page.
 
-use super::args::{Alias, Command, Domain, PasswordFrom};
+use super::args::{Alias, Command, Domain, PasswordFrom, Person};
 use super::table::table;
 use super::{Engine, Terminal, say};
 use crate::config::Config;
@@ -26,7 +26,7 @@ pub(super) fn execute(
     terminal: &mut Terminal<'_>,
 ) -> Result<(), String> {
     let request = match command {
-        Command::Adduser { address, name, password } => {
+        Command::Adduser { address, person: Person { name, password } } => {
             let address = match address {
                 Some(address) => address,
                 None => ask(terminal, "Address: ")?,
@@ -42,14 +42,16 @@ pub(super) fn execute(
         Command::Domain(Domain::Add { domain }) => AdminRequest::DomainAdd { domain },
         Command::Domain(Domain::Remove { domain }) => AdminRequest::DomainRemove { domain },
         Command::Domain(Domain::List) => AdminRequest::DomainList { after: None },
-        Command::Alias(Alias::Add { address, targets }) => {
-            AdminRequest::AliasAdd { address, targets }
+        Command::Alias(Alias::Add { address, targets, replace }) => {
+            AdminRequest::AliasAdd { address, targets, replace }
         }
         Command::Alias(Alias::Remove { address }) => AdminRequest::AliasRemove { address },
         Command::Alias(Alias::List) => AdminRequest::AliasList { after: None },
-        Command::Run | Command::Config(_) | Command::Test | Command::Sync | Command::Mailtest => {
-            return Err("not a command about accounts".to_owned());
-        }
+        Command::Run(_)
+        | Command::Config(_)
+        | Command::Test(_)
+        | Command::Sync
+        | Command::Mailtest => return Err("not a command about accounts".to_owned()),
     };
     let mut reach = reach(config, engine)?;
     let reply = whole(&mut reach, request).map_err(|error| error.to_string())?;
@@ -176,10 +178,10 @@ fn show(reply: &AdminReply, json: bool) -> String {
     }
 }
 
-/// Asks for a line.
+/// Asks for a line; the question is no part of the result, so it goes to standard error.
 fn ask(terminal: &mut Terminal<'_>, prompt: &str) -> Result<String, String> {
-    let shown = write!(terminal.output, "{prompt}").and_then(|()| terminal.output.flush());
-    shown.map_err(|error| format!("cannot write to standard output: {error}"))?;
+    let shown = write!(terminal.errors, "{prompt}").and_then(|()| terminal.errors.flush());
+    shown.map_err(|error| format!("cannot write to standard error: {error}"))?;
     read_line(terminal)
 }
 

@@ -8,16 +8,30 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+/// The heading of what the original had, too, in the help.
+const ORIGINAL: &str = "Flags of the original (one or two dashes)";
+
+/// What was asked for.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) common: Common,
+    /// As given, on whichever side of the command; empty for commands that start nothing.
+    pub(super) start: Start,
+    pub(super) command: Command,
+}
+
 /// fsmtp-engine: takes mail, keeps it, hands it out.
 #[derive(Debug, Parser)]
 #[command(name = "fsmtp-engine", version, about)]
-pub(super) struct Line {
+struct Typed {
     #[command(flatten)]
-    pub(super) common: Common,
+    common: Common,
     #[command(flatten)]
-    pub(super) original: Original,
+    start: Start,
+    #[command(flatten)]
+    original: Original,
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    command: Option<Command>,
 }
 
 /// Options that every command takes.
@@ -29,58 +43,77 @@ pub(super) struct Common {
     /// The folder that everything is kept in [default: ./fsmtp-data]
     #[arg(long, value_name = "DIR", global = true)]
     pub(super) data: Option<PathBuf>,
-    /// How many cores to use [default: all]
-    #[arg(long, value_name = "N", global = true,
-        value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(super) cores: Option<u16>,
-    /// Nothing configured, loopback only: account demo@example.test, password demo
-    #[arg(long, global = true)]
-    pub(super) dev: bool,
-    /// With --dev: services listen on BASE plus their well-known ports [default: 2000]
-    #[arg(long, value_name = "BASE", global = true,
-        value_parser = clap::value_parser!(u16).range(1..=64_000))]
-    pub(super) ports: Option<u16>,
-    /// JSON instead of tables
+    /// One JSON document instead of text; not with `run` and `config reference`
     #[arg(long, global = true)]
     pub(super) json: bool,
 }
 
-/// The flags of the original, with one or two dashes.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Flags of the original (one or two dashes)")]
-pub(super) struct Original {
-    /// The same as the command `test`
-    #[arg(short = 't', long, group = "flag")]
-    pub(super) test: bool,
-    /// Comes with a later version
-    #[arg(short = 's', long, group = "flag")]
-    pub(super) sync: bool,
-    /// The same as the command `adduser`
-    #[arg(short = 'a', long, group = "flag")]
-    pub(super) adduser: bool,
-    /// Comes with a later version
-    #[arg(short = 'm', long, group = "flag")]
-    pub(super) mailtest: bool,
+/// Options of a start, and of the commands that say what a start would do.
+#[derive(Debug, Default, Args)]
+pub(super) struct Start {
+    /// How many cores to use [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) cores: Option<u16>,
+    /// Nothing configured, loopback only: account demo@example.test, password demo
+    #[arg(long)]
+    pub(super) dev: bool,
+    /// With --dev: services listen on BASE plus their well-known ports [default: 2000]
+    #[arg(long, value_name = "BASE",
+        value_parser = clap::value_parser!(u16).range(1..=64_000))]
+    pub(super) ports: Option<u16>,
     /// Starts only these services
     #[arg(short = 'r', long = "run", value_name = "smtp|pop3", value_delimiter = ',',
-        value_parser = protocol, conflicts_with = "flag")]
+        value_parser = protocol, help_heading = ORIGINAL)]
     pub(super) only: Vec<Protocol>,
+}
+
+impl Start {
+    const fn is_given(&self) -> bool {
+        self.cores.is_some() || self.dev || self.ports.is_some() || !self.only.is_empty()
+    }
+
+    /// These options, and those of `outer` that are not among them.
+    fn or(self, outer: Self) -> Self {
+        Self {
+            cores: self.cores.or(outer.cores),
+            dev: self.dev || outer.dev,
+            ports: self.ports.or(outer.ports),
+            only: if self.only.is_empty() { outer.only } else { self.only },
+        }
+    }
+}
+
+/// The flags of the original that stand for commands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = ORIGINAL)]
+struct Original {
+    /// The same as the command `test`
+    #[arg(short = 't', long, group = "flag")]
+    test: bool,
+    /// Comes with a later version
+    #[arg(short = 's', long, group = "flag")]
+    sync: bool,
+    /// The same as the command `adduser`, with its options
+    #[arg(short = 'a', long, value_name = "ADDRESS", num_args = 0..=1, group = "flag")]
+    adduser: Option<Option<String>>,
+    /// Comes with a later version
+    #[arg(short = 'm', long, group = "flag")]
+    mailtest: bool,
+    #[command(flatten)]
+    person: Person,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Runs the engine (the default command)
-    Run,
+    Run(Start),
     /// Adds an account
     Adduser {
-        /// user@domain; asked for when absent
+        /// user@domain, or user for the engine's own domain; asked for when absent
         address: Option<String>,
-        /// The person's name
-        #[arg(long)]
-        name: Option<String>,
         #[command(flatten)]
-        password: PasswordFrom,
+        person: Person,
     },
     /// Removes an account and its mail
     Deluser {
@@ -106,11 +139,21 @@ pub(super) enum Command {
     #[command(subcommand)]
     Config(Config),
     /// Checks what a start would need
-    Test,
+    Test(Start),
     /// Comes with a later version
     Sync,
     /// Comes with a later version
     Mailtest,
+}
+
+/// Whose account is added.
+#[derive(Debug, Args)]
+pub(super) struct Person {
+    /// The name of the person who is added
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) password: PasswordFrom,
 }
 
 /// Where the password comes from.
@@ -145,9 +188,12 @@ pub(super) enum Alias {
     Add {
         /// user@domain, or *@domain for all addresses that have no account
         address: String,
-        /// Where the mail goes
+        /// Where the mail goes: accounts and other aliases of this engine
         #[arg(required = true)]
         targets: Vec<String>,
+        /// Gives an alias that exists these targets instead of its own
+        #[arg(long)]
+        replace: bool,
     },
     /// Removes an alias
     Remove {
@@ -165,11 +211,15 @@ pub(super) enum Config {
     Test {
         /// The file, instead of --config
         file: Option<PathBuf>,
+        #[command(flatten)]
+        start: Start,
     },
     /// Prints every value in effect, and where it comes from
     Explain {
         /// The file, instead of --config
         file: Option<PathBuf>,
+        #[command(flatten)]
+        start: Start,
     },
     /// Prints the JSON Schema of the file
     Schema,
@@ -187,23 +237,67 @@ fn protocol(text: &str) -> Result<Protocol, String> {
 
 /// Reads a command line, the program's name first.
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Line, clap::Error> {
-    let line = Line::try_parse_from(normalise(args))?;
+    let Typed { common, start: outer, original, command } = Typed::try_parse_from(normalise(args))?;
+    let mut command = original.command(command)?;
+    let start = match command.start() {
+        Some(inner) => core::mem::take(inner).or(outer),
+        None if outer.is_given() => {
+            return Err(usage("--cores, --dev, --ports and --run go with a start and its checks"));
+        }
+        None => outer,
+    };
     // Not `requires`: that does not see what stands on the other side of the command.
-    if line.common.ports.is_some() && !line.common.dev {
-        let text = "--ports goes with --dev; other ports are set in the configuration file";
-        return Err(Line::command().error(ErrorKind::MissingRequiredArgument, text));
+    if start.ports.is_some() && !start.dev {
+        return Err(usage("--ports goes with --dev; the configuration file sets other ports"));
     }
-    if line.command.is_some() && line.original.is_command() {
-        let text = "a flag that stands for a command cannot go with another command";
-        return Err(Line::command().error(ErrorKind::ArgumentConflict, text));
+    match command {
+        Command::Run(_) if common.json => {
+            Err(usage("--json goes with a command; what a run says is set by log.format"))
+        }
+        Command::Config(Config::Reference) if common.json => {
+            Err(usage("the reference is a page for people; `config schema` is JSON"))
+        }
+        command => Ok(Line { common, start, command }),
     }
-    Ok(line)
+}
+
+/// An error of usage that clap cannot see.
+fn usage(text: &str) -> clap::Error {
+    Typed::command().error(ErrorKind::ArgumentConflict, text)
 }
 
 impl Original {
-    /// Whether one of the flags that stand for a command is given.
-    const fn is_command(&self) -> bool {
-        self.test || self.sync || self.adduser || self.mailtest
+    /// The one command of the line.
+    fn command(self, typed: Option<Command>) -> Result<Command, clap::Error> {
+        let Self { test, sync, adduser, mailtest, person } = self;
+        if typed.is_some() && (test || sync || adduser.is_some() || mailtest) {
+            return Err(usage("a flag that stands for a command cannot go with another command"));
+        }
+        if adduser.is_none() && (person.name.is_some() || person.password.password_stdin) {
+            return Err(usage("--name and --password-stdin go behind the command, or with -a"));
+        }
+        Ok(match (typed, adduser) {
+            (Some(command), _) => command,
+            (None, Some(address)) => Command::Adduser { address, person },
+            _ if test => Command::Test(Start::default()),
+            _ if sync => Command::Sync,
+            _ if mailtest => Command::Mailtest,
+            _ => Command::Run(Start::default()),
+        })
+    }
+}
+
+impl Command {
+    /// The options of a start that stand behind the command, if it takes them.
+    const fn start(&mut self) -> Option<&mut Start> {
+        match self {
+            Self::Run(start)
+            | Self::Test(start)
+            | Self::Config(Config::Test { start, .. } | Config::Explain { start, .. }) => {
+                Some(start)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -237,17 +331,21 @@ mod tests {
 
     #[test]
     fn the_table_of_options_is_sound() {
-        Line::command().debug_assert();
+        Typed::command().debug_assert();
     }
 
     #[test]
     fn the_flags_of_the_original_work_with_one_or_two_dashes() {
+        let command = |line: &str| parse(line).unwrap().command;
         for dash in ["-", "--"] {
-            assert!(parse(&format!("{dash}test")).unwrap().original.test);
-            assert!(parse(&format!("{dash}sync")).unwrap().original.sync);
-            assert!(parse(&format!("{dash}adduser")).unwrap().original.adduser);
-            assert!(parse(&format!("{dash}mailtest")).unwrap().original.mailtest);
-            let only = parse(&format!("{dash}run=smtp")).unwrap().original.only;
+            assert!(matches!(command(&format!("{dash}test")), Command::Test(_)));
+            assert!(matches!(command(&format!("{dash}sync")), Command::Sync));
+            assert!(matches!(
+                command(&format!("{dash}adduser")),
+                Command::Adduser { address: None, .. }
+            ));
+            assert!(matches!(command(&format!("{dash}mailtest")), Command::Mailtest));
+            let only = parse(&format!("{dash}run=smtp")).unwrap().start.only;
             assert_eq!(only, [Protocol::Smtp]);
             let help = parse(&format!("{dash}help")).unwrap_err();
             assert_eq!(help.kind(), ErrorKind::DisplayHelp);
@@ -256,17 +354,45 @@ mod tests {
             ("-r=pop3", &[Protocol::Pop3][..]),
             ("-r pop3", &[Protocol::Pop3]),
             ("--run smtp,pop3", &[Protocol::Smtp, Protocol::Pop3]),
+            ("run -r=smtp", &[Protocol::Smtp]),
+            ("-t -r=smtp", &[Protocol::Smtp]),
             ("-t", &[]),
             ("-s", &[]),
             ("-a", &[]),
             ("-m", &[]),
         ] {
-            assert_eq!(parse(line).unwrap().original.only, only);
+            assert_eq!(parse(line).unwrap().start.only, only);
         }
-        let help = Line::command().render_help().to_string();
-        for flag in ["-t, --test", "-s, --sync", "-a, --adduser", "-m, --mailtest", "-r, --run"] {
+        let help = Typed::command().render_help().to_string();
+        for flag in [
+            "-t, --test",
+            "-s, --sync",
+            "-a, --adduser [<ADDRESS>]",
+            "-m, --mailtest",
+            "-r, --run <smtp|pop3>",
+        ] {
             assert!(help.contains(flag), "{flag} is missing:\n{help}");
         }
+    }
+
+    #[test]
+    fn the_original_adduser_takes_its_address_either_way() {
+        for line in [
+            "-a al@example.test --password-stdin",
+            "-a=al@example.test --password-stdin",
+            "--data d -adduser al@example.test --password-stdin",
+            "--password-stdin -adduser=al@example.test --data d",
+            "--adduser al@example.test --password-stdin --json",
+            "--name Al --password-stdin -a al@example.test",
+        ] {
+            let Command::Adduser { address, person } = parse(line).unwrap().command else {
+                panic!("{line}")
+            };
+            assert_eq!(address.as_deref(), Some("al@example.test"), "{line}");
+            assert!(person.password.password_stdin, "{line}");
+        }
+        let command = parse("-a --data d").unwrap().command;
+        assert!(matches!(command, Command::Adduser { address: None, .. }));
     }
 
     #[test]
@@ -277,10 +403,50 @@ mod tests {
             "--cores 2 --dev run --ports 3000 --data d",
         ] {
             let line = parse(line).unwrap();
-            assert!(matches!(line.command, None | Some(Command::Run)));
-            assert_eq!((line.common.cores, line.common.ports), (Some(2), Some(3000)));
-            assert!(line.common.dev && line.common.data.is_some());
+            assert!(matches!(line.command, Command::Run(_)));
+            assert_eq!((line.start.cores, line.start.ports), (Some(2), Some(3000)));
+            assert!(line.start.dev && line.common.data.is_some());
         }
+    }
+
+    /// The systemd unit is a command line that nobody types, so nobody would notice.
+    #[test]
+    fn the_unit_starts_an_engine() {
+        let unit = include_str!("../../../tuning/fsmtp-engine.service");
+        let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let line = super::parse(start.split_whitespace().map(OsString::from)).unwrap();
+        assert!(matches!(line.command, Command::Run(_)));
+        assert!(line.common.config.is_some() && line.common.data.is_some());
+    }
+
+    #[test]
+    fn options_of_a_start_go_with_what_depends_on_them_only() {
+        for line in ["run", "test", "-t", "config test", "config explain", "config explain f.toml"]
+        {
+            for line in [format!("--dev --cores 3 {line}"), format!("{line} --dev --cores 3")] {
+                let start = parse(&line).unwrap().start;
+                assert_eq!((start.dev, start.cores), (true, Some(3)), "{line}");
+            }
+        }
+        for line in [
+            "users",
+            "adduser a@b",
+            "-a a@b",
+            "domain list",
+            "alias list",
+            "config schema",
+            "config reference",
+            "-s",
+        ] {
+            for option in ["--dev", "--cores 3", "--dev --ports 3000", "-r=smtp"] {
+                for line in [format!("{option} {line}"), format!("{line} {option}")] {
+                    assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{line}");
+                }
+            }
+        }
+        let mut users = Typed::command();
+        let help = users.find_subcommand_mut("users").unwrap().render_help().to_string();
+        assert!(!help.contains("--cores") && !help.contains("--dev"), "{help}");
     }
 
     #[test]
@@ -300,6 +466,14 @@ mod tests {
             "--run=imap",
             "-t -s",
             "-t users",
+            "-a a@example.test b@example.test",
+            "-t -a",
+            "--password-stdin",
+            "--name Al users",
+            "--json",
+            "run --json",
+            "--dev --json",
+            "config reference --json",
             "users extra",
         ] {
             let error = parse(line).unwrap_err();

@@ -1,10 +1,12 @@
 //! `fsmtp-engine test`: what a start would need, one line for each check.
 //!
-//! Called by `cli::main`; `run` makes the check of the ports, too. Nothing is changed by a check.
+//! Called by `cli::main`; `run` makes the checks of the ports and of the limits, too, so that what
+//! fails here is what fails there. A check changes nothing but the limits of its own process.
 
 use super::{Terminal, load, say};
 use crate::config::{Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
+use crate::latest::Latest;
 use core::net::SocketAddr;
 use core::time::Duration;
 use fsmtp_rt::glommio::{ACCEPTS_MAX, DESCRIPTORS_PER_FILE, ShardOptions, start_shard};
@@ -16,9 +18,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 
-/// Memory that a shard may have to lock for its rings; what glommio asks for.
-const LOCKED_BYTES_PER_SHARD: u64 = 512 * 1024;
+/// Memory that the process must be allowed to lock: under less, glommio makes no executor.
+const LOCKED_BYTES_MIN: u64 = 512 * 1024;
 /// Descriptors of a shard besides its connections: rings, log files, generously; and the segments
 /// that its POP3 sessions share. So a connection is one descriptor, whatever is spoken.
 const DESCRIPTORS_PER_SHARD: u64 = 64 + DESCRIPTORS_PER_FILE * FILES_COUNT_MAX as u64;
@@ -26,6 +29,10 @@ const DESCRIPTORS_PER_SHARD: u64 = 64 + DESCRIPTORS_PER_FILE * FILES_COUNT_MAX a
 const DESCRIPTORS_PER_LISTENER: u64 = 1 + ACCEPTS_MAX as u64;
 /// Descriptors of the process besides its shards: the index, the control socket, generously.
 const DESCRIPTORS_OF_PROCESS: u64 = 128;
+
+/// With `--dev` nobody has asked for as many connections as the listeners allow, and whoever
+/// develops needs fewer than this; arbitrary.
+const DEV_CONNECTIONS_MIN: u32 = 1000;
 
 /// One line of the report.
 #[derive(Debug, Serialize)]
@@ -55,8 +62,10 @@ pub(super) fn test(
             add("configuration", Ok(format!("{name}{}", warnings.collect::<String>())));
             add("data folder", data_folder(&config.data));
             add("disk space", disk_space(&config));
-            add("io_uring", io_uring());
-            add("locked memory", locked_memory(config.cores));
+            // Before shards are started, as in `run`.
+            let locked = take_locked_memory();
+            add("io_uring", io_uring(config.cores));
+            add("locked memory", locked);
             add("descriptors", descriptors(&config));
             for listener in &config.listeners {
                 let free = |()| format!("{} is free", listener.address);
@@ -148,29 +157,79 @@ fn disk_space(config: &Config) -> Result<String, String> {
     if free >= needed { Ok(text) } else { Err(text) }
 }
 
-/// Starts a shard that ends at once.
-fn io_uring() -> Result<String, String> {
-    let helpers = Helpers::new("check", 1).map_err(|error| error.to_string())?;
-    let options = ShardOptions { name: "check".into(), cpu: None, stall_after: None, helpers };
-    let shard = start_shard(options, |_| async {}).map_err(|error| error.to_string())?;
-    shard.join().map_err(|error| error.to_string())?;
-    Ok("a shard started and stopped".to_owned())
+/// Tells of a shard's start once, whether it came to pass or not.
+struct Told(Sender<()>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        // The receiver waits for all of them.
+        let _ = self.0.send(());
+    }
 }
 
-fn locked_memory(cores: u16) -> Result<String, String> {
-    let needed = LOCKED_BYTES_PER_SHARD.saturating_mul(cores.into());
+/// Starts as many shards as a run has, all at one time: what their rings take together is the
+/// kernel's secret.
+fn io_uring(cores: u16) -> Result<String, String> {
+    let helpers = Helpers::new("check", 1).map_err(|error| error.to_string())?;
+    let (sender, told) = channel();
+    let mut shards = Vec::new();
+    let mut outcome = Ok(());
+    for n in 0..cores {
+        let name = format!("shard-{n}");
+        let options = ShardOptions { name, cpu: None, stall_after: None, helpers: helpers.clone() };
+        let (stop, told) = (Latest::default(), Told(sender.clone()));
+        let stopped = stop.clone();
+        let shard = start_shard(options, move |_| async move {
+            drop(told);
+            stopped.take().await;
+        });
+        match shard {
+            Ok(shard) => shards.push((shard, stop)),
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        }
+    }
+    for _ in &shards {
+        // Cannot fail: `sender` lives.
+        let _ = told.recv();
+    }
+    shards.iter().for_each(|(_, stop)| stop.put(()));
+    for (shard, _) in shards {
+        let ended = shard.join();
+        outcome = outcome.and(ended);
+    }
+    outcome.map_err(|error| error.to_string())?;
+    Ok(format!("{cores} shards started and stopped"))
+}
+
+/// Lets the process lock as much memory as its hard limit allows; fails when that is too little
+/// for any shard.
+pub(super) fn take_locked_memory() -> Result<String, String> {
+    let limit = getrlimit(Resource::Memlock);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // What cannot be raised stays as it is, and is judged below.
+    let _ = setrlimit(Resource::Memlock, raised);
+    locked_memory(getrlimit(Resource::Memlock).current)
+}
+
+fn locked_memory(limit: Option<u64>) -> Result<String, String> {
     // No limit is as good as any.
-    let Some(limit) = getrlimit(Resource::Memlock).current else {
-        return Ok("no limit".to_owned());
-    };
-    let text = format!("{} KiB may be locked, {} KiB needed", limit >> 10, needed >> 10);
-    if limit >= needed { Ok(text) } else { Err(format!("{text}: raise RLIMIT_MEMLOCK")) }
+    let Some(limit) = limit else { return Ok("no limit".to_owned()) };
+    let text =
+        format!("{} KiB may be locked, {} KiB are needed", limit >> 10, LOCKED_BYTES_MIN >> 10);
+    if limit >= LOCKED_BYTES_MIN {
+        Ok(text)
+    } else {
+        Err(format!("{text}: raise LimitMEMLOCK of the unit, or `ulimit -l`"))
+    }
 }
 
 fn descriptors(config: &Config) -> Result<String, String> {
     let limit = getrlimit(Resource::Nofile).maximum;
     let mut fitted = config.clone();
-    let note = fit_connections(&mut fitted, limit)?;
+    let note = fit_connections(&mut fitted, limit)?.filter(|_| is_felt(&fitted));
     let limit = limit.map_or_else(|| "no limit".to_owned(), |limit| format!("{limit} may be open"));
     Ok(note.map_or_else(|| limit.clone(), |note| format!("{limit}; {note}")))
 }
@@ -185,7 +244,13 @@ pub(super) fn take_descriptors(config: &mut Config) -> Result<Option<String>, St
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    fit_connections(config, granted)
+    Ok(fit_connections(config, granted)?.filter(|_| is_felt(config)))
+}
+
+/// Whether somebody may miss the connections that do not fit.
+fn is_felt(config: &Config) -> bool {
+    config.dev.is_none()
+        || config.listeners.iter().any(|listener| listener.connections_max < DEV_CONNECTIONS_MIN)
 }
 
 /// Lowers the listeners' limits to what `limit` descriptors are enough for.
@@ -203,23 +268,59 @@ fn fit_connections(config: &mut Config, limit: Option<u64>) -> Result<Option<Str
         let share = u64::from(listener.connections_max) * left / wanted;
         if share == 0 {
             return Err(format!(
-                "{limit} descriptors are too few, {others} are needed without any connection: \
-                 raise RLIMIT_NOFILE"
+                "{limit} files may be open, {others} are needed without any connection: raise \
+                 LimitNOFILE of the unit, or `ulimit -n`"
             ));
         }
         listener.connections_max = u32::try_from(share).unwrap_or(u32::MAX);
         listener.connections_per_address_max =
             listener.connections_per_address_max.min(listener.connections_max);
     }
+    let taken: u64 = config.listeners.iter().map(|l| u64::from(l.connections_max)).sum();
     Ok(Some(format!(
-        "{limit} descriptors are too few for {wanted} connections, {left} are taken: raise \
-         RLIMIT_NOFILE"
+        "{limit} files may be open, too few for the {wanted} connections that the listeners allow \
+         together: {taken} are taken and others turned away with a reply; for all, raise \
+         LimitNOFILE of the unit, or `ulimit -n`, to {}",
+        wanted + others
     )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn locked_memory_does_not_depend_on_the_number_of_shards() {
+        assert!(locked_memory(None).is_ok() && locked_memory(Some(512 << 10)).is_ok());
+        let why = locked_memory(Some(511 << 10)).unwrap_err();
+        assert!(why.contains("LimitMEMLOCK") && why.contains("`ulimit -l`"), "{why}");
+        // Far more than one for each processor, together as in a run.
+        assert_eq!(io_uring(5), Ok("5 shards started and stopped".to_owned()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_to_those_who_asked_for_it() {
+        let listener = "[[listener]]\naddress = '127.0.0.1:25'\nconnections_max = 20000\n";
+        let dev = Overrides { dev: true, cores: Some(1), ..Overrides::default() };
+        let real = Overrides { dev: false, ..dev.clone() };
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("fsmtp.toml");
+        std::fs::write(&file, listener).unwrap();
+        for (path, overrides, limit, felt) in [
+            (None, &dev, 20_000, false),
+            (None, &dev, 2_000, true),
+            (Some(&*file), &real, 20_000, true),
+            (Some(&*file), &real, 30_000, false),
+        ] {
+            let mut config = Config::load(path, overrides).unwrap();
+            let note = fit_connections(&mut config, Some(limit)).unwrap();
+            let note = note.filter(|_| is_felt(&config));
+            assert_eq!(note.is_some(), felt, "{limit}: {note:?}");
+            for said in ["LimitNOFILE", "`ulimit -n`", "are taken"] {
+                assert!(note.as_ref().is_none_or(|note| note.contains(said)), "{note:?}");
+            }
+        }
+    }
 
     #[test]
     fn connections_fit_the_descriptors() {

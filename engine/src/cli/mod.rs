@@ -95,32 +95,19 @@ pub fn execute(
 }
 
 fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Result<(), String> {
-    let Line { common, original, command } = line;
+    let Line { common, start, command } = line;
     let overrides = Overrides {
         data: common.data,
-        cores: common.cores,
-        dev: common.dev,
-        ports: common.ports,
-        only: original.only,
+        cores: start.cores,
+        dev: start.dev,
+        ports: start.ports,
+        only: start.only,
     };
     let path = common.config.as_deref();
-    let nobody = |address| Command::Adduser {
-        address,
-        name: None,
-        password: args::PasswordFrom { password_stdin: false },
-    };
-    let command = match (command, original.test, original.adduser) {
-        (Some(command), ..) => command,
-        (None, true, _) => Command::Test,
-        (None, _, true) => nobody(None),
-        _ if original.sync => Command::Sync,
-        _ if original.mailtest => Command::Mailtest,
-        _ => Command::Run,
-    };
     match command {
-        Command::Run => run(path, &overrides, engine, terminal),
-        Command::Test => checks::test(path, &overrides, common.json, terminal),
-        Command::Config(command) => configuration(command, path, &overrides, terminal),
+        Command::Run(_) => run(path, &overrides, engine, terminal),
+        Command::Test(_) => checks::test(path, &overrides, common.json, terminal),
+        Command::Config(command) => configuration(command, path, &overrides, common.json, terminal),
         Command::Sync => {
             Err("sync comes with a later version, together with the cluster back end".to_owned())
         }
@@ -147,6 +134,7 @@ fn run(
     let mut config = load(path, overrides)?;
     let note = checks::take_descriptors(&mut config)?;
     config.warnings.extend(note);
+    checks::take_locked_memory().map_err(|why| format!("locked memory: {why}"))?;
     // All that can be known without touching anything is looked at before anything is touched.
     dirlock::inspect(&config.data).map_err(|error| error.to_string())?;
     checks::ports_are_free(&config.listeners)?;
@@ -162,18 +150,28 @@ fn configuration(
     command: args::Config,
     path: Option<&Path>,
     overrides: &Overrides,
+    json: bool,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), String> {
     let text = match command {
         args::Config::Schema => config::schema(),
         args::Config::Reference => config::reference(),
-        args::Config::Explain { file } => {
+        args::Config::Explain { file, .. } => {
             let path: Option<PathBuf> = file.or_else(|| path.map(Path::to_owned));
-            config::explain(path.as_deref(), overrides).map_err(|error| error.to_string())?
+            let explain = if json { config::explain_json } else { config::explain };
+            explain(path.as_deref(), overrides).map_err(|error| error.to_string())?
         }
-        args::Config::Test { file } => {
+        args::Config::Test { file, .. } => {
             let path = file.or_else(|| path.map(Path::to_owned));
             let config = load(path.as_deref(), overrides)?;
+            if json {
+                let value = serde_json::json!({
+                    "ok": true,
+                    "file": path.map(|path| path.display().to_string()),
+                    "warnings": config.warnings,
+                });
+                return say(terminal, &format!("{value:#}\n"));
+            }
             let name = path.map_or_else(|| "the defaults".to_owned(), |p| p.display().to_string());
             let warnings = config.warnings.iter().map(|w| format!("warning: {w}\n"));
             format!("{}ok: {name}\n", warnings.collect::<String>())

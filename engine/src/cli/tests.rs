@@ -166,7 +166,7 @@ fn every_change_reaches_the_store() {
         ("domain remove example.org", "DomainRemove { domain: \"example.org\" }"),
         (
             "alias add *@example.org a@b c@d",
-            "AliasAdd { address: \"*@example.org\", targets: [\"a@b\", \"c@d\"] }",
+            "AliasAdd { address: \"*@example.org\", targets: [\"a@b\", \"c@d\"], replace: false }",
         ),
         ("alias remove x@example.org", "AliasRemove { address: \"x@example.org\" }"),
     ] {
@@ -188,9 +188,16 @@ fn passwords_are_asked_for_twice() {
     assert_eq!(ran.errors, "fsmtp-engine: the password is empty\n");
     let ran = run_with(&engine, temp.path(), &line, "same\nsame\n");
     assert_eq!((ran.status, engine.accounts.users.lock().unwrap()[0].1.as_str()), (0, "same"));
-    // The original's flag asks for the address, too.
+    // The original's flag asks for the address, too, or takes it.
     let ran = run_with(&engine, temp.path(), &["-adduser"], "b@example.org\nb@example.org\n");
-    assert_eq!(ran.output, "Address: account b@example.org added\n");
+    assert_eq!(
+        (ran.errors.as_str(), ran.output.as_str()),
+        ("Address: ", "account b@example.org added\n")
+    );
+    let line = ["-a", "c@example.org", "--name", "C", "--password-stdin"];
+    let ran = run_with(&engine, temp.path(), &line, "secret\n");
+    assert_eq!((ran.status, ran.output.as_str()), (0, "account c@example.org added\n"));
+    assert_eq!(engine.accounts.users.lock().unwrap().last().unwrap().0.name, "C");
 }
 
 #[test]
@@ -305,6 +312,52 @@ fn the_configuration_is_tested_and_explained() {
     for command in ["config schema", "config reference"] {
         assert_eq!(run_line(&engine, temp.path(), command).status, 0);
     }
+}
+
+/// Every command that prints something prints one JSON document with `--json`.
+#[test]
+fn json_is_one_document_or_wrong_usage() {
+    let temp = tempfile::tempdir().unwrap();
+    let engine = Fake::default();
+    let document = |line: &str, typed: &str| {
+        let line: Vec<&str> = line.split_whitespace().chain(["--json"]).collect();
+        let ran = run_with(&engine, temp.path(), &line, typed);
+        let value = serde_json::from_str::<serde_json::Value>(&ran.output);
+        value.unwrap_or_else(|error| panic!("{line:?}: {error}: {}{}", ran.output, ran.errors))
+    };
+    for (line, typed) in [
+        ("adduser --password-stdin", "a@example.org\nsecret\n"),
+        ("-a b@example.org --password-stdin", "secret\n"),
+        ("passwd a@example.org --password-stdin", "secret\n"),
+        ("deluser a@example.org", ""),
+        ("domain add example.org", ""),
+        ("domain remove example.org", ""),
+        ("alias add x@example.org a@example.org", ""),
+        ("alias remove x@example.org", ""),
+    ] {
+        assert!(document(line, typed)["done"].is_string(), "{line}");
+    }
+    for line in ["users", "domain list", "alias list", "test --cores 1"] {
+        assert!(document(line, "").is_array(), "{line}");
+    }
+    assert!(document("config schema", "")["properties"].is_object());
+    let file = temp.path().join("fsmtp.toml");
+    let name = file.display().to_string();
+    std::fs::write(&file, "[pop3]\nidle_timeout_s = 1\n").unwrap();
+    let tested = document(&format!("config test {name}"), "");
+    assert_eq!((&tested["ok"], &tested["file"]), (&true.into(), &name.as_str().into()));
+    assert!(tested["warnings"][0].as_str().unwrap().starts_with("pop3.idle_timeout_s"));
+    let explained = document(&format!("config explain {name} --dev"), "");
+    let idle = &explained["pop3"]["idle_timeout_s"];
+    assert_eq!((&idle["value"], &idle["from"]), (&1.into(), &format!("{name}:2").into()));
+    assert_eq!(explained["listener"][1]["protocol"]["from"], "from the command line");
+    for line in ["--dev --json", "run --json", "config reference --json"] {
+        let ran = run_line(&engine, temp.path(), line);
+        assert_eq!((ran.status, ran.output.as_str()), (2, ""), "{line}");
+    }
+    // An error stays where people look for it.
+    let ran = run_line(&engine, temp.path(), "passwd nobody@example.org --password-stdin --json");
+    assert_eq!((ran.status, ran.output.as_str()), (1, ""));
 }
 
 #[test]

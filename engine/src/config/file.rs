@@ -33,11 +33,12 @@ pub(super) struct File {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct Server {
-    /// The node's name, in greetings and in `Received`. When absent: the name of the host, and
-    /// `dev.example.test` with `--dev`.
+    /// The name of this host, as others find it: in greetings, in the reply to EHLO, after `by` in
+    /// `Received`. When absent: what the system calls the host, and `dev.example.test` with
+    /// `--dev`.
     pub(super) node: Option<String>,
-    /// The domain of user names that are given without one. When absent: `node`, and `example.test`
-    /// with `--dev`.
+    /// The domain of user names that are given without one; it names no host. When absent: `node`,
+    /// and `example.test` with `--dev`.
     pub(super) domain: Option<String>,
     /// How many shards run, each pinned to a core of its own. When absent: one for each core that
     /// the process may use. `--cores` goes before it.

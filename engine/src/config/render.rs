@@ -20,25 +20,67 @@ pub fn schema() -> String {
 /// # Errors
 /// As [`Config::load`].
 pub fn explain(path: Option<&Path>, overrides: &Overrides) -> Result<String, ConfigError> {
+    let (text, file) = effective(path, overrides)?;
+    Ok(commented(&file, &origins(&text, path, overrides)))
+}
+
+/// The same as JSON: for each key of each section its `value`, and `from` where it comes.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn explain_json(path: Option<&Path>, overrides: &Overrides) -> Result<String, ConfigError> {
+    fn annotate(section: &mut Value, origin: impl Fn(&str) -> String) {
+        let Some(keys) = section.as_object_mut() else { return };
+        keys.retain(|_, value| !value.is_null());
+        for (key, value) in keys {
+            *value = serde_json::json!({ "value": value.take(), "from": origin(key) });
+        }
+    }
+    let (text, file) = effective(path, overrides)?;
+    let origin = origins(&text, path, overrides);
+    let mut values = serde_json::to_value(file).unwrap_or_default();
+    for (section, value) in values.as_object_mut().into_iter().flatten() {
+        match value {
+            Value::Array(elements) => {
+                for (index, element) in elements.iter_mut().enumerate() {
+                    annotate(element, |key| origin(&[section, &index.to_string(), key]));
+                }
+            }
+            value => annotate(value, |key| origin(&[section, key])),
+        }
+    }
+    Ok(format!("{values:#}\n"))
+}
+
+/// The text of the file, and the file with every value filled in.
+fn effective(path: Option<&Path>, overrides: &Overrides) -> Result<(String, File), ConfigError> {
     Config::load(path, overrides)?;
     let text = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
     let problems = |problems| ConfigError { path: path.map(Path::to_owned), problems };
     let (_, file) = Config::parse(&text, overrides).map_err(problems)?;
-    Ok(commented(&text, path, overrides, &file))
+    Ok((text, file))
 }
 
-fn commented(text: &str, path: Option<&Path>, overrides: &Overrides, file: &File) -> String {
-    let schema = keys::schema();
-    let values = serde_json::to_value(file).unwrap_or_default();
+/// Says where the value at a place comes from.
+fn origins<'o>(
+    text: &'o str,
+    path: Option<&'o Path>,
+    overrides: &'o Overrides,
+) -> impl Fn(&[&str]) -> String + 'o {
     let parsed = DeTable::parse(text);
-    let origin = |place: &[&str]| {
+    move |place| {
         let line = parsed.as_ref().ok().and_then(|t| keys::line_of(text, t.get_ref(), place));
         match (from_command_line(place, overrides), line, path) {
             (true, ..) => "from the command line".to_owned(),
             (_, Some(line), Some(path)) => format!("{}:{line}", path.display()),
             _ => "by default".to_owned(),
         }
-    };
+    }
+}
+
+fn commented(file: &File, origin: &dyn Fn(&[&str]) -> String) -> String {
+    let schema = keys::schema();
+    let values = serde_json::to_value(file).unwrap_or_default();
     let mut page = String::new();
     for (section, node) in keys::properties(&schema) {
         let node = keys::resolve(&schema, node);

@@ -1,3 +1,5 @@
+//! Certificates that are made, read, refused and replaced.
+
 use std::fs;
 
 use fsmtp_rt::UnixTime;

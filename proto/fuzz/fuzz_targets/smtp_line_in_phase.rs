@@ -67,7 +67,7 @@ impl Desk {
 fn play(wire: &[u8], piece_bytes: usize) -> Seen {
     let limits =
         Limits { message_bytes_max: 200, recipients_max: 3, mails_max: 9, ..Limits::default() };
-    let Ok(settings) = Settings::new("node", "mx.example.test", limits) else { unreachable!() };
+    let Ok(settings) = Settings::new("mx.example.test", limits) else { unreachable!() };
     let now = Instant::from_ns(0);
     let peer = Peer { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), host: None };
     let mut out = Outbox::new(Vec::new());

@@ -12,7 +12,7 @@ use fsmtp_proto::smtp::server::{
 use fsmtp_proto::time::{Instant, UnixTime};
 use fsmtp_proto::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
 
-pub(crate) const GREETING: &str = "220 NODE_A001 Fannst ESMTP Mail service ready at \
+pub(crate) const GREETING: &str = "220 mx.example.test Fannst ESMTP Mail service ready at \
     Fri, 11 Sep 2020 18:07:18 +0000 - fsmtp\r\n";
 
 /// Everything that one run showed.
@@ -54,7 +54,7 @@ impl World {
     }
 
     pub(crate) fn with_peer(limits: Limits, peer: Peer) -> Self {
-        let settings = Settings::new("NODE_A001", "mx.example.test", limits).expect("settings");
+        let settings = Settings::new("mx.example.test", limits).expect("settings");
         let mut out = Outbox::new(Vec::new());
         let now = Instant::from_ns(1_000);
         let unix = UnixTime::from_ms(1_599_847_638_250);

@@ -375,7 +375,7 @@ impl Boot {
             message_bytes_max: self.plan.message_bytes_max,
             ..smtp::server::Limits::default()
         };
-        let smtp = smtp::server::Settings::new("sim", DOMAIN, limits)
+        let smtp = smtp::server::Settings::new("sim", limits)
             .map_err(|why| StoreError::Invalid(why.to_string()))?;
         Ok(Parts {
             rt: self.rt.clone(),

@@ -54,6 +54,26 @@ fn domains_come_and_go() {
 }
 
 #[test]
+fn an_alias_is_not_replaced_by_accident_and_names_may_lack_their_domain() {
+    let engine = Engine::start().unwrap();
+    let run = |args: &[&str]| engine.beside(args, "secret\n").unwrap();
+    done(&run(&["-a", "alice", "--password-stdin"]));
+    done(&run(&["alias", "add", "sales", "alice"]));
+    for target in ["demo", "a@elsewhere.test"] {
+        let refused = run(&["alias", "add", "sales@example.test", target]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("exists already"), "{refused:?}");
+    }
+    assert!(done(&run(&["alias", "list"])).contains(ALICE));
+    done(&run(&["alias", "add", "sales", "demo", "--replace"]));
+    assert_eq!(take(&engine, "sales@example.test"), 250);
+    assert_eq!(engine.pop().unwrap().stat().unwrap().0, 1);
+    let refused = run(&["alias", "add", "out", "a@elsewhere.test"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("own domains") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
 fn accounts_of_a_stopped_engine_are_there_when_it_starts() {
     let mut engine = Engine::start().unwrap();
     engine.kill();

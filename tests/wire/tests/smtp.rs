@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use wire_tests::mail::{Rng, message, stuffed};
-use wire_tests::{DEMO, Engine, Smtp};
+use wire_tests::{DEMO, Engine, Options, Smtp};
 
 fn codes(smtp: &mut Smtp, count: usize) -> Vec<u16> {
     (0..count).map(|_| smtp.reply().map_or(0, |r| r.code)).collect()
@@ -31,6 +31,29 @@ fn greeting_and_replies_have_the_shape_of_the_seeds() {
         assert!(reply.text().ends_with(" - fsmtp"), "{line}: {reply:?}");
     }
     assert!(smtp.ended().unwrap());
+}
+
+#[test]
+fn the_node_names_itself_and_not_its_mail_domain() {
+    let config = "[server]\nnode = \"MX_A1.example.test\"\ndomain = \"mail.test\"\n";
+    let options = [(Options::default(), "dev.example.test"), {
+        let options = Options { config: Some(config.to_owned()), ..Options::default() };
+        (options, "MX_A1.example.test")
+    }];
+    for (options, node) in options {
+        let engine = Engine::with(options).unwrap();
+        let mut smtp = Smtp::open(engine.smtp_address()).unwrap();
+        let greeting = smtp.reply().unwrap();
+        assert!(greeting.text().starts_with(&format!("{node} Fannst ESMTP ")), "{greeting:?}");
+        let hello = smtp.command("EHLO client.test").unwrap();
+        let first = format!("{node}, at your service ");
+        assert!(hello.lines[0].starts_with(&first), "{hello:?}");
+        assert_eq!(smtp.mail("", &[DEMO], &message(13, 1, 100)).unwrap().code, 250);
+        let stored = engine.pop().unwrap().message(1).unwrap();
+        let by = format!("\r\n\tby {node} with ESMTP id ");
+        let found = stored.windows(by.len()).any(|part| part == by.as_bytes());
+        assert!(found, "RFC 5321 4.4: {}", String::from_utf8_lossy(&stored));
+    }
 }
 
 #[test]

@@ -123,7 +123,10 @@ impl ShardHandle {
         match self.handle.join() {
             Ok(Ok(())) => Ok(()),
             Ok(Err(e)) => Err(IoError::from_io(&e, "set up io_uring for", self.name)),
-            Err(_) => Err(IoError::new(crate::IoKind::Failed, "run", self.name)),
+            Err(e) => {
+                let object = format!("{} ({e})", self.name);
+                Err(IoError::new(crate::IoKind::Failed, "run", object))
+            }
         }
     }
 }

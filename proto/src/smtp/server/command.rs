@@ -47,8 +47,7 @@ pub(crate) fn helo<'b>(session: &mut Session, argument: &'b [u8], out: &mut Outb
     }
 }
 
-/// The client's own name: a domain or an address literal. Underscores are let through, because
-/// many hosts have them in their names and nothing here depends on it.
+/// The client's own name: a domain or an address literal.
 fn client_name(argument: &[u8]) -> Result<&str, Reply> {
     let name = argument.trim_ascii_start();
     if name.is_empty() {
@@ -57,12 +56,18 @@ fn client_name(argument: &[u8]) -> Result<&str, Reply> {
     // RFC 6531 §3.7.1: in A-label form here, so ASCII.
     let name = core::str::from_utf8(name).ok().filter(|name| name.is_ascii());
     let name = name.ok_or(Reply::HelloSyntax)?;
-    let valid = |name: &str| Domain::parse(name).is_ok();
-    if valid(name) || (name.contains('_') && valid(&name.replace('_', "x"))) {
+    if is_host_name(name) || Domain::parse(name).is_ok() {
         Ok(name)
     } else {
         Err(Reply::HelloSyntax)
     }
+}
+
+/// Whether `name` is a domain name of ASCII letters, or would be one without its underscores: many
+/// hosts have them in their names and nothing here depends on it.
+pub(super) fn is_host_name(name: &str) -> bool {
+    let plain = |name: &str| matches!(Domain::parse(name), Ok(Domain::Name(_)));
+    name.is_ascii() && (plain(name) || (name.contains('_') && plain(&name.replace('_', "x"))))
 }
 
 /// RFC 5321 §4.1.1.2.

@@ -37,7 +37,7 @@ use crate::wire::line::{self, Cut};
 use crate::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use crate::wire::token::{self, Xtext};
 use phase::{Chunk, Data, Envelope, Phase, Question};
-pub use settings::{Limits, NODE_BYTES_MAX, Settings, SettingsError};
+pub use settings::{Limits, Settings, SettingsError};
 
 /// The longest command line, with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512 and more for
 /// parameters; the longest legal RCPT with DSN needs some 900.
@@ -580,7 +580,7 @@ impl Session {
         Then::Again
     }
 
-    /// `<domain>, at your service <host> [<ip>]`, as the seeds have it.
+    /// `<node>, at your service <host> [<ip>]`, as the seeds have it.
     fn write_hello(&self, out: &mut Outbox) {
         out.push(self.settings.hello().as_bytes());
         let host = self.peer.host.as_deref().filter(|host| {

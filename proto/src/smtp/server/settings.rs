@@ -8,13 +8,10 @@ use core::fmt;
 use core::fmt::Write as _;
 use core::time::Duration;
 
-use super::super::address::Domain;
 use super::super::ext;
+use super::command::is_host_name;
 use crate::time::UnixTime;
 use crate::wire::outbox::Outbox;
-
-/// The longest node name; arbitrary, but greeting and date must fit one reply line.
-pub const NODE_BYTES_MAX: usize = 255;
 
 /// The longest name of a client's host that is shown; a longer one is left out of the reply.
 pub(super) const HOST_BYTES_MAX: usize = 128;
@@ -60,10 +57,8 @@ impl Default for Limits {
 /// Why settings cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SettingsError {
-    /// The node name is empty, too long, or holds something else than visible ASCII.
+    /// The node name is no host name.
     Node,
-    /// The domain is no domain name.
-    Domain,
     /// The recipient limit is 0.
     Recipients,
 }
@@ -71,8 +66,7 @@ pub enum SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Node => "the node name must be 1 to 255 visible ASCII characters",
-            Self::Domain => "the server's domain must be a domain name of ASCII letters",
+            Self::Node => "the node name must be a host name of ASCII letters",
             Self::Recipients => "a message must be allowed at least one recipient",
         })
     }
@@ -84,7 +78,6 @@ impl core::error::Error for SettingsError {}
 #[derive(Debug)]
 pub struct Settings {
     node: Box<str>,
-    domain: Box<str>,
     limits: Limits,
     hello: Box<str>,
     keywords: Box<str>,
@@ -99,31 +92,25 @@ struct Greeting {
 }
 
 impl Settings {
-    /// Checks the names and renders the texts.
+    /// Checks the name and renders the texts.
     ///
-    /// `node` stands in the greeting, `domain` in the replies to HELO and EHLO.
+    /// `node` is the name of this host: it stands in the greeting and in the replies to HELO and
+    /// EHLO, by which a server identifies itself (RFC 5321 §4.1.1.1).
     ///
     /// # Errors
     ///
     /// A name that would break a reply, or a limit that no client could keep to.
-    pub fn new(node: &str, domain: &str, limits: Limits) -> Result<Self, SettingsError> {
-        if node.is_empty()
-            || node.len() > NODE_BYTES_MAX
-            || !node.bytes().all(|b| b.is_ascii_graphic())
-        {
+    pub fn new(node: &str, limits: Limits) -> Result<Self, SettingsError> {
+        if !is_host_name(node) {
             return Err(SettingsError::Node);
-        }
-        if !domain.is_ascii() || !matches!(Domain::parse(domain), Ok(Domain::Name(_))) {
-            return Err(SettingsError::Domain);
         }
         if limits.recipients_max == 0 {
             return Err(SettingsError::Recipients);
         }
         Ok(Self {
             node: node.into(),
-            domain: domain.into(),
             limits,
-            hello: format!("{domain}, at your service ").into(),
+            hello: format!("{node}, at your service ").into(),
             keywords: ext::announce(&limits).into(),
             greeting: RefCell::new(Greeting { second: u64::MAX, text: String::new() }),
         })
@@ -135,16 +122,10 @@ impl Settings {
         &self.limits
     }
 
-    /// The name that stands after `220`.
+    /// The name of this host, which also stands after `by` in `Received` (RFC 5321 §4.4).
     #[must_use]
     pub const fn node(&self) -> &str {
         &self.node
-    }
-
-    /// The name that stands after `250` in the reply to EHLO.
-    #[must_use]
-    pub const fn domain(&self) -> &str {
-        &self.domain
     }
 
     /// How the reply to HELO and EHLO begins, after the code.
@@ -180,24 +161,22 @@ mod tests {
 
     #[test]
     fn names_that_would_break_a_reply_are_refused() {
-        let new = |node: &str, domain: &str| {
-            Settings::new(node, domain, Limits::default()).map(|s| s.keywords().len())
-        };
-        assert!(new("NODE_A001", "mx.example.test").is_ok());
-        for node in ["", "a b", "a\r\nb", "é", &"n".repeat(256)] {
-            assert_eq!(new(node, "mx.example.test"), Err(SettingsError::Node));
+        let new = |node: &str| Settings::new(node, Limits::default()).map(|s| s.keywords().len());
+        // The names of the original's nodes are no domains for their underscores; they stay legal.
+        for node in ["mx.example.test", "localhost", "NODE_A001"] {
+            assert!(new(node).is_ok(), "{node}");
         }
-        for domain in ["", "a b", "a\r\nb", "bücher.example", "[192.0.2.1]", &"d".repeat(256)] {
-            assert_eq!(new("node", domain), Err(SettingsError::Domain));
+        for node in ["", "a b", "a\r\nb", "bücher.example", "[192.0.2.1]", &"d".repeat(256)] {
+            assert_eq!(new(node), Err(SettingsError::Node));
         }
         let limits = Limits { recipients_max: 0, ..Limits::default() };
-        let refused = Settings::new("node", "mx.example.test", limits).map(|_| ());
+        let refused = Settings::new("node", limits).map(|_| ());
         assert_eq!(refused, Err(SettingsError::Recipients));
     }
 
     #[test]
     fn the_greeting_follows_the_clock() {
-        let settings = Settings::new("N1", "mx.example.test", Limits::default()).unwrap();
+        let settings = Settings::new("N1", Limits::default()).unwrap();
         for (ms, date) in [
             (0, "Thu, 01 Jan 1970 00:00:00 +0000"),
             (999, "Thu, 01 Jan 1970 00:00:00 +0000"),
