@@ -71,6 +71,7 @@ events! {
     EngineStarted "engine-started" Info "The engine takes connections.";
     EngineDraining "engine-draining" Info "SIGTERM: no new sessions, running transactions finish.";
     EngineStopped "engine-stopped" Info "Everything is on disk and the process ends.";
+    SettingIgnored "setting-ignored" Warn "The data folder keeps what it was made with instead.";
     ShardRecovered "shard-recovered" Info "A shard has read its log after a start: what it found.";
     ShardFailed "shard-failed" Error "A shard cannot start; the engine ends.";
     ListenFailed "listen-failed" Error "An address cannot be listened on.";

@@ -7,6 +7,7 @@
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use std::time::SystemTime;
 use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::glommio::{GlommioRuntime, ShardOptions, processors, start_shard};
 use fsmtp_rt::helpers::Helpers;
-use fsmtp_rt::{Class, Runtime, UnixTime};
+use fsmtp_rt::{Class, PAGE_BYTES, Runtime, UnixTime};
 use fsmtp_store::directory::{Change, Directory};
 use fsmtp_store::mailbox::{Embedded, Keeper, Options, Registry, wait};
 use fsmtp_store::password::{self, Cost};
-use fsmtp_store::spool::SpoolConfig;
+use fsmtp_store::spool::{SpoolConfig, made_with_segment_bytes};
 use fsmtp_store::{ShardId, StoreError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -64,6 +65,7 @@ fn open_store(config: &Config) -> Result<Store, String> {
     }
     let found = shards_on_disk(&names(&spool)?);
     let mut options = Options::new(config.cores);
+    // Counts when the folder is made; an old one keeps what it was made with.
     options.segment_bytes = config.store.segment_bytes;
     let (mailboxes, keeper) =
         Embedded::open(&index, options).map_err(|e| format!("{}: {e}", index.display()))?;
@@ -77,6 +79,30 @@ fn names(folder: &Path) -> Result<Vec<String>, String> {
         names.extend(entry.map_err(failed)?.file_name().into_string());
     }
     Ok(names)
+}
+
+/// The length of log files that a data folder was made with, once it has some. Changes nothing, and
+/// works beside a running engine.
+#[must_use]
+pub fn segment_bytes_on_disk(data: &Path) -> Option<u64> {
+    let spool = data.join(SPOOL_FOLDER);
+    let segments = names(&spool).ok()?.into_iter().filter(|name| name.ends_with(".seg"));
+    let first_page = |name: String| {
+        let mut page = Vec::new();
+        let file = fs::File::open(spool.join(name)).ok()?;
+        file.take(PAGE_BYTES as u64).read_to_end(&mut page).ok()?;
+        Some(page)
+    };
+    segments.filter_map(first_page).find_map(|page| made_with_segment_bytes(&page))
+}
+
+/// What is said when the configuration names another length of log files than the data folder has.
+#[must_use]
+pub fn segment_bytes_kept(config: &Config, kept: u64) -> Option<String> {
+    let (wanted, data) = (config.store.segment_bytes, config.data.display());
+    (kept != wanted).then(|| {
+        format!("store.segment_bytes = {wanted} has no effect: {data} was made with {kept}")
+    })
 }
 
 /// Opens the store for a command, while no engine runs on it.
@@ -101,6 +127,10 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     let sink = Sink::stderr(config.log.format, config.log.level)
         .map_err(|e| format!("cannot start the log: {e}"))?;
     let log = sink.log(None);
+    // Known before only where there were log files.
+    if let Some(why) = segment_bytes_kept(config, store.mailboxes.segment_bytes()) {
+        log.event(now(), Event::SettingIgnored, &[("why", &why)]);
+    }
     let admin = Arc::new(StoreAdmin::online(store.mailboxes.clone(), &config.domain));
     let control = control::serve(&config.data, admin)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
@@ -278,7 +308,7 @@ impl Body {
 
     fn spool(&self, shard: ShardId) -> SpoolConfig {
         let mut spool = SpoolConfig::new(shard);
-        spool.segment_bytes = self.config.store.segment_bytes;
+        spool.segment_bytes = self.mailboxes.segment_bytes();
         spool.reserve_bytes = self.config.store.reserve_bytes;
         spool
     }

@@ -1,8 +1,9 @@
 //! The commands that manage accounts, domains and aliases.
 //!
 //! Called by `cli::main` with a checked configuration. They go to the engine that runs on the data
-//! folder, over its control socket, or else open the store themselves. Lists are fetched page by
-//! page.
+//! folder, over its control socket, or else open the store themselves. Only those that a new folder
+//! begins with make a store where there is none: a mistyped folder is an error for the others, and
+//! nothing is made there. Lists are fetched page by page.
 
 use super::args::{Alias, Command, Domain, PasswordFrom, Person};
 use super::table::table;
@@ -11,7 +12,7 @@ use crate::config::Config;
 use crate::control::{
     self, Admin, AdminError, AdminReply, AdminRequest, AliasEntry, Client, Password, UserEntry,
 };
-use crate::dirlock::{DirError, DirLock};
+use crate::dirlock::{self, DirError, DirLock, DirState};
 use std::io::{BufRead as _, Read as _};
 
 /// The most bytes of a line that is typed or piped in.
@@ -25,6 +26,13 @@ pub(super) fn execute(
     engine: &dyn Engine,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), String> {
+    let begins = matches!(command, Command::Adduser { .. } | Command::Domain(Domain::Add { .. }));
+    // Whatever else is wrong with the folder is said where it is opened.
+    if !begins && matches!(dirlock::inspect(&config.data), Ok(DirState::Fresh)) {
+        let folder = config.data.display();
+        let makers = "`domain add`, `adduser` or a start makes one";
+        return Err(format!("no mail store in {folder}: {makers}"));
+    }
     let request = match command {
         Command::Adduser { address, person: Person { name, password } } => {
             let address = match address {

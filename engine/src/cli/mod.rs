@@ -15,6 +15,7 @@ mod tests;
 use crate::config::{self, Config, Overrides};
 use crate::control::Admin;
 use crate::dirlock::{self, DirLock};
+use crate::run::{segment_bytes_kept, segment_bytes_on_disk};
 use args::{Command, Line};
 use std::ffi::OsString;
 use std::io::{BufRead, Write};
@@ -121,8 +122,14 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
     }
 }
 
+/// The configuration, with what the data folder keeps from when it was made.
 fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, String> {
-    Config::load(path, overrides).map_err(|error| error.to_string())
+    let mut config = Config::load(path, overrides).map_err(|error| error.to_string())?;
+    if let Some(kept) = segment_bytes_on_disk(&config.data) {
+        config.warnings.extend(segment_bytes_kept(&config, kept));
+        config.store.segment_bytes = kept;
+    }
+    Ok(config)
 }
 
 fn run(

@@ -157,9 +157,46 @@ fn accounts_are_managed_offline_and_online_alike() {
 }
 
 #[test]
+fn a_folder_without_a_store_is_named_and_nothing_is_made_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let engine = Fake::default();
+    let empty = temp.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    for data in [temp.path().join("mistyped"), empty] {
+        for line in [
+            "users",
+            "passwd a@example.org",
+            "deluser a@example.org",
+            "domain list",
+            "domain remove example.org",
+            "alias list",
+            "alias add x@example.org a@example.org",
+            "alias remove x@example.org",
+        ] {
+            // The password is not asked for in vain: nothing is typed here.
+            let ran = run_line(&engine, &data, line);
+            let expected = format!(
+                "fsmtp-engine: no mail store in {}: `domain add`, `adduser` or a start makes one\n",
+                data.display()
+            );
+            assert_eq!((ran.status, ran.errors), (1, expected), "{line}");
+            let made = std::fs::read_dir(&data).map_or(0, Iterator::count);
+            assert_eq!(made, 0, "{line}");
+        }
+        for line in [&["domain", "add", "x.test"][..], &["adduser", "a@x.test", "--password-stdin"]]
+        {
+            let _ = std::fs::remove_dir_all(&data);
+            assert_eq!(run_with(&engine, &data, line, "pw\n").status, 0, "{line:?}");
+            assert_eq!(run_line(&engine, &data, "users").status, 0);
+        }
+    }
+}
+
+#[test]
 fn every_change_reaches_the_store() {
     let temp = tempfile::tempdir().unwrap();
     let engine = Fake::default();
+    drop(DirLock::take(temp.path()).unwrap());
     for (line, request) in [
         ("deluser a@example.org", "UserRemove { address: \"a@example.org\" }"),
         ("domain add example.org", "DomainAdd { domain: \"example.org\" }"),
@@ -402,6 +439,7 @@ impl Engine for Stuck {
 #[test]
 fn a_list_that_stands_still_is_an_error() {
     let temp = tempfile::tempdir().unwrap();
+    drop(DirLock::take(temp.path()).unwrap());
     let data = temp.path().display().to_string();
     let args = ["fsmtp-engine", "domain", "list", "--data", &data].map(OsString::from);
     let (mut output, mut errors) = (Vec::new(), Vec::new());

@@ -79,7 +79,7 @@ pub use recover::{Cut, Recovery};
 
 use crate::envelope::Envelope;
 use crate::error::StoreError;
-use crate::format::{BATCH_BYTES_MAX, PAGE};
+use crate::format::{BATCH_BYTES_MAX, PAGE, SegmentHeader};
 use crate::id::{Lsn, QueueId, ShardId};
 use log::Core;
 
@@ -154,6 +154,13 @@ impl SpoolConfig {
         }
         Ok(())
     }
+}
+
+/// The length of segments that the segment with this first page was made with; none when the page
+/// is not one of version 1's.
+#[must_use]
+pub fn made_with_segment_bytes(first_page: &[u8]) -> Option<u64> {
+    SegmentHeader::decode(first_page).ok().map(|header| header.segment_bytes)
 }
 
 /// Who is told of messages once they are durable: the mailbox index.

@@ -94,8 +94,8 @@ pub(super) fn check_header(
     }
     if header.segment_bytes != config.segment_bytes {
         return Err(StoreError::Invalid(format!(
-            "{object} was made with segments of {} bytes, the configuration says {}: \
-             the length cannot change while there are segments",
+            "{object} was made with segments of {} bytes, the mailbox index with {}: \
+             they are not of one data folder",
             header.segment_bytes, config.segment_bytes
         )));
     }

@@ -238,6 +238,51 @@ fn a_damaged_row_of_the_index_costs_one_message_and_is_named() {
 }
 
 #[test]
+fn a_data_folder_keeps_its_segment_size_and_differences_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let options = |config: Option<&str>| Options {
+        data: Some(data.clone()),
+        config: config.map(str::to_owned),
+        ..Options::default()
+    };
+    let small = "[store]\nsegment_bytes = 1048576\n";
+    // Made by an account command, without the configuration that comes later.
+    let at = data.to_str().unwrap();
+    let made = engine::run(&["domain", "add", "x.test", "--data", at], "").unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut first = Engine::with(options(Some(small))).unwrap();
+    let sent = message(12, 1, 100_000);
+    assert_eq!(first.smtp().unwrap().mail("", &[DEMO], &sent).unwrap().code, 250);
+    first.signal(Signal::TERM).unwrap();
+    assert!(first.wait(DRAIN).is_some());
+    let said = "store.segment_bytes = 1048576 has no effect:";
+    assert!(first.log().contains(said) && first.log().contains("made with 67108864"));
+
+    // From now on there are log files, and everybody sees it.
+    let file = folder.path().join("fsmtp.toml");
+    std::fs::write(&file, small).unwrap();
+    let file = file.to_str().unwrap();
+    let base = ports::free_base().unwrap().to_string();
+    let test = ["test", "--data", at, "--config", file, "--dev", "--ports", &base];
+    for args in [&["config", "test", "--data", at, "--config", file][..], &test] {
+        let output = engine::run(args, "").unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(said), "{args:?}: {text}");
+    }
+    let users = engine::run(&["users", "--data", at, "--config", file], "").unwrap();
+    assert!(users.status.success() && users.stderr.is_empty(), "{users:?}");
+    let mut second = Engine::with(options(Some(small))).unwrap();
+    assert!(second.log().contains(said), "{}", second.log());
+    trace(&second.pop().unwrap().message(1).unwrap(), &sent).unwrap();
+    assert_eq!(second.smtp().unwrap().mail("", &[DEMO], &sent).unwrap().code, 250);
+    second.kill();
+    let third = Engine::with(options(None)).unwrap();
+    assert!(!third.log().contains("segment_bytes"), "{}", third.log());
+    trace(&third.pop().unwrap().message(2).unwrap(), &sent).unwrap();
+}
+
+#[test]
 fn wrong_usage_is_told_apart_from_failure() {
     for args in [&["--cores", "many"][..], &["--no-such-flag"], &["deluser"]] {
         let output = engine::run(args, "").unwrap();

@@ -51,7 +51,7 @@ use thread::Index;
 pub struct Options {
     /// How many shards deliver.
     pub shards_count: u16,
-    /// Length of the spools' segments; must not change while there is mail.
+    /// Length of the spools' segments, for a new folder; see [`Embedded::segment_bytes`].
     pub segment_bytes: u64,
     /// Length of the spools' chunks.
     pub chunk_bytes: u64,
@@ -104,7 +104,7 @@ impl Options {
             return wrong("there are 1 to 1024 shards");
         }
         if self.segment_bytes == 0 {
-            return wrong("segment_bytes must be that of the spools");
+            return wrong("segment_bytes must be the length of the spools' segments");
         }
         if self.merge_count == 0
             || self.queue_count == 0
@@ -131,6 +131,7 @@ struct Shared {
     requests: ArrayQueue<Request>,
     bell: Bell,
     chunk_bytes: u64,
+    segment_bytes: u64,
     /// The durable marks by shard.
     applied: Box<[AtomicU64]>,
     published: Mutex<Published>,
@@ -218,13 +219,13 @@ impl Embedded {
     /// thread. Blocks until it is ready.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] for options that make no sense or do not fit the file, or when
-    /// another process has it open; [`StoreError::Version`]; [`StoreError::Corrupt`];
-    /// [`StoreError::Io`].
-    pub fn open(folder: &Path, options: Options) -> Result<(Self, Keeper), StoreError> {
+    /// [`StoreError::Invalid`] for options that make no sense, or when another process has it open;
+    /// [`StoreError::Version`]; [`StoreError::Corrupt`]; [`StoreError::Io`].
+    pub fn open(folder: &Path, mut options: Options) -> Result<(Self, Keeper), StoreError> {
         options.check()?;
         let (tables, mut loaded) =
             Tables::open(folder, options.cache_bytes, options.segment_bytes, options.limits)?;
+        options.segment_bytes = loaded.segment_bytes;
         let directory = Arc::new(core::mem::take(&mut loaded.directory));
         let applied: Vec<AtomicU64> = (0..=ShardId::MAX)
             .map(|shard| loaded.applied.get(&ShardId(shard)).map_or(0, |lsn| lsn.0))
@@ -236,6 +237,7 @@ impl Embedded {
             requests: ArrayQueue::new(options.requests_count),
             bell: Bell::default(),
             chunk_bytes: options.chunk_bytes,
+            segment_bytes: options.segment_bytes,
             applied: applied.into_boxed_slice(),
             published: Mutex::new(Published {
                 directory: Arc::clone(&directory),
@@ -261,6 +263,13 @@ impl Embedded {
     #[must_use]
     pub fn mark(&self, shard: ShardId) -> Lsn {
         self.shared.applied(shard)
+    }
+
+    /// Length of the spools' segments: that of the options when the folder was made, and the same
+    /// for as long as it lives. The spools must be opened with it.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.shared.segment_bytes
     }
 
     /// Calls `subscriber` now, and on the index's thread after each change of the directory. It

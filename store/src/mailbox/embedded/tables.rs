@@ -56,6 +56,8 @@ pub(super) struct Tables {
 
 /// What is kept in memory from the start.
 pub(super) struct Loaded {
+    /// Length of the spools' segments, as the file was made for.
+    pub(super) segment_bytes: u64,
     pub(super) directory: Directory,
     pub(super) applied: BTreeMap<ShardId, Lsn>,
     pub(super) live: LiveBytes,
@@ -92,7 +94,8 @@ fn opened(error: DatabaseError) -> StoreError {
 }
 
 impl Tables {
-    /// Opens the file in `folder`, making it when there is none, and reads what is kept in memory.
+    /// Opens the file in `folder`, making it for `segment_bytes` when there is none, and reads what
+    /// is kept in memory.
     pub(super) fn open(
         folder: &Path,
         cache_bytes: usize,
@@ -108,15 +111,16 @@ impl Tables {
             sync_folder(folder)?;
         }
         let tables = Self { database, damages: Arc::default() };
-        tables.settle(segment_bytes)?;
-        let loaded = tables.load(limits)?;
+        let segment_bytes = tables.settle(segment_bytes)?;
+        let loaded = tables.load(segment_bytes, limits)?;
         Ok((tables, loaded))
     }
 
-    /// Writes the format and the layout into a new file, or checks those of an old one.
-    fn settle(&self, segment_bytes: u64) -> Result<(), StoreError> {
+    /// Writes the format and the layout into a new file, or reads those of an old one; says the
+    /// length of segments, which stays what it was at first.
+    fn settle(&self, segment_bytes: u64) -> Result<u64, StoreError> {
         let transaction = self.begin()?;
-        {
+        let segment_bytes = {
             let mut meta = transaction.open_table(META).map_err(failed)?;
             let mut known = |name: &str, ours: u64| -> Result<u64, StoreError> {
                 let found = meta.get(name).map_err(failed)?.map(|value| value.value());
@@ -130,19 +134,18 @@ impl Tables {
                 let found = u32::try_from(format).unwrap_or(u32::MAX);
                 return Err(StoreError::Version { object: FILE.into(), found, known: 1 });
             }
-            let found = known(SEGMENT_BYTES, segment_bytes)?;
-            if found != segment_bytes {
-                return Err(StoreError::Invalid(format!(
-                    "{FILE} was made for segments of {found} bytes, not of {segment_bytes}"
-                )));
+            match known(SEGMENT_BYTES, segment_bytes)? {
+                0 => return Err(damaged("meta", SEGMENT_BYTES, "no segment is so short").into()),
+                found => found,
             }
-        }
+        };
         // A table exists once it was opened for writing.
         drop(self.write(&transaction)?);
-        transaction.commit().map_err(failed)
+        transaction.commit().map_err(failed)?;
+        Ok(segment_bytes)
     }
 
-    fn load(&self, limits: Limits) -> Result<Loaded, StoreError> {
+    fn load(&self, segment_bytes: u64, limits: Limits) -> Result<Loaded, StoreError> {
         let transaction = self.database.begin_read().map_err(failed)?;
         let mut domains: Vec<String> = Vec::new();
         for row in transaction.open_table(DOMAINS).map_err(failed)?.iter().map_err(failed)? {
@@ -163,6 +166,7 @@ impl Tables {
         let meta = transaction.open_table(META).map_err(failed)?;
         let next = meta.get(NEXT_MAILBOX).map_err(failed)?.map_or(1, |next| next.value());
         let mut loaded = Loaded {
+            segment_bytes,
             directory: Directory::restore(limits, MailboxId(next), domains, accounts, aliases),
             applied: BTreeMap::new(),
             live: LiveBytes::new(),
@@ -546,6 +550,22 @@ mod tests {
         drop(tables);
         let refused = open().map(|_| ()).unwrap_err();
         assert!(matches!(refused, StoreError::Version { found: 2, known: 1, .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_length_of_segments_that_cannot_be_is_damage() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let open = |bytes| Tables::open(folder.path(), 1 << 20, bytes, Limits::default());
+        let (tables, loaded) = open(4096).unwrap();
+        assert_eq!(loaded.segment_bytes, 4096);
+        let transaction = tables.begin().unwrap();
+        transaction.open_table(META).unwrap().insert(SEGMENT_BYTES, 0).unwrap();
+        transaction.commit().unwrap();
+        drop(tables);
+        let refused = open(4096).map(|_| ()).unwrap_err().to_string();
+        let said = "index.redb, table meta, key \"segment bytes\" is damaged: \
+                    no segment is so short";
+        assert_eq!(refused, said);
     }
 
     #[test]

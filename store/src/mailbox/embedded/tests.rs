@@ -264,14 +264,12 @@ fn subscribers_see_every_change() {
 }
 
 #[test]
-fn a_folder_is_for_one_process_one_layout_one_format() {
+fn a_folder_is_for_one_process_and_one_format() {
     let folder = TempDir::new().unwrap();
     let open = |options| Embedded::open(folder.path(), options).map(|(_, keeper)| keeper);
     let keeper = open(options()).unwrap();
     assert!(matches!(open(options()), Err(StoreError::Invalid(why)) if why.contains("in use")));
     keeper.close().unwrap();
-    let other = Options { segment_bytes: 2 * SEGMENT_BYTES, ..options() };
-    assert!(matches!(open(other), Err(StoreError::Invalid(why)) if why.contains("segments")));
     for wrong in [
         Options { shards_count: 0, ..options() },
         Options { shards_count: 1025, ..options() },
@@ -285,6 +283,30 @@ fn a_folder_is_for_one_process_one_layout_one_format() {
     assert!(open(options()).is_err());
     let nowhere = folder.path().join("missing");
     assert!(matches!(Embedded::open(&nowhere, options()), Err(StoreError::Io(_))));
+}
+
+#[test]
+fn a_folder_keeps_the_length_of_segments_that_it_was_made_with() {
+    let folder = TempDir::new().unwrap();
+    let mut log = ShardLog::new(0);
+    let message = log.message(&[MailboxId(1)], 1000, 20);
+    let live = |store: &Embedded| wait(store.live_bytes(ShardId(0))).unwrap();
+    let (store, keeper) = Embedded::open(folder.path(), options()).unwrap();
+    deliver(&store, &message);
+    let before = live(&store);
+    assert!(before.len() > 1, "it lies in two segments");
+    keeper.close().unwrap();
+    for factor in [2, 64] {
+        let other = Options { segment_bytes: factor * SEGMENT_BYTES, ..options() };
+        let (store, keeper) = Embedded::open(folder.path(), other).unwrap();
+        assert_eq!(store.segment_bytes(), SEGMENT_BYTES);
+        let copy = log.message(&[MailboxId(2)], 1000, 20);
+        deliver(&store, &copy);
+        let maildrop = wait(store.open(MailboxId(2))).unwrap();
+        wait(store.close(maildrop, vec![Uid(factor as u32 / 2), Uid(1), Uid(2)])).unwrap();
+        assert_eq!(live(&store), before, "it counts by the old length");
+        keeper.close().unwrap();
+    }
 }
 
 #[test]

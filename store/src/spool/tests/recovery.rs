@@ -292,7 +292,7 @@ fn spares_are_reused_when_whole_and_removed_when_not() {
 fn empty_segments_behind_the_end_are_kept_once_and_removed_else() {
     let plate = filled(1, 100);
     assert_eq!(plate.names(), [segment(0), segment(1)], "the next one is prepared ahead");
-    let header = |number| crate::format::SegmentHeader {
+    let header = |number| SegmentHeader {
         shard: u32::from(SHARD.0),
         number,
         segment_bytes: small_config().segment_bytes,
