@@ -69,7 +69,7 @@ macro_rules! events {
 
 events! {
     EngineStarted "engine-started" Info "The engine takes connections.";
-    EngineDraining "engine-draining" Info "SIGTERM: no new sessions, running transactions finish.";
+    EngineDraining "engine-draining" Info "SIGTERM: running transactions finish, in 30 s at most.";
     EngineStopped "engine-stopped" Info "Everything is on disk and the process ends.";
     SettingIgnored "setting-ignored" Warn "The data folder keeps what it was made with instead.";
     ShardRecovered "shard-recovered" Info "A shard has read its log after a start: what it found.";

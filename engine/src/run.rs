@@ -295,7 +295,10 @@ impl Body {
         shard: &Rc<Shard<GlommioRuntime, Embedded>>,
     ) -> Result<(), String> {
         for (listener, admission) in self.config.listeners.iter().zip(&self.admissions) {
-            let socket = rt.listen(listener.address).map_err(|e| e.to_string())?;
+            let socket = rt.listen(listener.address).map_err(|e| {
+                shard.log.event(rt.unix(), Event::ListenFailed, &[("why", &e)]);
+                e.to_string()
+            })?;
             let service = match listener.protocol {
                 Protocol::Smtp => Service::Smtp,
                 Protocol::Pop3 => Service::Pop3,

@@ -37,8 +37,8 @@ pub(super) struct Server {
     /// `Received`. When absent: what the system calls the host, and `dev.example.test` with
     /// `--dev`.
     pub(super) node: Option<String>,
-    /// The domain of user names that are given without one; it names no host. When absent: `node`,
-    /// and `example.test` with `--dev`.
+    /// The domain of user names that are given without one, by people who sign in and in the
+    /// account commands; it names no host. When absent: `node`, and `example.test` with `--dev`.
     pub(super) domain: Option<String>,
     /// How many shards run, each pinned to a core of its own. When absent: one for each core that
     /// the process may use. `--cores` goes before it.
@@ -68,6 +68,7 @@ pub(super) struct Listener {
     /// and are refused until then.
     pub(super) durability: Durability,
     /// The most connections at one time; the next one is turned away with a reply that says so.
+    /// Fewer, with a warning at the start, when the process may not have as many files open.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) connections_max: u32,
     /// The most connections at one time from one address; at most `connections_max`. When absent:
