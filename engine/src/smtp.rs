@@ -104,7 +104,8 @@ async fn talk<R: Runtime, M: Mailboxes>(
                 let late = desk.deadline();
                 out = need_input(shard, conn, &mut session, out, late).await?;
             }
-            Then::Close => {
+            // No listener offers STARTTLS, so no session asks for it.
+            Then::Close | Then::StartTls => {
                 conn.consume(consumed);
                 let deadline = rt.now() + CLOSE_TIMEOUT;
                 conn.send(out.take(), deadline).await?;

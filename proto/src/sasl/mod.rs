@@ -308,10 +308,11 @@ fn first(
 }
 
 impl Lookup {
-    /// Goes on with the keys of the user and a nonce that was never used before.
+    /// Goes on with the keys of the user and a nonce that was never used before; returns the
+    /// challenge to send.
     #[must_use]
-    pub fn keys(self, keys: &ScramKeys, nonce: &Nonce) -> Step {
+    pub fn keys(self, keys: &ScramKeys, nonce: &Nonce) -> (Exchange, Vec<u8>) {
         let (second, challenge) = self.0.with_keys(keys, &encode(nonce));
-        Step::Challenge(Exchange(Box::new(State::ScramProof(second))), challenge)
+        (Exchange(Box::new(State::ScramProof(second))), challenge)
     }
 }
