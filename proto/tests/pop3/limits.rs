@@ -1,6 +1,6 @@
 //! Every limit of a POP3 session, reached.
 
-use crate::world::{IDLE, Maildrop, Message, World, play};
+use crate::world::{CLEAR, IDLE, Maildrop, Message, World, play};
 use fsmtp_proto::pop3::{
     Answer, LINE_BYTES_MAX, Listing, MALFORMED_LINES_MAX, REFUSED_LOGINS_MAX, Refusal, Session,
     Settings, Then, refuse_connection,
@@ -35,7 +35,7 @@ fn a_million_messages_stream_through_one_outbox() {
         (&b"LIST\r\n"[..], (|i| format!("{} {}\r\n", i + 1, u64::MAX - i)) as fn(u64) -> String),
         (b"UIDL\r\n", |i| format!("{} {i:070}\r\n", i + 1)),
     ] {
-        let settings = Settings { node: "node".into(), idle: IDLE };
+        let settings = Settings { node: "node".into(), idle: IDLE, access: CLEAR };
         let mut out = Outbox::new(Vec::new());
         let now = Instant::from_ns(0);
         let mut session = Session::new(Rc::new(settings), now, &mut out);
@@ -57,7 +57,7 @@ fn a_million_messages_stream_through_one_outbox() {
                     session.answer(answer, &mut out);
                 }
                 Then::Again => {}
-                Then::Close => panic!("closed"),
+                Then::Close | Then::StartTls => panic!("closed"),
             }
             input.drain(..consumed);
         }
@@ -135,7 +135,7 @@ fn a_client_that_hangs_up_removes_nothing() {
 
 #[test]
 fn time_spent_on_an_answer_is_not_idle_time() {
-    let settings = Settings { node: "node".into(), idle: IDLE };
+    let settings = Settings { node: "node".into(), idle: IDLE, access: CLEAR };
     let mut out = Outbox::new(Vec::new());
     let mut session = Session::new(Rc::new(settings), Instant::from_ns(0), &mut out);
     let later = Instant::from_ns(0) + IDLE + IDLE;
