@@ -23,7 +23,9 @@
 //!    replies keep the order of the commands; policy and storage stay outside.
 //! 4. Replies leave when the session needs input (or asks for a flush): a pipelined group costs one
 //!    send. The outbox is bounded; a turn that finds too little room asks for a flush first.
-//! 5. "The client talked too early" is a matter of time: the driver sees it, never the session.
+//! 5. After `Then::StartTls` the driver sends the outbox, does the handshake on a window that it
+//!    has seen to be empty, and says `secured`; no byte from before survives into TLS.
+//! 6. "The client talked too early" is a matter of time: the driver sees it, never the session.
 //!
 //! # Map
 //!

@@ -3,7 +3,7 @@
 //! A line ends at LF. One that holds a NUL, a CR that no LF follows, or ends in a bare LF is
 //! malformed: it is consumed as a whole and answered, so both sides stay in step. A line that is
 //! too long is reported as soon as that is certain, the rest of it is skipped as it comes in. The
-//! lines of an AUTH exchange may be longer than commands (RFC 5034 §4), so the caller says how long.
+//! lines of an AUTH exchange may be longer than commands (RFC 5034 §4): the caller says how long.
 
 use memchr::{memchr, memchr2};
 

@@ -206,9 +206,7 @@ impl Reply<'_> {
             // RFC 5034 §4
             Self::Challenge(challenge) => write!(out, "+ {challenge}"),
             Self::Cancelled => out.write_str("-ERR Authentication cancelled."),
-            Self::NoMechanism => {
-                out.write_str("-ERR No such mechanism here, CAPA lists what there is.")
-            }
+            Self::NoMechanism => out.write_str("-ERR No such mechanism here, CAPA lists them."),
             // RFC 3206 §5: nothing helps but what the user sets up.
             Self::NeedsTls => out.write_str("-ERR [AUTH] No passwords in clear: TLS first."),
             Self::TlsReady => out.write_str("+OK Begin TLS negotiation now"),

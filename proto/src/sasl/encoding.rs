@@ -13,7 +13,11 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
 
 /// RFC 4648 §3.3, §3.5: no other characters, and one encoding for each message.
 pub(super) fn decode(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    STANDARD.decode(text).map(Zeroizing::new).map_err(|_| Failure::Malformed)
+    // Wiped in the end also when half of it turns out malformed.
+    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
+    let len = STANDARD.decode_slice(text, &mut bytes).map_err(|_| Failure::Malformed)?;
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// A line of the client (RFC 4954 §4): `*` gives up, an empty one is an empty message.

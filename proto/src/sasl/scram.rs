@@ -185,12 +185,7 @@ impl Second {
         }
         self.signed.push_str(unproved);
         let signature = sign(&self.stored_key, self.signed.as_bytes());
-        let mut client_key = [0; 32];
-        let pairs = proof.iter().zip(signature.as_ref());
-        for (byte, (proof, signature)) in client_key.iter_mut().zip(pairs) {
-            *byte = proof ^ signature;
-        }
-        let client_key = ClientKey::new(client_key);
+        let client_key = ClientKey::recover(proof, signature.as_ref());
         let user = core::mem::take(&mut self.user);
         // RFC 5802 §3: H(ClientKey) is the StoredKey of the right user only.
         let hash = digest::digest(&digest::SHA256, client_key.bytes());

@@ -31,8 +31,13 @@ impl fmt::Debug for Secret {
 pub struct ClientKey([u8; 32]);
 
 impl ClientKey {
-    pub(super) const fn new(key: [u8; 32]) -> Self {
-        Self(key)
+    /// RFC 5802 §3: what the client has hidden in its proof by the signature.
+    pub(super) fn recover(proof: &[u8; 32], signature: &[u8]) -> Self {
+        let mut key = Self([0; 32]);
+        for (byte, (proof, signature)) in key.0.iter_mut().zip(proof.iter().zip(signature)) {
+            *byte = proof ^ signature;
+        }
+        key
     }
 
     /// The key.

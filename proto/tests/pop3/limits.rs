@@ -1,6 +1,7 @@
 //! Every limit of a POP3 session, reached.
 
 use crate::world::{CLEAR, IDLE, Maildrop, Message, World, play};
+use fsmtp_proto::access::{Access, TlsMode};
 use fsmtp_proto::pop3::{
     Answer, LINE_BYTES_MAX, Listing, MALFORMED_LINES_MAX, REFUSED_LOGINS_MAX, Refusal, Session,
     Settings, Then, refuse_connection,
@@ -151,6 +152,30 @@ fn time_spent_on_an_answer_is_not_idle_time() {
     let turn = session.turn(later, b"", &Million, &mut out);
     assert!(matches!(turn.then, Then::NeedInput));
     assert_eq!(session.deadline(), later + IDLE);
+}
+
+#[test]
+fn what_stands_behind_stls_is_refused_and_no_handshake_begins() {
+    let access = Access { tls: TlsMode::StartTls, ..CLEAR };
+    for behind in ["USER evil\r\n", "\r\n", "x", "\x16\x03\x01"] {
+        let mut world = World::with_access(one_message(), access);
+        world.arrive(format!("STLS\r\n{behind}").as_bytes());
+        let outcome = world.outcome();
+        assert!(outcome.closed);
+        let said = String::from_utf8(outcome.said).unwrap();
+        assert!(said.ends_with("\r\n-ERR Nothing may follow STLS, closing.\r\n"), "{said}");
+        assert!(!said.contains("Begin TLS"));
+    }
+}
+
+#[test]
+fn a_client_that_never_shakes_hands_is_cut_off_without_a_word() {
+    let access = Access { tls: TlsMode::StartTls, ..CLEAR };
+    let mut world = World::with_access(one_message(), access);
+    world.arrive(b"STLS\r\n");
+    world.wait(IDLE);
+    let outcome = world.outcome();
+    assert!(outcome.said.ends_with(b"+OK Begin TLS negotiation now\r\n"));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use core::mem;
 
-use super::super::reply::{Refusal, Reply};
+use super::super::reply::{Refusal, Reply, Secure};
 use super::phase::{Phase, Question};
 use super::{Answer, Ask, Hello, Session, Then, Turn};
 use crate::sasl::{self, Exchange, Failure, Pending, Step};
@@ -34,16 +34,16 @@ fn begin(session: &Session, argument: &[u8]) -> Result<Step, Reply> {
     }
     // RFC 4954 §4: once, and not in a transaction.
     if session.user().is_some() {
-        return Err(Reply::AuthAlready);
+        return Err(Reply::Secure(Secure::AuthAlready));
     }
     if session.envelope().is_some() {
-        return Err(Reply::AuthInMail);
+        return Err(Reply::Secure(Secure::AuthInMail));
     }
     if argument.is_empty() {
-        return Err(Reply::AuthSyntax);
+        return Err(Reply::Secure(Secure::AuthSyntax));
     }
     if !access.may_sign_in(session.tls()) {
-        return Err(Reply::TlsForAuth);
+        return Err(Reply::Secure(Secure::TlsForAuth));
     }
     Ok(Exchange::begin(argument, &access.offer(session.tls())))
 }
@@ -86,9 +86,11 @@ impl Session {
             }
             Step::Failed(failure) => {
                 match failure {
-                    Failure::Mechanism => Reply::AuthUnknown.write(out),
-                    Failure::Cancelled => Reply::AuthCancelled.write(out),
-                    Failure::Malformed => self.auth_failed(Reply::AuthMalformed, out),
+                    Failure::Mechanism => Reply::Secure(Secure::AuthUnknown).write(out),
+                    Failure::Cancelled => Reply::Secure(Secure::AuthCancelled).write(out),
+                    Failure::Malformed => {
+                        self.auth_failed(Reply::Secure(Secure::AuthMalformed), out)
+                    }
                     Failure::Refused => {
                         self.auth_failed(Reply::Refused(Refusal::Credentials), out);
                     }
@@ -110,7 +112,7 @@ impl Session {
         reply.write(out);
         self.failures_count += 1;
         if self.failures_count >= FAILURES_MAX {
-            self.say(Reply::TooManyFailures, out);
+            self.say(Reply::Secure(Secure::TooManyFailures), out);
         }
     }
 
@@ -123,7 +125,7 @@ impl Session {
             }
             (Pending::Verdict, Answer::SignedIn { user }) => {
                 self.user = Some(user.into());
-                Reply::SignedIn.write(out);
+                Reply::Secure(Secure::SignedIn).write(out);
             }
             (_, Answer::Refused(refusal)) if refusal.closes() => {
                 self.say(Reply::Refused(refusal), out);

@@ -5,7 +5,7 @@
 
 use super::super::address::{self, AddressError, Domain, Path};
 use super::super::ext::{self, BodyType};
-use super::super::reply::Reply;
+use super::super::reply::{Reply, Secure};
 use super::super::text::Text;
 use super::phase::{Chunk, Chunks, Envelope, Phase, Question};
 use super::{Ask, Hello, Recipient, Sender, Session, Then};
@@ -90,10 +90,10 @@ fn parse_mail<'b>(session: &Session, argument: &'b [u8]) -> Result<Sender<'b>, R
     if access.submission {
         // RFC 6409 §4.3, RFC 4954 §6.
         if !access.may_sign_in(session.tls()) {
-            return Err(Reply::TlsFirst);
+            return Err(Reply::Secure(Secure::TlsFirst));
         }
         if session.user().is_none() {
-            return Err(Reply::AuthFirst);
+            return Err(Reply::Secure(Secure::AuthFirst));
         }
     }
     if session.envelope().is_some() {

@@ -2,7 +2,8 @@
 //!
 //! The driver owns socket, window and outbox and follows the turn contract (see the crate's front
 //! page); the desk behind it answers what the session asks. The window must be able to hold
-//! [`LINE_BYTES_MAX`] bytes, the outbox has [`TURN_BYTES_MAX`] free when a turn may reply.
+//! [`LINE_BYTES_MAX`] bytes, or [`sasl::LINE_BYTES_MAX`] where AUTH is offered; the outbox has
+//! [`TURN_BYTES_MAX`] free when a turn may reply.
 //!
 //! What the driver can rely on:
 //!
@@ -31,7 +32,7 @@ use std::rc::Rc;
 use super::address::Path;
 use super::body::Piece;
 use super::ext::{BodyType, Notify, OriginalRecipient, Return, Submitter};
-use super::reply::{Refusal, Reply};
+use super::reply::{Refusal, Reply, Secure};
 use super::text::Text;
 use super::verb;
 use crate::access::Tls;
@@ -44,8 +45,9 @@ pub use auth::FAILURES_MAX;
 use phase::{Chunk, Data, Envelope, Phase, Question};
 pub use settings::{Limits, NODE_BYTES_MAX, Settings, SettingsError};
 
-/// The longest command line, with its CRLF; that of an AUTH exchange is [`sasl::LINE_BYTES_MAX`]. RFC 5321 §4.5.3.1.4 asks for 512 and more for
-/// parameters; the longest legal RCPT with DSN needs some 900.
+/// The longest command line, with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512 and more for
+/// parameters; the longest legal RCPT with DSN needs some 900. Lines of an AUTH exchange may be
+/// longer: [`sasl::LINE_BYTES_MAX`].
 pub const LINE_BYTES_MAX: usize = 2048;
 
 /// How many lines that are too long or hold NUL or a bare newline are answered before the
@@ -110,7 +112,8 @@ pub enum Ask<'b> {
     Begin,
     /// The message is complete: make it durable. Answered by [`Answer::Stored`] or a refusal.
     Commit,
-    /// Who is this? Answered as [`sasl::Question`] says: by keys, [`Answer::SignedIn`] or a refusal.
+    /// Who is this? Answered, as [`sasl::Question`] says, by [`Answer::Keys`] or
+    /// [`Answer::SignedIn`], or refused.
     Auth(sasl::Question),
 }
 
@@ -419,7 +422,7 @@ impl Session {
         self.user.as_deref()
     }
 
-    /// What stands after `with` in the trace header: RFC 3848, RFC 6531 §4.3.
+    /// What stands after `with` in the trace header: RFC 3848 §1, RFC 6531 §4.3.
     #[must_use]
     pub const fn protocol(&self, sender_utf8: bool) -> &'static str {
         let extended = matches!(self.hello, Hello::Ehlo(_));
@@ -481,7 +484,8 @@ impl Session {
         if ended {
             self.since = now;
             let response = matches!(self.phase, Phase::SkipResponse);
-            let reply = if response { Reply::ResponseTooLong } else { Reply::LineTooLong };
+            let reply =
+                if response { Reply::Secure(Secure::ResponseTooLong) } else { Reply::LineTooLong };
             self.phase = Phase::Command(self.envelope());
             return Turn { consumed, then: self.bad_line(reply, out) };
         }

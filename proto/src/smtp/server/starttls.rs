@@ -3,7 +3,7 @@
 //! The session never sees a handshake. It makes sure that nothing stands behind the command, says
 //! 220 and waits for [`Session::secured`], which also begins a connection with implicit TLS.
 
-use super::super::reply::Reply;
+use super::super::reply::{Reply, Secure};
 use super::phase::Phase;
 use super::{Hello, Session, Then, Turn};
 use crate::access::{Tls, TlsMode};
@@ -27,7 +27,7 @@ pub(crate) fn start_tls<'b>(
 
 fn may_start(session: &Session, argument: &[u8]) -> Result<(), Reply> {
     if session.tls.is_some() {
-        return Err(Reply::TlsAlready);
+        return Err(Reply::Secure(Secure::TlsAlready));
     }
     if session.settings.access().tls != TlsMode::StartTls {
         return Err(Reply::NotImplemented);
@@ -38,7 +38,7 @@ fn may_start(session: &Session, argument: &[u8]) -> Result<(), Reply> {
     if !matches!(session.hello, Hello::Ehlo(_)) {
         return Err(Reply::HelloFirst);
     }
-    if session.envelope().is_some() { Err(Reply::TlsInMail) } else { Ok(()) }
+    if session.envelope().is_some() { Err(Reply::Secure(Secure::TlsInMail)) } else { Ok(()) }
 }
 
 impl Session {
@@ -46,11 +46,11 @@ impl Session {
     /// put there by somebody in the middle, and must not be carried over into TLS.
     pub(super) fn turn_start_tls<'b>(&mut self, input: &[u8], out: &mut Outbox) -> Turn<'b> {
         let then = if input.is_empty() {
-            Reply::TlsReady.write(out);
+            Reply::Secure(Secure::TlsReady).write(out);
             self.phase = Phase::Handshake;
             Then::StartTls
         } else {
-            self.say(Reply::TlsTooEarly, out)
+            self.say(Reply::Secure(Secure::TlsTooEarly), out)
         };
         Turn { consumed: 0, then }
     }
