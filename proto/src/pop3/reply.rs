@@ -13,7 +13,7 @@ pub(super) const REPLY_BYTES_MAX: usize = 512;
 /// What IMPLEMENTATION says of us (RFC 2449 §6.9); without a version, which helps attackers only.
 const IMPLEMENTATION: &str = "fsmtp-engine";
 
-/// What CAPA always lists, in both states (RFC 2449 §5 allows that); [`Capabilities`] has the rest.
+/// What CAPA always lists, in both states (RFC 2449 §5 allows that); `Capabilities` has the rest.
 pub const CAPABILITIES: [&str; 9] = [
     "TOP",            // RFC 2449 §6.1
     "UIDL",           // RFC 2449 §6.8
