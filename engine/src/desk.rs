@@ -181,6 +181,8 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             Ask::Recipient(recipient) => self.recipient(recipient).await,
             Ask::Begin => self.begin(),
             Ask::Commit => self.commit(session).await,
+            // No listener offers AUTH, so no session asks.
+            Ask::Auth(_) => Said::Refused(Refusal::SignInLater),
         }
     }
 

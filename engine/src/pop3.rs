@@ -97,6 +97,11 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
                     let answer = self.login(&user, password, conn).await;
                     session.answer(answer, &mut out);
                 }
+                // No listener offers AUTH, so no session asks.
+                Then::Ask(Ask::Auth(_)) => {
+                    conn.consume(consumed);
+                    session.answer(Answer::Refused(Refusal::Temporary), &mut out);
+                }
                 Then::Ask(Ask::Retrieve { index, lines }) => {
                     conn.consume(consumed);
                     out = self.retrieve(conn, &mut session, out, index, lines).await?;
@@ -110,7 +115,8 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
                     conn.consume(consumed);
                     out = self.need_input(conn, &mut session, out).await?;
                 }
-                Then::Close => {
+                // No listener offers STLS, so no session asks for it.
+                Then::Close | Then::StartTls => {
                     conn.consume(consumed);
                     let deadline = rt.now() + CLOSE_TIMEOUT;
                     conn.send(out.take(), deadline).await?;
@@ -150,7 +156,7 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
         Ok(out)
     }
 
-    async fn login(&mut self, user: &[u8], password: Vec<u8>, conn: &R::Conn) -> Answer {
+    async fn login(&mut self, user: &[u8], password: Vec<u8>, conn: &R::Conn) -> Answer<'static> {
         let name = String::from_utf8_lossy(user).into_owned();
         let account = self.account(user);
         let hash = account.as_ref().map(|account| account.password_phc.clone());
@@ -276,7 +282,7 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
     }
 
     /// QUIT: the deletions become durable, then the maildrop is free (RFC 1939 §6).
-    async fn update(&mut self, deletions: Vec<u32>) -> Answer {
+    async fn update(&mut self, deletions: Vec<u32>) -> Answer<'static> {
         let Some(maildrop) = self.maildrop.take() else { return Answer::Done };
         let deleted = deletions.len();
         let uids = deletions.iter().filter_map(|&i| message(&maildrop, i)).map(|m| m.uid).collect();

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::SystemTime;
 
+use fsmtp_proto::access::Access;
 use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::glommio::{GlommioRuntime, ShardOptions, processors, start_shard};
 use fsmtp_rt::helpers::Helpers;
@@ -330,8 +331,12 @@ impl Body {
             ..smtp::server::Limits::default()
         };
         let smtp = smtp::server::Settings::new(&config.node, limits).map_err(|e| e.to_string())?;
-        let pop3 =
-            pop3::Settings { node: config.node.as_str().into(), idle: config.pop3.idle_timeout };
+        let pop3 = pop3::Settings {
+            node: config.node.as_str().into(),
+            idle: config.pop3.idle_timeout,
+            // Until listeners have TLS, a password can only come in clear.
+            access: Access { clear_auth_allowed: true, ..Access::default() },
+        };
         Ok(Parts {
             rt: rt.clone(),
             disk: rt.disk(config.data.join(SPOOL_FOLDER)),

@@ -5,14 +5,17 @@
 
 use std::rc::Rc;
 
+use fsmtp_proto::sasl;
 use fsmtp_proto::smtp::reply::{Refusal, refuse_connection};
 use fsmtp_proto::smtp::server::{Peer, Session, Then};
 use fsmtp_proto::wire::outbox::Outbox;
-use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime};
+use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
 use fsmtp_store::mailbox::Mailboxes;
 
 use crate::desk::Desk;
 use crate::shard::{CLOSE_TIMEOUT, Shard};
+
+const _: () = assert!(sasl::LINE_BYTES_MAX <= WINDOW_BYTES_MAX, "the window holds any line");
 
 /// How a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,7 +107,8 @@ async fn talk<R: Runtime, M: Mailboxes>(
                 let late = desk.deadline();
                 out = need_input(shard, conn, &mut session, out, late).await?;
             }
-            Then::Close => {
+            // No listener offers STARTTLS, so no session asks for it.
+            Then::Close | Then::StartTls => {
                 conn.consume(consumed);
                 let deadline = rt.now() + CLOSE_TIMEOUT;
                 conn.send(out.take(), deadline).await?;

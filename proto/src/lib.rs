@@ -23,7 +23,9 @@
 //!    replies keep the order of the commands; policy and storage stay outside.
 //! 4. Replies leave when the session needs input (or asks for a flush): a pipelined group costs one
 //!    send. The outbox is bounded; a turn that finds too little room asks for a flush first.
-//! 5. "The client talked too early" is a matter of time: the driver sees it, never the session.
+//! 5. After `Then::StartTls` the driver sends the outbox, does the handshake on a window that it
+//!    has seen to be empty, and says `secured`; no byte from before survives into TLS.
+//! 6. "The client talked too early" is a matter of time: the driver sees it, never the session.
 //!
 //! # Map
 //!
@@ -31,8 +33,11 @@
 //! * [`wire`]: the reply buffer and line cutting, shared by the protocols.
 //! * [`smtp`]: the SMTP and ESMTP server session, addresses, replies, end-of-data scanner.
 //! * [`pop3`]: the POP3 server session.
+//! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
 
+pub mod access;
 pub mod pop3;
+pub mod sasl;
 pub mod smtp;
 pub mod time;
 pub mod wire;

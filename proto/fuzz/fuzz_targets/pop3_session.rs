@@ -2,7 +2,9 @@
 //! same dialogue however the stream is cut. The first two bytes choose the cuts.
 #![no_main]
 
+use fsmtp_proto::access::Access;
 use fsmtp_proto::pop3::{Answer, Ask, Listing, Refusal, Session, Settings, Then};
+use fsmtp_proto::sasl::{Mechanisms, Question, ScramKeys};
 use fsmtp_proto::time::Instant;
 use fsmtp_proto::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use libfuzzer_sys::fuzz_target;
@@ -27,8 +29,19 @@ impl Listing for Drop {
     }
 }
 
-fn answer(ask: &Ask<'_>) -> Answer {
+/// Keys that belong to no password.
+fn keys() -> ScramKeys {
+    ScramKeys { salt: [1; 64].into(), iterations: 1, stored_key: [2; 32], server_key: [3; 32] }
+}
+
+fn answer<'a>(ask: &Ask<'_>, keys: &'a ScramKeys) -> Answer<'a> {
     match ask {
+        Ask::Auth(Question::ScramKeys { .. }) => Answer::Keys { keys, nonce: &[4; 18] },
+        Ask::Auth(Question::Proved { .. }) => panic!("a proof out of nothing"),
+        Ask::Auth(Question::Password { user, .. }) if user.starts_with('!') => {
+            Answer::Opened { count: MESSAGES, octets: 0 }
+        }
+        Ask::Auth(_) => Answer::Refused(Refusal::Credentials),
         Ask::Login { password, .. } if password.0.first() == Some(&b'!') => {
             Answer::Refused(Refusal::Credentials)
         }
@@ -46,7 +59,10 @@ fn answer(ask: &Ask<'_>) -> Answer {
 /// Everything that is said when the bytes arrive in pieces of `first`, `then`, `first`, ... bytes.
 fn play(bytes: &[u8], first: usize, then: usize) -> (Vec<u8>, bool) {
     let now = Instant::from_ns(0);
-    let settings = Settings { node: "node".into(), idle: Duration::from_secs(600) };
+    let access =
+        Access { mechanisms: Mechanisms::ALL, clear_auth_allowed: true, ..Access::default() };
+    let settings = Settings { node: "node".into(), idle: Duration::from_secs(600), access };
+    let keys = keys();
     let mut out = Outbox::new(Vec::new());
     let mut session = Session::new(Rc::new(settings), now, &mut out);
     let mut sizes = [first, then].into_iter().cycle();
@@ -62,9 +78,10 @@ fn play(bytes: &[u8], first: usize, then: usize) -> (Vec<u8>, bool) {
                 assert!(!out.is_empty());
                 said.extend_from_slice(&out.take());
             }
-            Then::Ask(ask) => session.answer(answer(&ask), &mut out),
+            Then::Ask(ask) => session.answer(answer(&ask, &keys), &mut out),
             Then::NeedInput if end == bytes.len() => break,
             Then::NeedInput => end = (end + sizes.next().unwrap_or(1)).min(bytes.len()),
+            Then::StartTls => panic!("a listener without TLS"),
             Then::Close => {
                 said.extend_from_slice(&out.take());
                 return (said, true);

@@ -6,15 +6,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
+use fsmtp_proto::access::Access;
+use fsmtp_proto::sasl::{self, Mechanisms, Question, ScramKeys};
 use fsmtp_proto::smtp::reply::{REPLY_LINE_BYTES_MAX, Refusal};
-use fsmtp_proto::smtp::server::{
-    Answer, Ask, LINE_BYTES_MAX, Limits, Peer, Session, Settings, Then,
-};
+use fsmtp_proto::smtp::server::{Answer, Ask, Limits, Peer, Session, Settings, Then};
 use fsmtp_proto::time::{Instant, UnixTime};
 use fsmtp_proto::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use libfuzzer_sys::fuzz_target;
 
-const PHASES: [&str; 8] = [
+const PHASES: [&str; 11] = [
     "",
     "HELO client.example\r\n",
     "EHLO client.example\r\n",
@@ -23,6 +23,9 @@ const PHASES: [&str; 8] = [
     "EHLO client.example\r\nMAIL FROM:<a@sender.example>\r\nRCPT TO:<b@example.test>\r\nDATA\r\n",
     "EHLO client.example\r\nMAIL FROM:<a@sender.example>\r\nRCPT TO:<b@example.test>\r\nBDAT 9\r\n",
     "EHLO x\r\nMAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<b@example.test>\r\nBDAT 2\r\n\r.",
+    "EHLO client.example\r\nAUTH PLAIN\r\n",
+    "EHLO client.example\r\nAUTH LOGIN IWE=\r\n",
+    "EHLO client.example\r\nAUTH SCRAM-SHA-256 biwsbj1hbGljZSxyPWFiYw==\r\n",
 ];
 
 #[derive(Default, PartialEq, Debug)]
@@ -37,12 +40,14 @@ struct Seen {
 struct Desk {
     open: bool,
     body: Vec<u8>,
+    keys: Option<ScramKeys>,
 }
 
 impl Desk {
-    fn answer(&mut self, ask: &Ask<'_>, seen: &mut Seen) -> Answer<'static> {
+    fn answer(&mut self, ask: &Ask<'_>, seen: &mut Seen) -> Answer<'_> {
         seen.questions += 1;
         match ask {
+            Ask::Auth(question) => return self.auth(question),
             Ask::Sender(_) if seen.questions % 5 == 4 => return Answer::Refused(Refusal::Busy),
             Ask::Sender(_) => {
                 assert!(!self.open, "the transaction before has ended");
@@ -62,12 +67,35 @@ impl Desk {
         }
         Answer::Accepted
     }
+
+    fn auth(&mut self, question: &Question) -> Answer<'_> {
+        match question {
+            // Keys that belong to no password.
+            Question::ScramKeys { .. } => Answer::Keys {
+                keys: self.keys.get_or_insert_with(|| ScramKeys {
+                    salt: [1; 64].into(),
+                    iterations: 1,
+                    stored_key: [2; 32],
+                    server_key: [3; 32],
+                }),
+                nonce: &[4; 18],
+            },
+            Question::Proved { .. } => panic!("a proof out of nothing"),
+            Question::Password { user, .. } if user.starts_with('!') => {
+                Answer::SignedIn { user: "alice@example.test" }
+            }
+            _ => Answer::Refused(Refusal::Credentials),
+        }
+    }
 }
 
 fn play(wire: &[u8], piece_bytes: usize) -> Seen {
     let limits =
         Limits { message_bytes_max: 200, recipients_max: 3, mails_max: 9, ..Limits::default() };
     let Ok(settings) = Settings::new("mx.example.test", limits) else { unreachable!() };
+    let access =
+        Access { mechanisms: Mechanisms::ALL, clear_auth_allowed: true, ..Access::default() };
+    let Ok(settings) = settings.with_access(access) else { unreachable!() };
     let now = Instant::from_ns(0);
     let peer = Peer { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), host: None };
     let mut out = Outbox::new(Vec::new());
@@ -98,9 +126,10 @@ fn play(wire: &[u8], piece_bytes: usize) -> Seen {
                 return seen;
             }
             Then::NeedInput => {
-                assert!(to - from < LINE_BYTES_MAX);
+                assert!(to - from < sasl::LINE_BYTES_MAX);
                 to = (to + piece_bytes).min(wire.len());
             }
+            Then::StartTls => panic!("a listener without TLS"),
             Then::Close => {
                 seen.replies.extend(out.take());
                 seen.closed = true;

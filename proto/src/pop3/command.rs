@@ -21,6 +21,7 @@ pub(super) struct Number(pub(super) u32);
 /// A command with its arguments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Command<'b> {
+    Auth(&'b [u8]),
     Capa,
     Dele(Number),
     Implementation,
@@ -32,6 +33,7 @@ pub(super) enum Command<'b> {
     Retr(Number),
     Rset,
     Stat,
+    Stls,
     Top(Number, u64),
     Uidl(Option<Number>),
     User(&'b [u8]),
@@ -54,7 +56,12 @@ const fn verb(
 }
 
 /// Every command.
-static VERBS: [Verb; 15] = [
+static VERBS: [Verb; 17] = [
+    // RFC 5034 §4
+    verb("AUTH", When::Authorization, |rest| match rest.map(<[u8]>::trim_ascii_end) {
+        Some(rest) if !rest.is_empty() => Ok(Command::Auth(rest)),
+        _ => Err("AUTH takes a mechanism."),
+    }),
     // RFC 2449 §5
     verb("CAPA", When::Always, |rest| alone(rest, Command::Capa)),
     verb("DELE", When::Transaction, |rest| Ok(Command::Dele(number(rest)?))),
@@ -77,6 +84,8 @@ static VERBS: [Verb; 15] = [
     verb("RETR", When::Transaction, |rest| Ok(Command::Retr(number(rest)?))),
     verb("RSET", When::Transaction, |rest| alone(rest, Command::Rset)),
     verb("STAT", When::Transaction, |rest| alone(rest, Command::Stat)),
+    // RFC 2595 §4
+    verb("STLS", When::Authorization, |rest| alone(rest, Command::Stls)),
     verb("TOP", When::Transaction, |rest| match words(rest) {
         [Some(number), Some(lines), None] => Ok(Command::Top(message(number)?, count(lines)?)),
         _ => Err("TOP takes a message number and a count of lines."),
@@ -168,6 +177,8 @@ mod tests {
             (b"PASS  two  spaces ", Command::Pass(b" two  spaces ")),
             (b"USER a@example.test", Command::User(b"a@example.test")),
             (b"LANG", Command::Lang(None)),
+            (b"AUTH PLAIN dGVzdA== ", Command::Auth(b"PLAIN dGVzdA==")),
+            (b"stls", Command::Stls),
             (b"LANG *", Command::Lang(Some(b"*"))),
         ] {
             assert_eq!(parse(line), Ok(command), "{}", line.escape_ascii());
@@ -192,6 +203,9 @@ mod tests {
             b"USER",
             b"USER a b",
             b"PASS",
+            b"AUTH",
+            b"AUTH ",
+            b"STLS now",
             b"PASS ",
             b"LANG en nl",
             b"UTF8 USER",

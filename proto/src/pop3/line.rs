@@ -2,7 +2,8 @@
 //!
 //! A line ends at LF. One that holds a NUL, a CR that no LF follows, or ends in a bare LF is
 //! malformed: it is consumed as a whole and answered, so both sides stay in step. A line that is
-//! too long is reported as soon as that is certain, the rest of it is skipped as it comes in.
+//! too long is reported as soon as that is certain, the rest of it is skipped as it comes in. The
+//! lines of an AUTH exchange may be longer than commands (RFC 5034 §4): the caller says how long.
 
 use memchr::{memchr, memchr2};
 
@@ -21,15 +22,15 @@ pub(super) enum Cut<'b> {
     Line { line: &'b [u8], bytes: usize },
     /// A whole line that no command may look like.
     Malformed { why: &'static str, bytes: usize },
-    /// The line has no end within [`LINE_BYTES_MAX`]; `bytes` of it are here.
+    /// The line has no end within the limit; `bytes` of it are here.
     TooLong { bytes: usize },
 }
 
-/// Looks at the front of `input`.
-pub(super) fn cut(input: &[u8]) -> Cut<'_> {
-    let head = input.get(..LINE_BYTES_MAX).unwrap_or(input);
+/// Looks at the front of `input` for a line of at most `bytes_max` octets, its end included.
+pub(super) fn cut(input: &[u8], bytes_max: usize) -> Cut<'_> {
+    let head = input.get(..bytes_max).unwrap_or(input);
     let Some(end) = memchr(b'\n', head) else {
-        return if head.len() == LINE_BYTES_MAX {
+        return if head.len() == bytes_max {
             Cut::TooLong { bytes: head.len() }
         } else {
             Cut::More
@@ -57,6 +58,10 @@ pub(super) fn skip(input: &[u8]) -> (usize, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn cut(input: &[u8]) -> Cut<'_> {
+        super::cut(input, LINE_BYTES_MAX)
+    }
 
     #[test]
     fn lines_end_in_crlf_only() {

@@ -1,4 +1,5 @@
-//! POP3, server side: RFC 1939 with the extensions that [`reply::CAPABILITIES`] names.
+//! POP3, server side: RFC 1939 with the extensions that [`reply::CAPABILITIES`] names, TLS
+//! (RFC 2595) and AUTH (RFC 5034).
 //!
 //! Called by the engine's POP3 driver by the turn contract (crate documentation). The parts:
 //!
@@ -7,10 +8,11 @@
 //! * [`stuff`]: the dot-stuffing encoder that every body goes through on its way out.
 //! * [`top`]: the filter that ends a body after its headers and n lines.
 //! * [`deletions`]: which messages DELE has marked.
+//! * `sign_in`, `start_tls`: AUTH and STLS.
 //! * `command`, `line`: what the client may say. `reply`: every text that we may say.
 //!
 //! ```text
-//!                 Ask::Login             QUIT, Ask::Update
+//!           Ask::Login, Ask::Auth        QUIT, Ask::Update
 //!  AUTHORIZATION ───────────► TRANSACTION ───────────────► Closed
 //!        │ QUIT                 │  ▲                          ▲
 //!        └──────────────────────┼──┼── idle, hang-up ─────────┤
@@ -29,6 +31,8 @@ pub mod deletions;
 mod line;
 pub mod reply;
 pub mod session;
+mod sign_in;
+mod start_tls;
 pub mod stuff;
 pub mod top;
 

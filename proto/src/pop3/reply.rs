@@ -3,6 +3,7 @@
 //! Called by the session, which has made sure of `REPLY_BYTES_MAX` bytes of room. The texts are
 //! those of the original's transcripts where the RFCs leave them free.
 
+use crate::sasl::Mechanisms;
 use crate::wire::outbox::Outbox;
 use core::fmt::{self, Write as _};
 
@@ -12,11 +13,8 @@ pub(super) const REPLY_BYTES_MAX: usize = 512;
 /// What IMPLEMENTATION says of us (RFC 2449 §6.9); without a version, which helps attackers only.
 const IMPLEMENTATION: &str = "fsmtp-engine";
 
-/// What CAPA lists, IMPLEMENTATION apart.
-///
-/// The session has the same capabilities in both states (RFC 2449 §5 allows that).
-pub const CAPABILITIES: [&str; 10] = [
-    "USER",           // RFC 2449 §6.3
+/// What CAPA always lists, in both states (RFC 2449 §5 allows that); `Capabilities` has the rest.
+pub const CAPABILITIES: [&str; 9] = [
     "TOP",            // RFC 2449 §6.1
     "UIDL",           // RFC 2449 §6.8
     "PIPELINING",     // RFC 2449 §6.6
@@ -27,6 +25,17 @@ pub const CAPABILITIES: [&str; 10] = [
     "UTF8",           // RFC 6856 §2; no USER: names and passwords are not run through SASLprep
     "LANG",           // RFC 6856 §3
 ];
+
+/// What CAPA lists only where it can be used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Capabilities {
+    /// USER and PASS (RFC 2449 §6.3).
+    pub(super) user: bool,
+    /// SASL (RFC 2449 §6.2, RFC 5034 §3), when there is a mechanism.
+    pub(super) mechanisms: Mechanisms,
+    /// STLS (RFC 2595 §4).
+    pub(super) start_tls: bool,
+}
 
 /// Why the driver cannot do what was asked. Codes and texts are made of it here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,7 +106,7 @@ pub(super) enum Reply<'a> {
     Utf8,
     Language { tag: &'a str },
     Languages,
-    Capabilities,
+    Capabilities(Capabilities),
     Implementation,
     Status { count: u32, octets: u64 },
     ListFollows,
@@ -120,6 +129,13 @@ pub(super) enum Reply<'a> {
     NeedsUtf8,
     NotAllRemoved(Refusal),
     Refused(Refusal),
+    Challenge(&'a str),
+    Cancelled,
+    NoMechanism,
+    NeedsTls,
+    TlsReady,
+    TlsAlready,
+    TlsTooEarly,
 }
 
 impl Reply<'_> {
@@ -142,8 +158,13 @@ impl Reply<'_> {
             Self::Language { tag } => write!(out, "+OK {tag} Language set"),
             Self::Languages => out
                 .write_str("+OK Language listing follows\r\nen English\r\ni-default English\r\n."),
-            Self::Capabilities => {
+            Self::Capabilities(Capabilities { user, mechanisms, start_tls }) => {
                 out.write_str("+OK Capability list follows\r\n")?;
+                out.write_str(if user { "USER\r\n" } else { "" })?;
+                if !mechanisms.is_empty() {
+                    write!(out, "SASL {mechanisms}\r\n")?;
+                }
+                out.write_str(if start_tls { "STLS\r\n" } else { "" })?;
                 for capability in CAPABILITIES {
                     write!(out, "{capability}\r\n")?;
                 }
@@ -182,6 +203,16 @@ impl Reply<'_> {
                 write!(out, "-ERR [{code}] Some deleted messages were not removed.")
             }
             Self::Refused(refusal) => write!(out, "-ERR {refusal}"),
+            // RFC 5034 §4
+            Self::Challenge(challenge) => write!(out, "+ {challenge}"),
+            Self::Cancelled => out.write_str("-ERR Authentication cancelled."),
+            Self::NoMechanism => out.write_str("-ERR No such mechanism here, CAPA lists them."),
+            // RFC 3206 §5: nothing helps but what the user sets up.
+            Self::NeedsTls => out.write_str("-ERR [AUTH] No passwords in clear: TLS first."),
+            Self::TlsReady => out.write_str("+OK Begin TLS negotiation now"),
+            Self::TlsAlready => out.write_str("-ERR Order Error: TLS is there already."),
+            // What stands behind STLS came in clear, from whomever.
+            Self::TlsTooEarly => out.write_str("-ERR Nothing may follow STLS, closing."),
         }
     }
 }

@@ -7,7 +7,9 @@
 use super::command::{self, Command, Number, When};
 use super::deletions::Deletions;
 use super::line::{self, Cut};
-use super::reply::{self, REPLY_BYTES_MAX, Refusal, Reply};
+use super::reply::{self, Capabilities, REPLY_BYTES_MAX, Refusal, Reply};
+use crate::access::{Access, Tls, TlsMode};
+use crate::sasl::{self, Exchange, Nonce, Pending, ScramKeys};
 use crate::time::Instant;
 use crate::wire::outbox::Outbox;
 use core::fmt;
@@ -19,9 +21,9 @@ use std::rc::Rc;
 /// to stop what is not a mail client.
 pub const MALFORMED_LINES_MAX: u8 = 10;
 
-/// Wrong names or passwords after which the session closes; arbitrary, so that guessing costs a
-/// connection.
-pub const REFUSED_LOGINS_MAX: u8 = 5;
+/// Failed sign-ins, by PASS or AUTH, after which the session closes; arbitrary, so that guessing
+/// costs a connection.
+pub const REFUSED_LOGINS_MAX: u8 = 3;
 
 /// What all sessions of a listener share.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Settings {
     pub node: Box<str>,
     /// How long a client may say nothing; RFC 1939 §3 asks for at least 10 minutes.
     pub idle: Duration,
+    /// TLS and sign-in.
+    pub access: Access,
 }
 
 /// What the session asks of the open maildrop. An index is counted from 0, below the count that
@@ -92,6 +96,10 @@ pub enum Then<'b> {
     Again,
     /// Answer this first.
     Ask(Ask<'b>),
+    /// Send the replies, make sure that the window is empty, do the handshake, then call
+    /// [`Session::secured`]. Bytes that came before the replies were sent came in clear: close
+    /// then, for they must never be taken for what TLS protects.
+    StartTls,
     /// Send the replies and close. An open maildrop is released with no message removed, unless
     /// `Ask::Update` was answered.
     Close,
@@ -107,6 +115,8 @@ pub enum Ask<'b> {
         /// The password.
         password: Secret<'b>,
     },
+    /// Who is this? Answer as [`sasl::Question`] says: `Keys`, `Opened` or `Refused`.
+    Auth(sasl::Question),
     /// Send this message. Find it first; then answer `Ready` or `Refused`. After `Ready` the driver
     /// sends the replies and the body, through [`Top`](super::Top) when `lines` is given and
     /// through [`Stuffer`](super::Stuffer), before it turns again. If the body fails half way it
@@ -123,14 +133,21 @@ pub enum Ask<'b> {
 }
 
 /// The driver's answer to an [`Ask`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answer {
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
     /// Signed in, the maildrop is locked and holds this.
     Opened {
         /// How many messages.
         count: u32,
         /// The sum of their sizes.
         octets: u64,
+    },
+    /// What SCRAM goes on with; only to [`sasl::Question::ScramKeys`].
+    Keys {
+        /// The user's keys, or made-up ones for a user that is not there.
+        keys: &'a ScramKeys,
+        /// Random bytes that were never used before.
+        nonce: &'a Nonce,
     },
     /// The message was found.
     Ready,
@@ -142,11 +159,17 @@ pub enum Answer {
 
 /// The state of RFC 1939 §3, with what exists in it.
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// Before sign-in; the name that USER gave.
     Authorization { user: Option<Box<[u8]>> },
-    /// `Ask::Login` waits for its answer.
-    SigningIn,
+    /// An AUTH exchange waits for a line of the client.
+    Authenticating(Exchange),
+    /// `Ask::Login` or `Ask::Auth` waits for its answer.
+    SigningIn(Pending),
+    /// Silence behind STLS; then the handshake may begin.
+    StartTls,
+    /// The driver is to say that TLS is there.
+    Handshake,
     /// Signed in.
     Transaction(Transaction),
     /// LIST or UIDL is under way; `next` is the index of the next line.
@@ -161,31 +184,32 @@ enum Phase {
 
 /// Which listing is under way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(super) enum Kind {
     List,
     UniqueIds,
 }
 
 #[derive(Debug)]
-struct Transaction {
-    count: u32,
-    octets: u64,
-    deletions: Deletions,
+pub(super) struct Transaction {
+    pub(super) count: u32,
+    pub(super) octets: u64,
+    pub(super) deletions: Deletions,
 }
 
 /// A POP3 session.
 #[derive(Debug)]
 pub struct Session {
-    settings: Rc<Settings>,
-    phase: Phase,
-    deadline: Instant,
+    pub(super) settings: Rc<Settings>,
+    pub(super) phase: Phase,
+    pub(super) tls: Option<Box<Tls>>,
+    pub(super) deadline: Instant,
     /// The idle time starts with the next turn: the answer to a question came without the time.
     answered: bool,
-    utf8: bool,
+    pub(super) utf8: bool,
     /// The rest of a line that was too long is still to come.
     skipping: bool,
     malformed_count: u8,
-    refused_count: u8,
+    pub(super) refused_count: u8,
 }
 
 impl Session {
@@ -197,6 +221,7 @@ impl Session {
             deadline: now + settings.idle,
             settings,
             phase: Phase::Authorization { user: None },
+            tls: None,
             answered: false,
             utf8: false,
             skipping: false,
@@ -222,7 +247,9 @@ impl Session {
 
     /// Ends the session because the engine goes down; nothing is deleted.
     pub fn shut_down(&mut self, out: &mut Outbox) {
-        if !matches!(self.phase, Phase::Closed) && out.room() >= REPLY_BYTES_MAX {
+        // In the middle of a handshake there is nobody to read it.
+        if !matches!(self.phase, Phase::Closed | Phase::Handshake) && out.room() >= REPLY_BYTES_MAX
+        {
             Reply::Refused(Refusal::ShuttingDown).write(out);
         }
         self.phase = Phase::Closed;
@@ -241,7 +268,7 @@ impl Session {
         }
         match &mut self.phase {
             Phase::Closed => return Turn { consumed: 0, then: Then::Close },
-            Phase::SigningIn | Phase::Retrieving { .. } | Phase::Updating => {
+            Phase::SigningIn(_) | Phase::Retrieving { .. } | Phase::Updating => {
                 debug_assert!(false, "a question waits for its answer");
                 return Turn { consumed: 0, then: Then::NeedInput };
             }
@@ -252,30 +279,30 @@ impl Session {
                 self.resume();
                 return Turn { consumed: 0, then: Then::Again };
             }
-            Phase::Authorization { .. } | Phase::Transaction(_) => {}
+            Phase::Handshake => {
+                debug_assert!(false, "after Then::StartTls comes secured");
+                self.phase = Phase::Closed;
+                return Turn { consumed: 0, then: Then::Close };
+            }
+            Phase::Authorization { .. }
+            | Phase::Authenticating(_)
+            | Phase::StartTls
+            | Phase::Transaction(_) => {}
         }
         if out.room() < REPLY_BYTES_MAX {
             return Turn { consumed: 0, then: Then::Flush };
+        }
+        if matches!(self.phase, Phase::StartTls) {
+            return self.turn_start_tls(input, out);
         }
         self.read(now, input, listing, out)
     }
 
     /// Answers the question of the last turn.
-    pub fn answer(&mut self, answer: Answer, out: &mut Outbox) {
+    pub fn answer(&mut self, answer: Answer<'_>, out: &mut Outbox) {
         self.answered = true;
         match (mem::replace(&mut self.phase, Phase::Closed), answer) {
-            (Phase::SigningIn, Answer::Opened { count, octets }) => {
-                Reply::SignedIn.write(out);
-                let transaction = Transaction { count, octets, deletions: Deletions::default() };
-                self.phase = Phase::Transaction(transaction);
-            }
-            (Phase::SigningIn, Answer::Refused(refusal)) => {
-                Reply::Refused(refusal).write(out);
-                self.refused_count += u8::from(refusal == Refusal::Credentials);
-                if self.refused_count < REFUSED_LOGINS_MAX && !refusal.closes() {
-                    self.phase = Phase::Authorization { user: None };
-                }
-            }
+            (Phase::SigningIn(pending), answer) => self.sign_in_answered(pending, answer, out),
             (Phase::Retrieving { transaction, ready }, Answer::Ready) => {
                 ready.write(out);
                 self.phase = Phase::Transaction(transaction);
@@ -311,11 +338,18 @@ impl Session {
             let then = if ended { Then::Again } else { Then::NeedInput };
             return Turn { consumed, then };
         }
-        let (consumed, problem) = match line::cut(input) {
+        let exchange = matches!(self.phase, Phase::Authenticating(_));
+        let bytes_max = if exchange { sasl::LINE_BYTES_MAX } else { line::LINE_BYTES_MAX };
+        let (consumed, problem) = match line::cut(input, bytes_max) {
             Cut::More => return Turn { consumed: 0, then: Then::NeedInput },
             Cut::Line { line, bytes } => {
                 self.deadline = now + self.settings.idle;
-                return Turn { consumed: bytes, then: self.command(line, listing, out) };
+                let then = if exchange {
+                    self.exchange(line, out)
+                } else {
+                    self.command(line, listing, out)
+                };
+                return Turn { consumed: bytes, then };
             }
             Cut::Malformed { why, bytes } => (bytes, Reply::Syntax(why)),
             Cut::TooLong { bytes } => {
@@ -323,6 +357,9 @@ impl Session {
                 (bytes, Reply::LineTooLong)
             }
         };
+        if exchange {
+            self.phase = Phase::Authorization { user: None };
+        }
         self.malformed_count += 1;
         if self.malformed_count < MALFORMED_LINES_MAX {
             problem.write(out);
@@ -361,12 +398,24 @@ impl Session {
             (None, Ok(command)) => command,
         };
         match command {
-            Command::Capa => Reply::Capabilities.write(out),
+            Command::Capa => Reply::Capabilities(self.capabilities()).write(out),
             Command::Implementation => Reply::Implementation.write(out),
             Command::Lang(range) => language(range).write(out),
             command => return self.stateful(command, listing, out),
         }
         Then::Again
+    }
+
+    /// RFC 2449 §5: what the client can use now.
+    fn capabilities(&self) -> Capabilities {
+        let access = &self.settings.access;
+        let tls = self.tls.as_deref();
+        let signed_in = matches!(self.phase, Phase::Transaction(_));
+        Capabilities {
+            user: access.may_sign_in(tls),
+            mechanisms: access.offer(tls).mechanisms,
+            start_tls: access.tls == TlsMode::StartTls && tls.is_none() && !signed_in,
+        }
     }
 
     /// Commands that look at the state or change it.
@@ -394,12 +443,20 @@ impl Session {
         out: &mut Outbox,
     ) -> Then<'b> {
         match (command, user) {
+            (Command::Auth(argument), _) => return self.authenticate(argument, out),
+            (Command::Stls, user) => self.start_tls(user, out),
+            (Command::User(_) | Command::Pass(_), _)
+                if !self.settings.access.may_sign_in(self.tls.as_deref()) =>
+            {
+                Reply::NeedsTls.write(out);
+                self.phase = Phase::Authorization { user: None };
+            }
             (Command::User(name), _) => {
                 Reply::SendPass.write(out);
                 self.phase = Phase::Authorization { user: Some(name.into()) };
             }
             (Command::Pass(password), Some(user)) => {
-                self.phase = Phase::SigningIn;
+                self.phase = Phase::SigningIn(Pending::Verdict);
                 return Then::Ask(Ask::Login { user, password: Secret(password) });
             }
             (Command::Quit, _) => Reply::SigningOff { node: &self.settings.node }.write(out),

@@ -40,6 +40,10 @@ pub enum Refusal {
     ShuttingDown,
     /// 421 4.7.0: more connections than are allowed. Closes the connection.
     TooManyConnections,
+    /// 535 5.7.8: no such user, or the password is wrong; one answer, so that names stay unknown.
+    Credentials,
+    /// 454 4.7.0: whether the user may sign in cannot be found out now.
+    SignInLater,
     /// 550 5.1.1, asked for by a magic recipient.
     Magic550,
     /// 452 4.2.2, asked for by a magic recipient.
@@ -118,6 +122,28 @@ pub(crate) enum Reply {
     ChunkSizeUnknown,
     TooLarge,
     BareNewline,
+    Secure(Secure),
+}
+
+/// What the session replies about TLS and sign-in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Secure {
+    TlsReady,
+    TlsAlready,
+    TlsInMail,
+    TlsTooEarly,
+    TlsFirst,
+    TlsForAuth,
+    SignedIn,
+    AuthFirst,
+    AuthAlready,
+    AuthInMail,
+    AuthSyntax,
+    AuthUnknown,
+    AuthMalformed,
+    AuthCancelled,
+    ResponseTooLong,
+    TooManyFailures,
 }
 
 /// A single-line reply: code, enhanced code and text, and the seeds' tail.
@@ -185,6 +211,7 @@ impl Reply {
             Self::ChunkSizeUnknown => line!("501 5.5.4 Syntax: BDAT size [LAST], closing"),
             Self::TooLarge => line!("552 5.3.4 Message too large"),
             Self::BareNewline => line!("550 5.6.11 Message refused, bare CR or LF in it"),
+            Self::Secure(secure) => secure_parts(secure),
         }
     }
 
@@ -195,6 +222,7 @@ impl Reply {
             Self::Closing | Self::TimedOut | Self::TooManyBadLines | Self::TooManyMails => true,
             // Nobody knows where the chunk ends, and it must not be read as commands.
             Self::ChunkSizeUnknown => true,
+            Self::Secure(Secure::TlsTooEarly | Secure::TooManyFailures) => true,
             _ => false,
         }
     }
@@ -239,9 +267,36 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::TooManyRecipients => line!("452 4.5.3 Too many recipients"),
         Refusal::ShuttingDown => line!("421 4.3.2 Service is shutting down, closing connection"),
         Refusal::TooManyConnections => line!("421 4.7.0 Too many connections, try again later"),
+        Refusal::Credentials => line!("535 5.7.8 Authentication failed"),
+        Refusal::SignInLater => line!("454 4.7.0 Temporary authentication failure"),
         Refusal::Magic550 => line!("550 5.1.1 Refused, as [", "] asks for"),
         Refusal::Magic452 => line!("452 4.2.2 Deferred, as [", "] asks for"),
         Refusal::Magic421 => line!("421 4.3.2 Closing connection, as [", "] asks for"),
+    }
+}
+
+#[rustfmt::skip]
+const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
+    match secure {
+        // RFC 3207 §4.
+        Secure::TlsReady => line!("220 2.0.0 Ready to start TLS"),
+        Secure::TlsAlready => line!("503 5.5.1 Connection already secured"),
+        Secure::TlsInMail => line!("503 5.5.1 No STARTTLS in a transaction"),
+        // What stands behind STARTTLS came in clear, from whomever.
+        Secure::TlsTooEarly => line!("554 5.5.1 Nothing may follow STARTTLS, closing"),
+        Secure::TlsFirst => line!("530 5.7.0 STARTTLS first"),
+        // RFC 4954 §6.
+        Secure::TlsForAuth => line!("538 5.7.11 STARTTLS first, no passwords in clear"),
+        Secure::SignedIn => line!("235 2.7.0 Authentication successful, welcome back."),
+        Secure::AuthFirst => line!("530 5.7.0 Authentication required"),
+        Secure::AuthAlready => line!("503 5.5.1 AUTH already done."),
+        Secure::AuthInMail => line!("503 5.5.1 No AUTH in a transaction"),
+        Secure::AuthSyntax => line!("501 5.5.4 Syntax: AUTH mechanism [initial-response]"),
+        Secure::AuthUnknown => line!("504 5.5.4 Mechanism not offered"),
+        Secure::AuthMalformed => line!("501 5.5.2 Not base64, or not what the mechanism says"),
+        Secure::AuthCancelled => line!("501 5.7.0 Authentication cancelled"),
+        Secure::ResponseTooLong => line!("500 5.5.6 Authentication exchange line too long"),
+        Secure::TooManyFailures => line!("421 4.7.0 Too many failed sign-ins, closing"),
     }
 }
 
@@ -249,7 +304,7 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
 
-    const REFUSALS: [Refusal; 14] = [
+    const REFUSALS: [Refusal; 16] = [
         Refusal::NoSuchUser,
         Refusal::RelayDenied,
         Refusal::MailboxFull,
@@ -261,6 +316,8 @@ mod tests {
         Refusal::TooManyRecipients,
         Refusal::ShuttingDown,
         Refusal::TooManyConnections,
+        Refusal::Credentials,
+        Refusal::SignInLater,
         Refusal::Magic550,
         Refusal::Magic452,
         Refusal::Magic421,

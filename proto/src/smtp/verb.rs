@@ -5,7 +5,7 @@
 
 use super::reply::Reply;
 use super::server::command as handlers;
-use super::server::{Session, Then};
+use super::server::{Session, Then, auth, starttls};
 use crate::wire::outbox::Outbox;
 
 /// Carries out one command. The argument is what follows the verb and one space, without trailing
@@ -35,10 +35,10 @@ static VERBS: [Row; 17] = [
     row("HELP", |session, _, out| session.say(Reply::Help, out)),
     // The seeds' question whether this peer speaks their extensions.
     row("FCAPA", |session, _, out| session.say(Reply::ExtensionsHere, out)),
+    row("AUTH", auth::auth),
+    row("STARTTLS", starttls::start_tls),
     // Known words of commands that this server does not have (RFC 5321 §4.2.4: 502, not 500).
     row("SU", |session, _, out| session.say(Reply::NotImplemented, out)),
-    row("AUTH", |session, _, out| session.say(Reply::NotImplemented, out)),
-    row("STARTTLS", |session, _, out| session.say(Reply::NotImplemented, out)),
     row("TURN", |session, _, out| session.say(Reply::NotImplemented, out)),
 ];
 

@@ -1,6 +1,7 @@
 //! Every limit of a POP3 session, reached.
 
-use crate::world::{IDLE, Maildrop, Message, World, play};
+use crate::world::{CLEAR, IDLE, Maildrop, Message, World, play};
+use fsmtp_proto::access::{Access, TlsMode};
 use fsmtp_proto::pop3::{
     Answer, LINE_BYTES_MAX, Listing, MALFORMED_LINES_MAX, REFUSED_LOGINS_MAX, Refusal, Session,
     Settings, Then, refuse_connection,
@@ -35,7 +36,7 @@ fn a_million_messages_stream_through_one_outbox() {
         (&b"LIST\r\n"[..], (|i| format!("{} {}\r\n", i + 1, u64::MAX - i)) as fn(u64) -> String),
         (b"UIDL\r\n", |i| format!("{} {i:070}\r\n", i + 1)),
     ] {
-        let settings = Settings { node: "node".into(), idle: IDLE };
+        let settings = Settings { node: "node".into(), idle: IDLE, access: CLEAR };
         let mut out = Outbox::new(Vec::new());
         let now = Instant::from_ns(0);
         let mut session = Session::new(Rc::new(settings), now, &mut out);
@@ -57,7 +58,7 @@ fn a_million_messages_stream_through_one_outbox() {
                     session.answer(answer, &mut out);
                 }
                 Then::Again => {}
-                Then::Close => panic!("closed"),
+                Then::Close | Then::StartTls => panic!("closed"),
             }
             input.drain(..consumed);
         }
@@ -135,7 +136,7 @@ fn a_client_that_hangs_up_removes_nothing() {
 
 #[test]
 fn time_spent_on_an_answer_is_not_idle_time() {
-    let settings = Settings { node: "node".into(), idle: IDLE };
+    let settings = Settings { node: "node".into(), idle: IDLE, access: CLEAR };
     let mut out = Outbox::new(Vec::new());
     let mut session = Session::new(Rc::new(settings), Instant::from_ns(0), &mut out);
     let later = Instant::from_ns(0) + IDLE + IDLE;
@@ -151,6 +152,30 @@ fn time_spent_on_an_answer_is_not_idle_time() {
     let turn = session.turn(later, b"", &Million, &mut out);
     assert!(matches!(turn.then, Then::NeedInput));
     assert_eq!(session.deadline(), later + IDLE);
+}
+
+#[test]
+fn what_stands_behind_stls_is_refused_and_no_handshake_begins() {
+    let access = Access { tls: TlsMode::StartTls, ..CLEAR };
+    for behind in ["USER evil\r\n", "\r\n", "x", "\x16\x03\x01"] {
+        let mut world = World::with_access(one_message(), access);
+        world.arrive(format!("STLS\r\n{behind}").as_bytes());
+        let outcome = world.outcome();
+        assert!(outcome.closed);
+        let said = String::from_utf8(outcome.said).unwrap();
+        assert!(said.ends_with("\r\n-ERR Nothing may follow STLS, closing.\r\n"), "{said}");
+        assert!(!said.contains("Begin TLS"));
+    }
+}
+
+#[test]
+fn a_client_that_never_shakes_hands_is_cut_off_without_a_word() {
+    let access = Access { tls: TlsMode::StartTls, ..CLEAR };
+    let mut world = World::with_access(one_message(), access);
+    world.arrive(b"STLS\r\n");
+    world.wait(IDLE);
+    let outcome = world.outcome();
+    assert!(outcome.said.ends_with(b"+OK Begin TLS negotiation now\r\n"));
 }
 
 #[test]

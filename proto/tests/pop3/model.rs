@@ -162,7 +162,7 @@ fn expected(maildrop: &Maildrop, lines: &[String]) -> Outcome {
         let before = model.said.len();
         model.line(line);
         wrong += u32::from(model.said[before..].starts_with("-ERR [AUTH]"));
-        model.closed |= wrong == 5;
+        model.closed |= wrong == 3;
     }
     Outcome { said: model.said.into_bytes(), closed: model.closed, left: model.left }
 }

@@ -1,8 +1,10 @@
 //! A driver for tests: a maildrop in memory, a client whose bytes arrive in given pieces.
 
+use fsmtp_proto::access::{Access, Tls};
 use fsmtp_proto::pop3::{
     Answer, Ask, Listing, Nothing, Refusal, Session, Settings, Stuffer, Then, Top, Turn,
 };
+use fsmtp_proto::sasl::{Question, ScramKeys};
 use fsmtp_proto::time::Instant;
 use fsmtp_proto::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use std::rc::Rc;
@@ -40,6 +42,14 @@ impl Listing for Maildrop {
     }
 }
 
+/// A listener without TLS and AUTH, for USER and PASS in clear.
+pub(crate) const CLEAR: Access = Access {
+    tls: fsmtp_proto::access::TlsMode::None,
+    mechanisms: fsmtp_proto::sasl::Mechanisms::NONE,
+    submission: false,
+    clear_auth_allowed: true,
+};
+
 /// What came of a dialogue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Outcome {
@@ -58,6 +68,8 @@ pub(crate) struct World {
     window: Vec<u8>,
     maildrop: Maildrop,
     open: bool,
+    /// The handshake is due; bytes wait in the socket until it is done.
+    handshaking: bool,
     removed: Vec<u32>,
     said: Vec<u8>,
     closed: bool,
@@ -66,7 +78,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(maildrop: Maildrop) -> Self {
-        let settings = Settings { node: "node.example.test".into(), idle: IDLE };
+        Self::with_access(maildrop, CLEAR)
+    }
+
+    pub(crate) fn with_access(maildrop: Maildrop, access: Access) -> Self {
+        let settings = Settings { node: "node.example.test".into(), idle: IDLE, access };
         let mut out = Outbox::new(Vec::new());
         let now = Instant::from_ns(1);
         let session = Session::new(Rc::new(settings), now, &mut out);
@@ -76,6 +92,7 @@ impl World {
             window: Vec::new(),
             maildrop,
             open: false,
+            handshaking: false,
             removed: Vec::new(),
             said: Vec::new(),
             closed: false,
@@ -92,11 +109,20 @@ impl World {
         }
     }
 
+    /// The handshake that STLS has asked for, or that comes before everything.
+    pub(crate) fn handshake(&mut self, tls: Tls) {
+        if !self.closed {
+            self.handshaking = false;
+            assert_eq!(self.window, b"", "nothing is carried over into TLS");
+            self.session.secured(self.now, tls);
+        }
+    }
+
     /// Bytes arrive; the session does all it can with them.
     pub(crate) fn arrive(&mut self, bytes: &[u8]) {
         self.window.extend_from_slice(bytes);
         let mut flushed_for_nothing = 0;
-        while !self.closed {
+        while !self.closed && !self.handshaking {
             let window = std::mem::take(&mut self.window);
             let turn = if self.open {
                 self.session.turn(self.now, &window, &self.maildrop, &mut self.out)
@@ -116,6 +142,10 @@ impl World {
                     self.send();
                 }
                 Then::Ask(ask) => self.ask(ask),
+                Then::StartTls => {
+                    self.send();
+                    self.handshaking = true;
+                }
                 Then::Close => {
                     self.send();
                     self.closed = true;
@@ -153,6 +183,7 @@ impl World {
                 };
                 self.session.answer(answer, &mut self.out);
             }
+            Ask::Auth(question) => self.auth(&question),
             Ask::Retrieve { index, lines } => self.retrieve(index, lines),
             Ask::Update(deletions) => {
                 let broken = deletions
@@ -167,7 +198,28 @@ impl World {
         }
     }
 
-    fn opened(&mut self) -> Answer {
+    fn auth(&mut self, question: &Question) {
+        let keys = keys();
+        let answer = match question {
+            Question::ScramKeys { .. } => {
+                Answer::Keys { keys: &keys, nonce: b"server nonce here!" }
+            }
+            Question::Password { user, password } => match (&**user, password.bytes()) {
+                ("alice", b"pencil") => self.opened(),
+                ("busy", b"pencil") => Answer::Refused(Refusal::InUse),
+                ("ill", _) => Answer::Refused(Refusal::Temporary),
+                _ => Answer::Refused(Refusal::Credentials),
+            },
+            Question::Proved { user, .. } if **user == *"alice" => self.opened(),
+            Question::External { user } if **user == *"alice" => self.opened(),
+            // A driver that is wrong here lets nobody in all the same.
+            Question::Disproved { .. } => Answer::Refused(Refusal::Temporary),
+            _ => Answer::Refused(Refusal::Credentials),
+        };
+        self.session.answer(answer, &mut self.out);
+    }
+
+    fn opened(&mut self) -> Answer<'static> {
         self.open = true;
         let messages = &self.maildrop.messages;
         Answer::Opened {
@@ -194,16 +246,44 @@ impl World {
     }
 }
 
+/// The keys of every user: salt and password of RFC 7677 §3.
+fn keys() -> ScramKeys {
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+    let bytes = |text: &str| BASE64_STANDARD.decode(text).unwrap();
+    let key = |text: &str| bytes(text).try_into().unwrap();
+    ScramKeys {
+        salt: bytes("W22ZaJ0SNY7soEsUEjb6gQ==").into(),
+        iterations: 4096,
+        stored_key: key("WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="),
+        server_key: key("wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="),
+    }
+}
+
 /// Plays `bytes`, cut before each index of `cuts`.
 pub(crate) fn play(
     maildrop: &Maildrop,
     bytes: &[u8],
     cuts: impl Iterator<Item = usize>,
 ) -> Outcome {
-    let mut world = World::new(maildrop.clone());
+    play_in(World::new(maildrop.clone()), bytes, &[], cuts)
+}
+
+/// The same on a connection with handshakes, each before the byte with its index.
+pub(crate) fn play_in(
+    mut world: World,
+    bytes: &[u8],
+    handshakes: &[(usize, Tls)],
+    cuts: impl Iterator<Item = usize>,
+) -> Outcome {
     let mut from = 0;
+    let mut handshakes = handshakes.iter().peekable();
     for cut in cuts.chain([bytes.len()]) {
         let cut = cut.clamp(from, bytes.len());
+        while let Some((at, tls)) = handshakes.next_if(|(at, _)| *at <= cut) {
+            world.arrive(&bytes[from..*at]);
+            world.handshake(tls.clone());
+            from = *at;
+        }
         world.arrive(&bytes[from..cut]);
         from = cut;
     }

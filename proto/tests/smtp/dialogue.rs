@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! limits size=100 rcptmax=2 mailmax=1     before all others; what is not named is the default
+//! access tls=starttls auth=password submission clear      likewise; tls=implicit, auth=all
 //! host mail.client.example                the looked-up name of the client
 //! C: EHLO client.example                  the client sends this line and CRLF
 //! C- .\r\n                                 the client sends exactly this
@@ -14,6 +15,8 @@
 //! D: recipient <a@example.test>           the next question to the desk, or `reset`
 //! M: Subject: x\r\n\r\n                    the next message that was stored
 //! T: 300                                  seconds pass
+//! H: bound cert=alice                     the handshake: with a channel binding of 32 letters b,
+//!                                         with a certificate; `H: plain` has neither
 //! E: closed | open                        at the end (must stand there)
 //! ```
 //!
@@ -24,6 +27,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use fsmtp_proto::access::{Access, Tls, TlsMode};
+use fsmtp_proto::sasl::Mechanisms;
 use fsmtp_proto::smtp::server::{Limits, Peer};
 
 use super::harness::{GREETING, Seen, World};
@@ -34,12 +39,14 @@ enum Line {
     Desk(String),
     Message(Vec<u8>),
     Time(Duration),
+    Handshake(Tls),
     End(bool),
 }
 
 struct Dialogue {
     name: String,
     limits: Limits,
+    access: Access,
     host: Option<Rc<str>>,
     lines: Vec<Line>,
 }
@@ -47,7 +54,13 @@ struct Dialogue {
 impl Dialogue {
     fn read(path: &Path) -> Self {
         let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-        let mut dialogue = Self { name, limits: Limits::default(), host: None, lines: Vec::new() };
+        let mut dialogue = Self {
+            name,
+            limits: Limits::default(),
+            access: Access::default(),
+            host: None,
+            lines: Vec::new(),
+        };
         for line in fs::read_to_string(path).expect("readable").lines() {
             dialogue.push(line);
         }
@@ -75,9 +88,11 @@ impl Dialogue {
                 let seconds = text.parse().expect("seconds");
                 self.lines.push(Line::Time(Duration::from_secs(seconds)));
             }
+            "H: " => self.lines.push(Line::Handshake(handshake(text))),
             "E: " => self.lines.push(Line::End(text == "closed")),
             _ if line.is_empty() || line.starts_with('#') => {}
             _ if line.starts_with("limits ") => self.limit(line),
+            _ if line.starts_with("access ") => self.access(line),
             _ if line.starts_with("host ") => self.host = Some(line[5..].into()),
             _ => panic!("{}: what is {line:?}?", self.name),
         }
@@ -96,9 +111,23 @@ impl Dialogue {
         }
     }
 
+    fn access(&mut self, line: &str) {
+        for word in line.split(' ').skip(1) {
+            match word {
+                "tls=starttls" => self.access.tls = TlsMode::StartTls,
+                "tls=implicit" => self.access.tls = TlsMode::Implicit,
+                "auth=password" => self.access.mechanisms = Mechanisms::PASSWORD,
+                "auth=all" => self.access.mechanisms = Mechanisms::ALL,
+                "submission" => self.access.submission = true,
+                "clear" => self.access.clear_auth_allowed = true,
+                _ => panic!("{}: no access {word}", self.name),
+            }
+        }
+    }
+
     fn world(&self) -> World {
         let peer = Peer { ip: "192.0.2.7".parse().expect("an address"), host: self.host.clone() };
-        World::with_peer(self.limits, peer)
+        World::with_access(self.limits, peer, self.access)
     }
 
     /// Runs it as written and compares what is written.
@@ -111,6 +140,7 @@ impl Dialogue {
             match line {
                 Line::Client(bytes) => world.receive(bytes),
                 Line::Time(time) => world.wait(*time),
+                Line::Handshake(tls) => world.handshake(tls.clone()),
                 Line::Server(expected) => {
                     replies += self.compare(expected, &world.seen.replies[replies..]);
                 }
@@ -160,17 +190,17 @@ impl Dialogue {
         line.len()
     }
 
-    /// The client's bytes, in the groups between which time passes.
-    fn stream(&self) -> Vec<(Vec<u8>, Duration)> {
-        let mut groups = vec![(Vec::new(), Duration::ZERO)];
+    /// The client's bytes, in the groups between which time passes or TLS begins.
+    fn stream(&self) -> Vec<(Vec<u8>, Option<&Line>)> {
+        let mut groups = vec![(Vec::new(), None)];
         for line in &self.lines {
             match line {
                 Line::Client(bytes) => {
                     groups.last_mut().expect("a group").0.extend_from_slice(bytes);
                 }
-                Line::Time(time) => {
-                    groups.last_mut().expect("a group").1 = *time;
-                    groups.push((Vec::new(), Duration::ZERO));
+                Line::Time(_) | Line::Handshake(_) => {
+                    groups.last_mut().expect("a group").1 = Some(line);
+                    groups.push((Vec::new(), None));
                 }
                 _ => {}
             }
@@ -182,19 +212,33 @@ impl Dialogue {
     fn in_pieces(&self, piece: usize, cut: usize) -> World {
         let mut world = self.world();
         let mut at = 0;
-        for (bytes, time) in self.stream() {
+        for (bytes, then) in self.stream() {
             let place = cut.checked_sub(at).filter(|place| *place <= bytes.len()).unwrap_or(0);
             at += bytes.len();
             let (front, back) = bytes.split_at(place);
             for bytes in front.chunks(piece).chain(back.chunks(piece)) {
                 world.receive(bytes);
             }
-            if !time.is_zero() {
-                world.wait(time);
+            match then {
+                Some(Line::Time(time)) => world.wait(*time),
+                Some(Line::Handshake(tls)) => world.handshake(tls.clone()),
+                _ => {}
             }
         }
         world
     }
+}
+
+fn handshake(text: &str) -> Tls {
+    let mut tls = Tls { version: "TLS1.3", cipher: "TLS_AES_128_GCM_SHA256", ..Tls::default() };
+    for word in text.split(' ') {
+        match word.split_once('=') {
+            None if word == "bound" => tls.exporter = Some([b'b'; 32]),
+            Some(("cert", name)) => tls.certificate = Some(name.into()),
+            _ => assert_eq!(word, "plain"),
+        }
+    }
+    tls
 }
 
 fn unescape(text: &str) -> Vec<u8> {

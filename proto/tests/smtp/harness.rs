@@ -4,10 +4,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use fsmtp_proto::access::{Access, Tls};
+use fsmtp_proto::sasl::{LINE_BYTES_MAX as RESPONSE_BYTES_MAX, Question, ScramKeys};
 use fsmtp_proto::smtp::address::Path;
+use fsmtp_proto::smtp::ext::Submitter;
 use fsmtp_proto::smtp::reply::{REPLY_LINE_BYTES_MAX, Refusal};
 use fsmtp_proto::smtp::server::{
-    Answer, Ask, LINE_BYTES_MAX, Limits, Peer, Recipient, Sender, Session, Settings, Then,
+    Answer, Ask, Limits, Peer, Recipient, Sender, Session, Settings, Then,
 };
 use fsmtp_proto::time::{Instant, UnixTime};
 use fsmtp_proto::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
@@ -42,6 +45,8 @@ pub(crate) struct World {
     held: Held,
     sender: String,
     body: Vec<u8>,
+    /// The handshake is due; bytes wait in the socket until it is done.
+    handshaking: bool,
     pub(crate) seen: Seen,
     /// Sends that the driver made; each is one system call in life.
     pub(crate) sends_count: usize,
@@ -54,7 +59,12 @@ impl World {
     }
 
     pub(crate) fn with_peer(limits: Limits, peer: Peer) -> Self {
+        Self::with_access(limits, peer, Access::default())
+    }
+
+    pub(crate) fn with_access(limits: Limits, peer: Peer, access: Access) -> Self {
         let settings = Settings::new("mx.example.test", limits).expect("settings");
+        let settings = settings.with_access(access).expect("access");
         let mut out = Outbox::new(Vec::new());
         let now = Instant::from_ns(1_000);
         let unix = UnixTime::from_ms(1_599_847_638_250);
@@ -67,6 +77,7 @@ impl World {
             held: Held::Nothing,
             sender: String::new(),
             body: Vec::new(),
+            handshaking: false,
             seen: Seen::default(),
             sends_count: 0,
             body_slices_count: 0,
@@ -81,6 +92,14 @@ impl World {
             self.window.extend_from_slice(bytes);
             self.go_on();
         }
+    }
+
+    /// The handshake that STARTTLS has asked for, or that comes before everything.
+    pub(crate) fn handshake(&mut self, tls: Tls) {
+        self.handshaking = false;
+        assert_eq!(self.window, b"", "nothing is carried over into TLS");
+        self.session.secured(self.now, tls);
+        self.go_on();
     }
 
     /// Time passes without bytes.
@@ -105,6 +124,9 @@ impl World {
     }
 
     fn go_on(&mut self) {
+        if self.handshaking {
+            return;
+        }
         let window = std::mem::take(&mut self.window);
         let mut from = 0;
         // Each turn consumes, or moves to another phase, or sends: a bound that any run keeps.
@@ -135,9 +157,16 @@ impl World {
                 }
                 Then::NeedInput => {
                     assert_eq!(turn.consumed, 0);
-                    assert!(input.len() < LINE_BYTES_MAX, "a full window cannot wait for more");
+                    assert!(input.len() < RESPONSE_BYTES_MAX, "a full window cannot wait for more");
                     self.send();
                     self.window = input.to_vec();
+                    return;
+                }
+                Then::StartTls => {
+                    self.send();
+                    self.seen.asked.push("start-tls".into());
+                    self.handshaking = true;
+                    self.window = input[turn.consumed..].to_vec();
                     return;
                 }
                 Then::Close => {
@@ -166,6 +195,31 @@ impl World {
             Ask::Recipient(recipient) => recipient_answer(&recipient),
             Ask::Begin => self.begin(),
             Ask::Commit => self.commit(&id),
+            Ask::Auth(question) => return self.auth(&question),
+        };
+        self.session.answer(answer, &mut self.out);
+    }
+
+    fn auth(&mut self, question: &Question) {
+        let keys = keys();
+        let answer = match question {
+            Question::ScramKeys { .. } => Answer::Keys { keys: &keys, nonce: &NONCE },
+            Question::Password { user, password } => match (&**user, password.bytes()) {
+                ("alice", b"pencil") => Answer::SignedIn { user: "alice@example.test" },
+                ("ill", _) => Answer::Refused(Refusal::SignInLater),
+                ("busy", _) => Answer::Refused(Refusal::Busy),
+                ("late", _) => Answer::Refused(Refusal::ShuttingDown),
+                _ => Answer::Refused(Refusal::Credentials),
+            },
+            Question::Proved { client_key, .. } => {
+                let hash = ring::digest::digest(&ring::digest::SHA256, client_key.bytes());
+                assert_eq!(hash.as_ref(), keys.stored_key, "only the password gives this key");
+                Answer::SignedIn { user: "alice@example.test" }
+            }
+            // A desk that is wrong here lets nobody in all the same.
+            Question::Disproved { .. } => Answer::Refused(Refusal::SignInLater),
+            Question::External { .. } => Answer::SignedIn { user: "alice@example.test" },
+            Question::Bearer { .. } => Answer::Refused(Refusal::Credentials),
         };
         self.session.answer(answer, &mut self.out);
     }
@@ -218,6 +272,23 @@ impl World {
     }
 }
 
+/// What the server adds to a client's nonce here: always the same, so that proofs can be written
+/// down. In base64: `c2VydmVyIG5vbmNlIGhlcmUh`.
+pub(crate) const NONCE: [u8; 18] = *b"server nonce here!";
+
+/// The keys of every user: salt and password of RFC 7677 §3.
+pub(crate) fn keys() -> ScramKeys {
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+    let bytes = |text: &str| BASE64_STANDARD.decode(text).expect("base64");
+    let key = |text: &str| bytes(text).try_into().expect("32 bytes");
+    ScramKeys {
+        salt: bytes("W22ZaJ0SNY7soEsUEjb6gQ==").into(),
+        iterations: 4096,
+        stored_key: key("WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="),
+        server_key: key("wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="),
+    }
+}
+
 fn recipient_answer(recipient: &Recipient<'_>) -> Answer<'static> {
     let Path::Mailbox(mailbox) = recipient.path else { return Answer::Accepted };
     match mailbox.local_part().text() {
@@ -248,6 +319,13 @@ fn describe(ask: &Ask<'_>) -> String {
             if let Some(id) = sender.envelope_id {
                 text += &format!(" envid={}", id.encoded());
             }
+            match sender.submitter {
+                None => {}
+                Some(Submitter::Unknown) => text += " auth=<>",
+                Some(Submitter::Mailbox(mailbox)) => {
+                    text += &format!(" auth={}", mailbox.encoded())
+                }
+            }
             text
         }
         Ask::Recipient(recipient) => {
@@ -268,5 +346,13 @@ fn describe(ask: &Ask<'_>) -> String {
         }
         Ask::Begin => "begin".into(),
         Ask::Commit => "commit".into(),
+        Ask::Auth(question) => match question {
+            Question::Password { user, .. } => format!("password of {user}"),
+            Question::ScramKeys { user } => format!("keys of {user}"),
+            Question::Proved { user, .. } => format!("proved by {user}"),
+            Question::Disproved { user } => format!("disproved for {user}"),
+            Question::External { user } => format!("certificate of {user}"),
+            Question::Bearer { user, .. } => format!("token of {user}"),
+        },
     }
 }

@@ -4,3 +4,4 @@ mod dialogue;
 mod harness;
 mod limits;
 mod random;
+mod secure;

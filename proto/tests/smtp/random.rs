@@ -1,6 +1,8 @@
 //! Random streams: no panic, bounded replies, and the same dialogue for every cut.
 
-use fsmtp_proto::smtp::server::Limits;
+use fsmtp_proto::access::Access;
+use fsmtp_proto::sasl::Mechanisms;
+use fsmtp_proto::smtp::server::{Limits, Peer};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -28,6 +30,13 @@ const COMMANDS: &[&str] = &[
     "RSET\r\n",
     "NOOP\r\n",
     "VRFY b\r\n",
+    "AUTH PLAIN\r\n",
+    "AUTH PLAIN AGFsaWNlAHBlbmNpbA==\r\n",
+    "AUTH LOGIN YWxpY2U=\r\n",
+    "AUTH SCRAM-SHA-256 biwsbj1hbGljZSxyPWFiYw==\r\n",
+    "AGFsaWNlAHBlbmNpbA==\r\n",
+    "*\r\n",
+    "STARTTLS\r\n",
     "x\ny\r\n",
     "GET / HTTP/1.1\r\n",
     ".\r\n",
@@ -59,7 +68,11 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn run(wire: &[u8], mut piece: impl FnMut() -> usize) -> Seen {
-    let mut world = World::new(limits());
+    let peer = Peer { ip: [192, 0, 2, 7].into(), host: None };
+    // Without TLS: what comes behind STARTTLS depends on time, which `secure.rs` looks at.
+    let access =
+        Access { mechanisms: Mechanisms::ALL, clear_auth_allowed: true, ..Access::default() };
+    let mut world = World::with_access(limits(), peer, access);
     let mut rest = wire;
     while !rest.is_empty() {
         let (front, back) = rest.split_at(piece().clamp(1, rest.len()));

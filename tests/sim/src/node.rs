@@ -14,6 +14,7 @@ use fsmtp_engine::admit::{Admission, Limits};
 use fsmtp_engine::log::{Format, Level, Sink};
 use fsmtp_engine::shard::{PasswordCheck, Shard};
 use fsmtp_engine::start::{Parts, adopt, drain, shards_on_disk, start};
+use fsmtp_proto::access::Access;
 use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::sim::{Counts, Crash, DiskId, HostId, SimDisk, SimRuntime, World};
 use fsmtp_rt::{Class, Runtime, UnixTime};
@@ -383,7 +384,11 @@ impl Boot {
             mailboxes: self.index.clone(),
             directory: self.index.directory(),
             smtp: Rc::new(smtp),
-            pop3: Rc::new(pop3::Settings { node: "sim".into(), idle: Duration::from_secs(600) }),
+            pop3: Rc::new(pop3::Settings {
+                node: "sim".into(),
+                idle: Duration::from_secs(600),
+                access: Access { clear_auth_allowed: true, ..Access::default() },
+            }),
             check_password: check_password(),
             magic: false,
             domain: DOMAIN.into(),

@@ -1,12 +1,12 @@
 //! LIMITS (RFC 9422 §4): announces how many recipients a message may have, and how many messages a
 //! connection may bring where that is limited. The session enforces both.
 
-use super::Extension;
-use crate::smtp::server::Limits;
+use super::{Extension, Terms};
 
 pub(super) const LIMITS: Extension = Extension::announced_by(announce);
 
-fn announce(limits: &Limits, text: &mut String) {
+fn announce(terms: &Terms<'_>, text: &mut String) {
+    let limits = terms.limits;
     text.push_str("LIMITS");
     if limits.mails_max != 0 {
         text.push_str(" MAILMAX=");

@@ -5,6 +5,7 @@
 //! and `recipient_parameters` for each MAIL and RCPT. A parameter is refused by a reply: 501 for
 //! its form, 504 for its value, 555 for its name (RFC 5321 §4.1.1.11).
 
+mod auth;
 mod chunking;
 mod dsn;
 mod eight_bit;
@@ -13,20 +14,32 @@ mod help;
 mod limits;
 mod pipelining;
 mod size;
+mod starttls;
 mod utf8;
 
+pub use auth::Submitter;
 pub(crate) use chunking::parse_chunk_header;
 pub use dsn::{Notify, OriginalRecipient, Return};
 pub use eight_bit::BodyType;
 
 use super::reply::Reply;
 use super::server::{Limits, Recipient, Sender};
+use crate::sasl::Mechanisms;
 use crate::wire::token;
+
+/// What an EHLO reply depends on.
+pub(crate) struct Terms<'a> {
+    pub(crate) limits: &'a Limits,
+    /// The client may start TLS now.
+    pub(crate) start_tls: bool,
+    /// How it may sign in now.
+    pub(crate) mechanisms: Mechanisms,
+}
 
 /// One row of the table.
 pub(crate) struct Extension {
-    /// Appends the keyword and its arguments.
-    announce: fn(&Limits, &mut String),
+    /// Appends the keyword and its arguments, or nothing when it is not there.
+    announce: fn(&Terms<'_>, &mut String),
     sender: &'static [SenderParameter],
     recipient: &'static [RecipientParameter],
 }
@@ -45,13 +58,15 @@ pub(crate) struct RecipientParameter {
 
 impl Extension {
     /// A row that announces and adds no parameter; the others start from it.
-    const fn announced_by(announce: fn(&Limits, &mut String)) -> Self {
+    const fn announced_by(announce: fn(&Terms<'_>, &mut String)) -> Self {
         Self { announce, sender: &[], recipient: &[] }
     }
 }
 
 /// All of them, in the order in which EHLO names them.
-pub(crate) static EXTENSIONS: [Extension; 10] = [
+pub(crate) static EXTENSIONS: [Extension; 12] = [
+    auth::AUTH,
+    starttls::START_TLS,
     pipelining::PIPELINING,
     eight_bit::EIGHT_BIT,
     utf8::UTF8,
@@ -65,13 +80,19 @@ pub(crate) static EXTENSIONS: [Extension; 10] = [
 ];
 
 /// The lines of an EHLO reply after the first, each with its CRLF.
-pub(crate) fn announce(limits: &Limits) -> String {
+pub(crate) fn announce(terms: &Terms<'_>) -> String {
     let mut text = String::new();
     for (i, extension) in EXTENSIONS.iter().enumerate() {
-        // RFC 5321 §4.2.1: a hyphen on all lines but the last.
+        let before = text.len();
+        // RFC 5321 §4.2.1: a hyphen on all lines but the last, which is always there.
         text.push_str(if i + 1 < EXTENSIONS.len() { "250-" } else { "250 " });
-        (extension.announce)(limits, &mut text);
-        text.push_str("\r\n");
+        let named = text.len();
+        (extension.announce)(terms, &mut text);
+        if text.len() > named {
+            text.push_str("\r\n");
+        } else {
+            text.truncate(before);
+        }
     }
     text
 }

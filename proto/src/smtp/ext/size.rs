@@ -2,7 +2,7 @@
 //!
 //! The real size is counted by the session, whatever was declared.
 
-use super::{Extension, SenderParameter};
+use super::{Extension, SenderParameter, Terms};
 use crate::smtp::reply::Reply;
 use crate::smtp::server::{Limits, Sender};
 use crate::wire::token::{self, NumberError};
@@ -12,9 +12,9 @@ pub(super) const SIZE: Extension = Extension {
     ..Extension::announced_by(announce)
 };
 
-fn announce(limits: &Limits, text: &mut String) {
+fn announce(terms: &Terms<'_>, text: &mut String) {
     text.push_str("SIZE ");
-    text.push_str(&limits.message_bytes_max.to_string());
+    text.push_str(&terms.limits.message_bytes_max.to_string());
 }
 
 fn apply(sender: &mut Sender<'_>, value: Option<&str>, limits: &Limits) -> Result<(), Reply> {

@@ -5,7 +5,7 @@
 
 use super::super::address::{self, AddressError, Domain, Path};
 use super::super::ext::{self, BodyType};
-use super::super::reply::Reply;
+use super::super::reply::{Reply, Secure};
 use super::super::text::Text;
 use super::phase::{Chunk, Chunks, Envelope, Phase, Question};
 use super::{Ask, Hello, Recipient, Sender, Session, Then};
@@ -25,7 +25,7 @@ pub(crate) fn ehlo<'b>(session: &mut Session, argument: &'b [u8], out: &mut Outb
             out.push(b"250-");
             session.write_hello(out);
             out.push(b"\r\n");
-            out.push(session.settings.keywords().as_bytes());
+            out.push(session.settings.keywords(session.tls()).as_bytes());
             // RFC 5321 §4.1.4: a later EHLO clears the transaction as RSET does.
             session.drop_transaction()
         }
@@ -91,6 +91,16 @@ fn parse_mail<'b>(session: &Session, argument: &'b [u8]) -> Result<Sender<'b>, R
         Hello::Helo(_) => false,
         Hello::Ehlo(_) => true,
     };
+    let access = session.settings.access();
+    if access.submission {
+        // RFC 6409 §4.3, RFC 4954 §6.
+        if !access.may_sign_in(session.tls()) {
+            return Err(Reply::Secure(Secure::TlsFirst));
+        }
+        if session.user().is_none() {
+            return Err(Reply::Secure(Secure::AuthFirst));
+        }
+    }
     if session.envelope().is_some() {
         return Err(Reply::MailAlready);
     }
@@ -114,6 +124,10 @@ fn parse_mail<'b>(session: &Session, argument: &'b [u8]) -> Result<Sender<'b>, R
         return Err(Reply::ParameterUnknown);
     }
     ext::sender_parameters(&mut sender, parameters, limits)?;
+    // RFC 4954 §5: a parameter of the extension, so only where that is.
+    if sender.submitter.is_some() && access.mechanisms.is_empty() {
+        return Err(Reply::ParameterUnknown);
+    }
     if path.is_internationalized() && !sender.utf8 {
         return Err(Reply::NeedsUtf8);
     }

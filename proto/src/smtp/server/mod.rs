@@ -2,7 +2,8 @@
 //!
 //! The driver owns socket, window and outbox and follows the turn contract (see the crate's front
 //! page); the desk behind it answers what the session asks. The window must be able to hold
-//! [`LINE_BYTES_MAX`] bytes, the outbox has [`TURN_BYTES_MAX`] free when a turn may reply.
+//! [`LINE_BYTES_MAX`] bytes, or [`sasl::LINE_BYTES_MAX`] where AUTH is offered; the outbox has
+//! [`TURN_BYTES_MAX`] free when a turn may reply.
 //!
 //! What the driver can rely on:
 //!
@@ -17,9 +18,11 @@
 //! Fails by replies only (RFC 5321 §7.8): no input panics, and the state is a few hundred bytes
 //! whatever comes.
 
+pub(crate) mod auth;
 pub(crate) mod command;
 mod phase;
 mod settings;
+pub(crate) mod starttls;
 
 use core::fmt::Write as _;
 use core::mem;
@@ -28,19 +31,23 @@ use std::rc::Rc;
 
 use super::address::Path;
 use super::body::Piece;
-use super::ext::{BodyType, Notify, OriginalRecipient, Return};
-use super::reply::{Refusal, Reply};
+use super::ext::{BodyType, Notify, OriginalRecipient, Return, Submitter};
+use super::reply::{Refusal, Reply, Secure};
 use super::text::Text;
 use super::verb;
+use crate::access::Tls;
+use crate::sasl::{self, Nonce, ScramKeys};
 use crate::time::{Instant, UnixTime};
 use crate::wire::line::{self, Cut};
 use crate::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use crate::wire::token::{self, Xtext};
+pub use auth::FAILURES_MAX;
 use phase::{Chunk, Data, Envelope, Phase, Question};
 pub use settings::{Limits, Settings, SettingsError};
 
 /// The longest command line, with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512 and more for
-/// parameters; the longest legal RCPT with DSN needs some 900.
+/// parameters; the longest legal RCPT with DSN needs some 900. Lines of an AUTH exchange may be
+/// longer: [`sasl::LINE_BYTES_MAX`].
 pub const LINE_BYTES_MAX: usize = 2048;
 
 /// How many lines that are too long or hold NUL or a bare newline are answered before the
@@ -63,7 +70,7 @@ pub struct Peer {
 }
 
 /// What the session wants after a turn.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Turn<'b> {
     /// Bytes to drop from the front of the window once `then` is done with.
     pub consumed: usize,
@@ -72,7 +79,7 @@ pub struct Turn<'b> {
 }
 
 /// What the driver does next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub enum Then<'b> {
     /// Send the outbox, then receive, until the deadline.
     NeedInput,
@@ -86,12 +93,16 @@ pub enum Then<'b> {
     Ask(Ask<'b>),
     /// The transaction ended without a message: drop what is held for it, then call again.
     Reset,
+    /// Send the outbox, make sure that the window is empty, do the handshake, then call `secured`.
+    /// Bytes that came before the outbox was sent came in clear: close then, for they must never
+    /// be taken for what TLS protects.
+    StartTls,
     /// Send the outbox and close the connection.
     Close,
 }
 
 /// A question to the desk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub enum Ask<'b> {
     /// May this sender begin a transaction?
     Sender(Sender<'b>),
@@ -101,6 +112,9 @@ pub enum Ask<'b> {
     Begin,
     /// The message is complete: make it durable. Answered by [`Answer::Stored`] or a refusal.
     Commit,
+    /// Who is this? Answered, as [`sasl::Question`] says, by [`Answer::Keys`] or
+    /// [`Answer::SignedIn`], or refused.
+    Auth(sasl::Question),
 }
 
 /// What MAIL said.
@@ -118,6 +132,8 @@ pub struct Sender<'b> {
     pub ret: Option<Return>,
     /// The sender's own name for this transaction.
     pub envelope_id: Option<Xtext<'b>>,
+    /// Who first submitted the message, as the client says.
+    pub submitter: Option<Submitter<'b>>,
 }
 
 impl<'b> Sender<'b> {
@@ -131,6 +147,7 @@ impl<'b> Sender<'b> {
             utf8: false,
             ret: None,
             envelope_id: None,
+            submitter: None,
         }
     }
 }
@@ -155,14 +172,26 @@ impl<'b> Recipient<'b> {
 }
 
 /// What the desk says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
-    /// Yes, to any question but `Commit`.
+    /// Yes, to any question but `Commit` and `Auth`.
     Accepted,
     /// The message is on stable storage; only to `Commit`.
     Stored {
         /// The queue id that the reply names: visible ASCII, at most 256 bytes.
         id: &'a str,
+    },
+    /// The client is who it says; only to `Auth`.
+    SignedIn {
+        /// The user's address, which [`Session::user`] gives from now on.
+        user: &'a str,
+    },
+    /// What SCRAM goes on with; only to [`sasl::Question::ScramKeys`].
+    Keys {
+        /// The user's keys, or made-up ones for a user that is not there.
+        keys: &'a ScramKeys,
+        /// Random bytes that were never used before.
+        nonce: &'a Nonce,
     },
     /// No.
     Refused(Refusal),
@@ -183,10 +212,16 @@ pub struct Session {
     peer: Peer,
     hello: Hello,
     phase: Phase,
+    /// What the handshake gave; none in clear.
+    tls: Option<Box<Tls>>,
+    /// Who has signed in.
+    user: Option<Box<str>>,
     /// When the session last got on: the deadline counts from here.
     since: Instant,
     mails_count: u32,
     bad_lines_count: u8,
+    /// Sign-ins that failed.
+    failures_count: u8,
     /// The desk's refusal ended the transaction: the next turn says `Reset`.
     reset_due: bool,
     /// The desk has answered: its time is not the client's.
@@ -209,9 +244,12 @@ impl Session {
             peer,
             hello: Hello::None,
             phase: Phase::Command(None),
+            tls: None,
+            user: None,
             since: now,
             mails_count: 0,
             bad_lines_count: 0,
+            failures_count: 0,
             reset_due: false,
             answered: false,
         }
@@ -232,7 +270,9 @@ impl Session {
         }
         match &mut self.phase {
             Phase::Command(_) => self.turn_command(now, input, out),
-            Phase::SkipLine(_) => self.turn_skip_line(now, input, out),
+            Phase::SkipLine(_) | Phase::SkipResponse => self.turn_skip_line(now, input, out),
+            Phase::Auth(_) => self.turn_auth(now, input, out),
+            Phase::StartTls => self.turn_start_tls(input, out),
             Phase::Data(_) => self.turn_data(now, input, out),
             Phase::Chunk(_) => self.turn_chunk(now, input, out),
             Phase::SkipChunk { .. } => self.turn_skip_chunk(now, input, out),
@@ -240,6 +280,7 @@ impl Session {
                 debug_assert!(false, "an open question is answered before the next turn");
                 Turn { consumed: 0, then: Then::NeedInput }
             }
+            Phase::Handshake => self.lost(),
             Phase::Closed => Turn { consumed: 0, then: Then::Close },
         }
     }
@@ -277,8 +318,9 @@ impl Session {
             (Question::Commit, Answer::Stored { id }) => {
                 Reply::Queued.write_with(id.as_bytes(), out);
             }
+            (Question::Auth(pending), answer) => self.auth_answered(pending, answer, out),
             (question, Answer::Refused(refusal)) => self.refused(question, refusal, out),
-            (question, Answer::Accepted | Answer::Stored { .. }) => {
+            (question, _) => {
                 debug_assert!(false, "an answer to another question");
                 self.refused(question, Refusal::Storage, out);
             }
@@ -301,6 +343,7 @@ impl Session {
                 return;
             }
             Question::BeginChunk(_) => (None, Phase::Closed),
+            Question::Auth(_) => (None, Phase::Command(None)),
         };
         reply.write_with(echo.as_ref().map_or(b"", Text::as_bytes), out);
         if refusal.closes() {
@@ -320,9 +363,13 @@ impl Session {
             Phase::Data(_) | Phase::Chunk(_) | Phase::SkipChunk { .. } => {
                 self.since + limits.data_timeout
             }
-            Phase::Command(_) | Phase::SkipLine(_) | Phase::Closed => {
-                self.since + limits.command_timeout
-            }
+            Phase::Command(_)
+            | Phase::SkipLine(_)
+            | Phase::Auth(_)
+            | Phase::SkipResponse
+            | Phase::StartTls
+            | Phase::Handshake
+            | Phase::Closed => self.since + limits.command_timeout,
         }
     }
 
@@ -340,8 +387,9 @@ impl Session {
     }
 
     fn end(&mut self, reply: Reply, out: &mut Outbox) {
-        // A client that does not read its replies does not get this one.
-        if !matches!(self.phase, Phase::Closed) && out.room() >= TURN_BYTES_MAX {
+        // A client that does not read its replies does not get this one, and in the middle of a
+        // handshake there is nobody to read it.
+        if !matches!(self.phase, Phase::Closed | Phase::Handshake) && out.room() >= TURN_BYTES_MAX {
             reply.write(out);
         }
         self.phase = Phase::Closed;
@@ -362,13 +410,33 @@ impl Session {
         &self.peer
     }
 
-    /// What stands after `with` in the trace header: RFC 3848, RFC 6531 §4.3.
+    /// What TLS gave; `None` in clear.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
+    }
+
+    /// The user who has signed in, as the desk named it.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// What stands after `with` in the trace header: RFC 3848 §1, RFC 6531 §4.3.
     #[must_use]
     pub const fn protocol(&self, sender_utf8: bool) -> &'static str {
-        match (&self.hello, sender_utf8) {
-            (_, true) => "UTF8SMTP",
-            (Hello::Ehlo(_), false) => "ESMTP",
-            (Hello::None | Hello::Helo(_), false) => "SMTP",
+        let extended = matches!(self.hello, Hello::Ehlo(_));
+        match (sender_utf8, extended, self.tls.is_some(), self.user.is_some()) {
+            (true, _, false, false) => "UTF8SMTP",
+            (true, _, true, false) => "UTF8SMTPS",
+            (true, _, false, true) => "UTF8SMTPA",
+            (true, _, true, true) => "UTF8SMTPSA",
+            // HELO has no words for TLS; nobody signs in without EHLO.
+            (false, false, ..) => "SMTP",
+            (false, true, false, false) => "ESMTP",
+            (false, true, true, false) => "ESMTPS",
+            (false, true, false, true) => "ESMTPA",
+            (false, true, true, true) => "ESMTPSA",
         }
     }
 
@@ -380,7 +448,11 @@ impl Session {
             | Phase::SkipLine(envelope)
             | Phase::SkipChunk { envelope, .. } => envelope.is_some(),
             Phase::Asked(_) | Phase::Data(_) | Phase::Chunk(_) => true,
-            Phase::Closed => false,
+            Phase::Auth(_)
+            | Phase::SkipResponse
+            | Phase::StartTls
+            | Phase::Handshake
+            | Phase::Closed => false,
         }
     }
 }
@@ -411,8 +483,11 @@ impl Session {
         let (consumed, ended) = line::skip(input);
         if ended {
             self.since = now;
+            let response = matches!(self.phase, Phase::SkipResponse);
+            let reply =
+                if response { Reply::Secure(Secure::ResponseTooLong) } else { Reply::LineTooLong };
             self.phase = Phase::Command(self.envelope());
-            return Turn { consumed, then: self.bad_line(Reply::LineTooLong, out) };
+            return Turn { consumed, then: self.bad_line(reply, out) };
         }
         let then = if consumed == 0 { Then::NeedInput } else { Then::Again };
         Turn { consumed, then }

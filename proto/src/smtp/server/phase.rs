@@ -4,6 +4,7 @@ use super::super::body::{Newlines, Scanner};
 use super::super::ext::BodyType;
 use super::super::reply::Reply;
 use super::super::text::Text;
+use crate::sasl::{Exchange, Pending};
 
 /// What the session waits for.
 #[derive(Debug)]
@@ -12,6 +13,14 @@ pub(super) enum Phase {
     Command(Option<Envelope>),
     /// The end of a command line that is too long.
     SkipLine(Option<Envelope>),
+    /// A line of the client in an AUTH exchange.
+    Auth(Exchange),
+    /// The end of such a line that is too long.
+    SkipResponse,
+    /// Silence behind STARTTLS; then the handshake may begin.
+    StartTls,
+    /// The driver, to say that TLS is there.
+    Handshake,
     /// The answer to a question.
     Asked(Question),
     /// The bytes of a message after 354.
@@ -51,6 +60,7 @@ pub(super) enum Question {
     BeginData,
     BeginChunk(Chunk),
     Commit,
+    Auth(Pending),
 }
 
 /// A message that comes after DATA.

@@ -8,8 +8,9 @@ use core::fmt;
 use core::fmt::Write as _;
 use core::time::Duration;
 
-use super::super::ext;
+use super::super::ext::{self, Terms};
 use super::command::is_host_name;
+use crate::access::{Access, Tls, TlsMode};
 use crate::time::UnixTime;
 use crate::wire::outbox::Outbox;
 
@@ -61,6 +62,8 @@ pub enum SettingsError {
     Node,
     /// The recipient limit is 0.
     Recipients,
+    /// A submission listener without a way to sign in.
+    Submission,
 }
 
 impl fmt::Display for SettingsError {
@@ -68,6 +71,7 @@ impl fmt::Display for SettingsError {
         f.write_str(match self {
             Self::Node => "the node name must be a host name of ASCII letters",
             Self::Recipients => "a message must be allowed at least one recipient",
+            Self::Submission => "submission needs AUTH, and TLS or leave to go without",
         })
     }
 }
@@ -80,7 +84,9 @@ pub struct Settings {
     node: Box<str>,
     limits: Limits,
     hello: Box<str>,
-    keywords: Box<str>,
+    access: Access,
+    /// The EHLO lines in each state of a connection, see `state`.
+    keywords: [Box<str>; STATES_COUNT],
     greeting: RefCell<Greeting>,
 }
 
@@ -107,13 +113,34 @@ impl Settings {
         if limits.recipients_max == 0 {
             return Err(SettingsError::Recipients);
         }
+        let access = Access::default();
         Ok(Self {
             node: node.into(),
             limits,
             hello: format!("{node}, at your service ").into(),
-            keywords: ext::announce(&limits).into(),
+            access,
+            keywords: keywords(&limits, &access),
             greeting: RefCell::new(Greeting { second: u64::MAX, text: String::new() }),
         })
+    }
+
+    /// The same with TLS and sign-in; [`Settings::new`] gives a listener that has neither.
+    ///
+    /// # Errors
+    ///
+    /// A combination that no client could use.
+    pub fn with_access(self, access: Access) -> Result<Self, SettingsError> {
+        let reachable = access.tls != TlsMode::None || access.clear_auth_allowed;
+        if access.submission && (access.mechanisms.is_empty() || !reachable) {
+            return Err(SettingsError::Submission);
+        }
+        Ok(Self { access, keywords: keywords(&self.limits, &access), ..self })
+    }
+
+    /// What the listener allows.
+    #[must_use]
+    pub const fn access(&self) -> &Access {
+        &self.access
     }
 
     /// The limits.
@@ -134,8 +161,11 @@ impl Settings {
     }
 
     /// The lines of an EHLO reply after the first.
-    pub(super) const fn keywords(&self) -> &str {
-        &self.keywords
+    pub(super) fn keywords(&self, tls: Option<&Tls>) -> &str {
+        let bound = tls.is_some_and(|tls| tls.exporter.is_some());
+        let known = tls.is_some_and(|tls| tls.certificate.is_some());
+        let text = self.keywords.get(state(tls.is_some(), bound, known));
+        text.map_or("250 HELP\r\n", AsRef::as_ref)
     }
 
     /// Writes the 220 (RFC 5321 §4.2, the seeds' words).
@@ -155,13 +185,36 @@ impl Settings {
     }
 }
 
+/// Clear, or TLS with and without a channel binding and a certificate of the client.
+const STATES_COUNT: usize = 5;
+
+const fn state(tls: bool, bound: bool, known: bool) -> usize {
+    if tls { 1 + bound as usize + 2 * known as usize } else { 0 }
+}
+
+/// The EHLO lines for each state.
+fn keywords(limits: &Limits, access: &Access) -> [Box<str>; STATES_COUNT] {
+    let text = |tls: Option<&Tls>| {
+        let mechanisms = access.offer(tls).mechanisms;
+        let start_tls = tls.is_none() && access.tls == TlsMode::StartTls;
+        ext::announce(&Terms { limits, start_tls, mechanisms }).into()
+    };
+    let tls = |bound: bool, known: bool| {
+        let certificate = known.then(|| "".into());
+        text(Some(&Tls { exporter: bound.then_some([0; 32]), certificate, ..Tls::default() }))
+    };
+    // In the order of `state`.
+    [text(None), tls(false, false), tls(true, false), tls(false, true), tls(true, true)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_that_would_break_a_reply_are_refused() {
-        let new = |node: &str| Settings::new(node, Limits::default()).map(|s| s.keywords().len());
+        let new =
+            |node: &str| Settings::new(node, Limits::default()).map(|s| s.keywords(None).len());
         // The names of the original's nodes are no domains for their underscores; they stay legal.
         for node in ["mx.example.test", "localhost", "NODE_A001"] {
             assert!(new(node).is_ok(), "{node}");
