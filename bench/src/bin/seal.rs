@@ -8,7 +8,7 @@ use std::error::Error;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use fsmtp_store::password::Cost;
+use fsmtp_store::password::{self, Cost};
 use fsmtp_store::seal::{
     AppWrap, CHUNK_BYTES_MAX, MailboxKey, Opener, PasswordWrap, RsaBits, ScramWrap, SealError,
     Sealer, TAG_BYTES, UserKeys, Window,
@@ -86,6 +86,12 @@ fn credentials(key: &MailboxKey, random: &mut dyn FnMut(&mut [u8])) -> Outcome {
     let wrap = PasswordWrap::seal(key, MAILBOX, b"correct horse", Cost::default(), random)?;
     report("open by password (Argon2id, 19 MiB, 2 passes)", 25, || {
         wrap.open(MAILBOX, b"correct horse").map(drop)
+    })?;
+    let stored = password::hash(b"correct horse", [1; password::SALT_BYTES], Cost::default());
+    let stored = stored.map_err(|error| error.to_string())?;
+    report("compare with a stored hash, as without sealing", 25, || {
+        black_box(password::verify(b"correct horse", &stored));
+        Ok(())
     })?;
     report("dummy for an unknown user", 25, || {
         black_box(PasswordWrap::open_dummy(b"correct horse", Cost::default()));

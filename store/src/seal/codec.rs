@@ -29,13 +29,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], SealError> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(self.malformed())?;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.malformed())?;
         self.rest = rest;
         Ok(taken)
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], SealError> {
-        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(self.malformed())?;
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.malformed())?;
         self.rest = rest;
         Ok(*taken)
     }

@@ -123,8 +123,15 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// A new key pair: `SubjectPublicKeyInfo` and PKCS#8.
-pub(super) fn generate(bits: RsaBits) -> Result<(Box<[u8]>, Zeroizing<Vec<u8>>), SealError> {
+/// A new key pair in DER: `SubjectPublicKeyInfo` and PKCS#8. The latter has room for a tag, so that
+/// it is sealed where it lies.
+pub(super) struct Pair {
+    pub(super) public: Box<[u8]>,
+    pub(super) private: Zeroizing<Vec<u8>>,
+}
+
+/// Makes a key pair.
+pub(super) fn generate(bits: RsaBits) -> Result<Pair, SealError> {
     let pair = PrivateDecryptingKey::generate(bits.size()).map_err(|_| SealError::Unavailable)?;
     let public: PublicKeyX509Der<'_> =
         pair.public_key().as_der().map_err(|_| SealError::Unavailable)?;
@@ -133,5 +140,5 @@ pub(super) fn generate(bits: RsaBits) -> Result<(Box<[u8]>, Zeroizing<Vec<u8>>),
     let room = PRIVATE_BYTES_MAX + super::key::TAG_BYTES;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     bytes.extend_from_slice(private.as_ref());
-    Ok((public.as_ref().into(), bytes))
+    Ok(Pair { public: public.as_ref().into(), private: bytes })
 }

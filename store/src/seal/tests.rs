@@ -489,7 +489,7 @@ fn a_wrap_of_one_kind_or_mailbox_does_not_open_as_another() {
     assert!(app.open(BOB, &app_secret).is_err() && recovery.open(BOB, &paper).is_err());
     assert!(app.open(ALICE, &paper).is_err() && recovery.open(ALICE, &app_secret).is_err());
     // The same bytes, taken for the other kind.
-    let (as_recovery, as_app) = (RecoveryWrap(app.0.clone()), AppWrap(recovery.0.clone()));
+    let (as_recovery, as_app) = (RecoveryWrap(app.0), AppWrap(recovery.0));
     assert!(as_recovery.open(ALICE, &app_secret).is_err());
     assert!(as_app.open(ALICE, &paper).is_err());
     let password = PasswordWrap::seal(key, ALICE, b"secret", CHEAP, random).unwrap();

@@ -19,7 +19,9 @@ use super::aead::{Cipher, NONCE_ONCE, Purpose, context, derive};
 use super::codec::{Reader, VERSION, put_piece};
 use super::error::SealError;
 use super::key::{Key, MailboxKey, Random, SALT_BYTES, TAG_BYTES, salt};
-use super::rsa::{PRIVATE_BYTES_MAX, PUBLIC_BYTES_MAX, PrivateKey, PublicKey, RsaBits, generate};
+use super::rsa::{
+    PRIVATE_BYTES_MAX, PUBLIC_BYTES_MAX, Pair, PrivateKey, PublicKey, RsaBits, generate,
+};
 use crate::id::MailboxId;
 
 const OBJECT: &str = "the keys of a user";
@@ -43,7 +45,7 @@ impl UserKeys {
         bits: RsaBits,
         random: Random<'_>,
     ) -> Result<(Self, MailboxKey), SealError> {
-        let (public, mut private) = generate(bits)?;
+        let Pair { public, mut private } = generate(bits)?;
         let key = MailboxKey(Key::fresh(random));
         let salt = salt(random);
         let (cipher, bound) = sealing(&key, &salt, mailbox, &public);

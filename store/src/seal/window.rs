@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! window record    0 version u8   1 kind u8   2 mailbox u64   10 window u64   18 blob
-//!                  kind 1, by RSA: length u16, then the blob; OAEP label "fs1.wndw", mailbox, window
+//!                  kind 1, by RSA: length u16, blob; OAEP label "fs1.wndw", mailbox, window
 //!                  kind 2, by the mailbox key: salt, 16 bytes, then 48 bytes
 //! recipient wrap   0 version u8   1 mailbox u64   9 window u64   17 content key, 48 bytes
 //! ```
