@@ -20,6 +20,7 @@ mod format;
 pub mod id;
 pub mod mailbox;
 pub mod password;
+pub mod seal;
 pub mod spool;
 #[cfg(test)]
 mod testing;

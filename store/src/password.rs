@@ -12,7 +12,8 @@ use core::hint::black_box;
 
 use argon2::password_hash::phc::{Output, PasswordHash, Salt};
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Params, Version};
+use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
+use zeroize::Zeroizing;
 
 use crate::StoreError;
 
@@ -42,6 +43,11 @@ impl Cost {
     pub const OWASP: Self = Self { memory_kib: 19 * 1024, passes: 2, lanes: 1 };
     /// The most that is accepted, from configuration or in a stored string.
     pub const MOST: Self = Self { memory_kib: 256 * 1024, passes: 16, lanes: 16 };
+
+    /// Whether Argon2 can be run at this cost, and may.
+    pub(crate) fn is_possible(self) -> bool {
+        self.params().is_ok()
+    }
 
     fn params(self) -> Result<Params, StoreError> {
         if self.memory_kib > Self::MOST.memory_kib
@@ -148,6 +154,24 @@ pub fn verify_dummy(password: &[u8], cost: Cost) -> bool {
     false
 }
 
+/// Fills `key` with what `password` and `salt` give: a key to seal with, not a hash to compare.
+/// Blocks for the time that `cost` takes. The memory it took is wiped.
+///
+/// # Errors
+/// [`StoreError::Invalid`] for a cost beyond the limits.
+pub(crate) fn derive(
+    password: &[u8],
+    salt: &[u8; SALT_BYTES],
+    cost: Cost,
+    key: &mut [u8; 32],
+) -> Result<(), StoreError> {
+    let hasher = hasher(cost)?;
+    let mut memory = Zeroizing::new(vec![Block::new(); hasher.params().block_count()]);
+    hasher
+        .hash_password_into_with_memory(password, salt, key, memory.as_mut_slice())
+        .map_err(|error| StoreError::Invalid(format!("password: {error}")))
+}
+
 /// A well-formed string that no known password matches: its hash is all zero.
 fn dummy(cost: Cost) -> Result<Phc, StoreError> {
     let broken = |_| StoreError::Invalid("password cost".into());
@@ -232,6 +256,30 @@ mod tests {
         let form = |phc: &Phc| phc.as_str().rsplitn(3, '$').last().unwrap().to_owned();
         assert_eq!(form(&real), form(&fake));
         assert!(!verify_dummy(b"x", CHEAP) && !verify_dummy(b"", CHEAP));
+    }
+
+    #[test]
+    fn derived_keys_agree_with_stored_hashes_and_follow_the_salt() {
+        // A PHC string ends with what `derive` gives: one function of Argon2, two uses.
+        let mut key = [0; 32];
+        derive(b"password", &[3; 16], CHEAP, &mut key).unwrap();
+        let phc = hash(b"password", [3; 16], CHEAP).unwrap();
+        let stored = PasswordHash::new(phc.as_str()).unwrap().hash.unwrap();
+        assert_eq!(stored.as_bytes(), key);
+        let mut other = [0; 32];
+        derive(b"password", &[4; 16], CHEAP, &mut other).unwrap();
+        assert_ne!(key, other);
+    }
+
+    #[test]
+    fn argon2id_agrees_with_its_reference() {
+        // From the test file of the reference implementation: version 0x13, t = 2, m = 2^8, p = 1.
+        let cost = Cost { memory_kib: 256, passes: 2, lanes: 1 };
+        let mut key = [0; 32];
+        let hasher = hasher(cost).unwrap();
+        hasher.hash_password_into(b"password", b"somesalt", &mut key).unwrap();
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "9dfeb910e80bad0311fee20f9c0e2b12c17987b4cac90c2ef54d5b3021c68bfe");
     }
 
     #[test]

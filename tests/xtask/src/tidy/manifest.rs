@@ -21,7 +21,7 @@ const CRATES: [(&str, &[&str]); 10] = [
 ];
 
 /// Foreign crates that only some of ours may name, so that each can be replaced in one place.
-const KEPT_IN: [(&str, &[&str], &str); 9] = [
+const KEPT_IN: [(&str, &[&str], &str); 10] = [
     ("glommio", &["fsmtp-rt"], "the runtime stays behind the traits of fsmtp-rt"),
     ("io-uring", &["fsmtp-rt"], "the kernel stays behind the traits of fsmtp-rt"),
     ("libc", &["fsmtp-rt"], "the kernel stays behind the traits of fsmtp-rt"),
@@ -30,6 +30,7 @@ const KEPT_IN: [(&str, &[&str], &str); 9] = [
     ("fjall", &["fsmtp-store"], "the embedded database stays in the store"),
     ("redb", &["fsmtp-store"], "the embedded database stays in the store"),
     ("argon2", &["fsmtp-store"], "password hashes stay in store/src/password.rs"),
+    ("aws-lc-rs", &["fsmtp-store"], "RSA stays in store/src/seal/rsa.rs"),
     ("mimalloc", &["fsmtp-engine"], "the allocator is the binary's choice"),
 ];
 
