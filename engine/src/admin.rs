@@ -143,11 +143,19 @@ impl StoreAdmin {
 /// # Errors
 /// [`StoreError::Invalid`] for an empty or overlong password.
 pub fn hash(password: &[u8]) -> Result<Phc, StoreError> {
-    let mut salt = [0; SALT_BYTES];
+    password::hash(password, random::<SALT_BYTES>()?, Cost::default())
+}
+
+/// Random bytes of the system.
+///
+/// # Errors
+/// [`StoreError::Invalid`] when it has none, which is early in the machine's boot only.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
     SystemRandom::new()
-        .fill(&mut salt)
+        .fill(&mut bytes)
         .map_err(|_| StoreError::Invalid("the system has no random numbers".to_owned()))?;
-    password::hash(password, salt, Cost::default())
+    Ok(bytes)
 }
 
 fn hashed(password: &Password) -> Result<Phc, AdminError> {

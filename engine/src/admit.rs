@@ -68,23 +68,22 @@ impl Admission {
     /// # Errors
     /// When it would be over a limit.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Ticket, Refused> {
-        // Counted first and looked at then: two that come at once must not both be the last one.
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits.connections_max {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            return Err(Refused::Total);
-        }
         let address = network(address);
-        let taken = self.with_count(address, |count| {
+        let free = self.with_count(address, |count| {
             let free = *count < self.limits.connections_per_address_max;
             *count += usize::from(free);
             free
         });
-        if taken {
-            Ok(Ticket { admission: Arc::clone(self), address })
-        } else {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            Err(Refused::Address)
+        if !free {
+            return Err(Refused::Address);
         }
+        // Last and in one step, so that nobody is refused for one who is refused himself.
+        let below = |open| (open < self.limits.connections_max).then_some(open + 1);
+        if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_err() {
+            self.with_count(address, |count| *count = count.saturating_sub(1));
+            return Err(Refused::Total);
+        }
+        Ok(Ticket { admission: Arc::clone(self), address })
     }
 
     /// Changes how many connections an address has; one without any is forgotten.
@@ -119,7 +118,7 @@ fn stripe_of(address: IpAddr) -> usize {
 }
 
 /// One host has a whole /64 of IPv6 addresses.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
         v4 => v4,

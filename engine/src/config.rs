@@ -11,10 +11,11 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-pub use file::Protocol;
+pub use file::{Protocol, TlsMode};
 pub use render::{explain, explain_json, reference, schema};
 
 use crate::log;
+use crate::tls::Pair;
 use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -38,6 +39,15 @@ pub struct Overrides {
     pub only: Vec<Protocol>,
 }
 
+impl Overrides {
+    /// Whether listeners of `protocol` shall run. Who says `smtp` means submission too, as the seed
+    /// documents did.
+    fn wants(&self, protocol: Protocol) -> bool {
+        let smtp = protocol == Protocol::Submission && self.only.contains(&Protocol::Smtp);
+        self.only.is_empty() || self.only.contains(&protocol) || smtp
+    }
+}
+
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -51,6 +61,9 @@ pub struct Config {
     pub data: PathBuf,
     /// Where the engine listens: at least one, no address twice.
     pub listeners: Vec<Listener>,
+    /// The files of certificates, the one for clients that name no host first. Empty: no TLS; with
+    /// `--dev` one is to be made.
+    pub certificates: Vec<Pair>,
     /// Mail that comes in.
     pub smtp: Smtp,
     /// Mail that is fetched.
@@ -72,6 +85,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What is spoken there.
     pub protocol: Protocol,
+    /// How connections are encrypted; not `None` only where there is a certificate.
+    pub tls: TlsMode,
     /// When a message counts as accepted.
     pub durability: Durability,
     /// The most connections at one time, all shards together.

@@ -8,14 +8,16 @@ use core::fmt::Write as _;
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use fsmtp_proto::sasl::Question;
 use fsmtp_proto::smtp::address::{Domain, Path};
 use fsmtp_proto::smtp::ext::{BodyType, Return};
 use fsmtp_proto::smtp::hops::Hops;
 use fsmtp_proto::smtp::reply::Refusal;
 use fsmtp_proto::smtp::server::{Answer, Ask, Recipient, Sender, Session};
 use fsmtp_rt::{Instant, Runtime};
-use fsmtp_store::directory::Resolution;
+use fsmtp_store::directory::{Account, Resolution};
 use fsmtp_store::envelope::{
     BodyFlags, ENVELOPE_BYTES_MAX, Envelope, EnvelopeRecipient, Notify, RECIPIENTS_COUNT_MAX, Ret,
 };
@@ -26,6 +28,7 @@ use fsmtp_store::{MailboxId, QueueId, StoreError};
 use crate::guard::SharedState;
 use crate::log::Event;
 use crate::shard::{Shard, count};
+use crate::signin::{Refused, sign_in};
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
 const HOPS_MAX: u16 = 100;
@@ -42,12 +45,14 @@ const RATE_BYTES_MIN: u64 = 1024;
 const SLOW: Duration = Duration::from_secs(5);
 
 /// What the desk says, with what it must own for that.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Said {
     /// Yes.
     Accepted,
     /// It is on stable storage under this name.
     Stored([u8; 13]),
+    /// The client is the user of this account.
+    SignedIn(Arc<Account>),
     /// No.
     Refused(Refusal),
 }
@@ -59,6 +64,7 @@ impl Said {
         match self {
             Self::Accepted => Answer::Accepted,
             Self::Stored(id) => Answer::Stored { id: core::str::from_utf8(id).unwrap_or("") },
+            Self::SignedIn(account) => Answer::SignedIn { user: &account.address },
             Self::Refused(refusal) => Answer::Refused(*refusal),
         }
     }
@@ -182,7 +188,20 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             Ask::Begin => self.begin(),
             Ask::Commit => self.commit(session).await,
             // No listener offers AUTH, so no session asks.
-            Ask::Auth(_) => Said::Refused(Refusal::SignInLater),
+            Ask::Auth(question) => self.sign_in(question, session).await,
+        }
+    }
+
+    async fn sign_in(&mut self, question: &Question, session: &Session) -> Said {
+        // Only mechanisms with a password are offered so far.
+        let Question::Password { user, password } = question else {
+            return Said::Refused(Refusal::SignInLater);
+        };
+        let from = session.peer().ip;
+        match sign_in(self.shard, user, password.bytes(), from, "smtp").await {
+            Ok(account) => Said::SignedIn(account),
+            Err(Refused::Wrong) => Said::Refused(Refusal::Credentials),
+            Err(Refused::Later) => Said::Refused(Refusal::SignInLater),
         }
     }
 
@@ -387,7 +406,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             session.client_name().unwrap_or("unknown"),
             Literal(session.peer().ip),
             // RFC 5321 §4.4: the host that has received it, not the domain that it is for.
-            self.shard.smtp.node(),
+            self.shard.node,
             session.protocol(envelope.body.utf8),
         );
         // RFC 5321 §4.4: one path only; two would tell recipients of each other.

@@ -79,6 +79,9 @@ events! {
     ConnectionRefused "connection-refused" Warn "A connection was over a limit: 421 and closed.";
     ConnectionOpened "connection-opened" Debug "A client has connected.";
     ConnectionClosed "connection-closed" Debug "A connection has ended, and how.";
+    CertificatesReloaded "certificates-reloaded" Info "SIGHUP: the files as they are now.";
+    CertificatesKept "certificates-kept" Error "SIGHUP: the files are wrong, the old stay.";
+    TlsFailed "tls-failed" Info "A client and the engine could not agree on TLS.";
     SessionPanicked "session-panicked" Error "A session ended by a panic; others go on.";
     MessageStored "message-stored" Info "A message is on stable storage and was answered with 250.";
     MessageRefused "message-refused" Info "A message was refused after its end.";
@@ -87,6 +90,7 @@ events! {
     DiskLow "disk-low" Warn "Free space is below the reserve: new mail is deferred.";
     SignInOk "sign-in-ok" Info "A user has signed in.";
     SignInFailed "sign-in-failed" Warn "A sign-in was refused.";
+    SignInDeferred "sign-in-deferred" Warn "Too many failures or too much to do: later.";
     MaildropClosed "maildrop-closed" Info "A POP3 session has ended and its deletions are done.";
     SegmentFreed "segment-freed" Info "A segment of the log was compacted or is used again.";
     MessageDamaged "message-damaged" Error "A stored message cannot be read as it was written.";

@@ -24,5 +24,7 @@ impl Engine for Wiring {
 }
 
 fn main() -> ExitCode {
+    // Mail, hashes and keys are their owner's, whoever made the data folder and with what mode.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     cli::main(std::env::args_os(), &Wiring)
 }

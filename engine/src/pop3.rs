@@ -4,12 +4,14 @@
 //! marked deleted goes when QUIT has said so, durably, before it is answered. A message that cannot
 //! be read whole ends the connection: a client must not take a part for the whole.
 
+use core::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use fsmtp_proto::pop3::{
-    Answer, Ask, Listing, Nothing, Refusal, Session, Stuffer, Then, Top, refuse_connection,
+    Answer, Ask, Listing, Nothing, Refusal, Session, Settings, Stuffer, Then, Top,
+    refuse_connection,
 };
+use fsmtp_proto::sasl::Question;
 use fsmtp_proto::wire::outbox::Outbox;
 use fsmtp_rt::{Conn, IoKind, Runtime};
 use fsmtp_store::directory::Account;
@@ -17,9 +19,12 @@ use fsmtp_store::mailbox::{Mailboxes, Maildrop, Message};
 use fsmtp_store::spool::Reader;
 use fsmtp_store::{QueueId, StoreError};
 
+use crate::accept::{Visit, handshake_failed};
 use crate::log::Event;
 use crate::shard::{CLOSE_TIMEOUT, Shard, count};
+use crate::signin::{Refused, sign_in};
 use crate::smtp::End;
+use crate::tls::Stream;
 
 /// How often a message that compaction has moved away is looked up again before giving up.
 const LOOKUPS_MAX: u32 = 4;
@@ -37,11 +42,15 @@ pub async fn refuse<R: Runtime>(rt: &R, conn: &mut R::Conn, refusal: Refusal) {
 }
 
 /// Runs one session to its end.
-pub async fn serve<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, conn: &mut R::Conn) -> End {
+pub async fn serve<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    mut visit: Visit<'_, R>,
+    settings: &Rc<Settings>,
+) -> End {
     let guest = shard.drain.enter_task().await;
     let reader = Reader::sharing(&shard.files, shard.spool.config().segment_bytes);
-    let mut post = Post { shard, maildrop: None, user: String::new(), reader };
-    let end = post.talk(conn).await.unwrap_or_else(|end| end);
+    let mut post = Post { shard, settings, maildrop: None, user: String::new(), reader };
+    let end = post.talk(&mut visit).await.unwrap_or_else(|end| end);
     post.release().await;
     drop(guest);
     end
@@ -67,6 +76,7 @@ fn message(maildrop: &Maildrop, index: u32) -> Option<Message> {
 /// One POP3 connection's side of the store.
 struct Post<'s, R: Runtime, M: Mailboxes> {
     shard: &'s Rc<Shard<R, M>>,
+    settings: &'s Rc<Settings>,
     maildrop: Option<Maildrop>,
     user: String,
     /// Borrows the shard's segment files, one read at a time.
@@ -74,11 +84,15 @@ struct Post<'s, R: Runtime, M: Mailboxes> {
 }
 
 impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
-    async fn talk(&mut self, conn: &mut R::Conn) -> Result<End, End> {
+    async fn talk(&mut self, visit: &mut Visit<'_, R>) -> Result<End, End> {
         let rt = self.shard.rt.clone();
         let mut out = Outbox::new(rt.buffer());
-        let mut session = Session::new(Rc::clone(&self.shard.pop3), rt.now(), &mut out);
+        let mut session = Session::new(Rc::clone(self.settings), rt.now(), &mut out);
+        if let Some(tls) = visit.tls.take() {
+            session.secured(rt.now(), tls);
+        }
         loop {
+            let conn = &mut *visit.stream;
             let turn = match &self.maildrop {
                 Some(maildrop) => session.turn(rt.now(), conn.filled(), &List(maildrop), &mut out),
                 None => session.turn(rt.now(), conn.filled(), &Nothing, &mut out),
@@ -92,15 +106,17 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
                     out = Outbox::new(rt.buffer());
                 }
                 Then::Ask(Ask::Login { user, password }) => {
-                    let password = password.0.to_vec(); // copy: for the helper thread
+                    let password = password.0.to_vec(); // copy: the window moves on
+                    let user = String::from_utf8_lossy(&user).into_owned();
                     conn.consume(consumed);
-                    let answer = self.login(&user, password, conn).await;
+                    let from = conn.peer().ip();
+                    let answer = self.login(&user, &password, from).await;
                     session.answer(answer, &mut out);
                 }
-                // No listener offers AUTH, so no session asks.
-                Then::Ask(Ask::Auth(_)) => {
+                Then::Ask(Ask::Auth(question)) => {
                     conn.consume(consumed);
-                    session.answer(Answer::Refused(Refusal::Temporary), &mut out);
+                    let answer = self.authenticate(&question, conn.peer().ip()).await;
+                    session.answer(answer, &mut out);
                 }
                 Then::Ask(Ask::Retrieve { index, lines }) => {
                     conn.consume(consumed);
@@ -115,8 +131,17 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
                     conn.consume(consumed);
                     out = self.need_input(conn, &mut session, out).await?;
                 }
-                // No listener offers STLS, so no session asks for it.
-                Then::Close | Then::StartTls => {
+                Then::StartTls => {
+                    conn.consume(consumed);
+                    conn.send(out.take(), rt.now() + CLOSE_TIMEOUT).await?;
+                    let tls = visit.start_tls(rt.now()).await.map_err(|error| {
+                        handshake_failed(self.shard, &error);
+                        End::Broken
+                    })?;
+                    session.secured(rt.now(), tls);
+                    out = Outbox::new(rt.buffer());
+                }
+                Then::Close => {
                     conn.consume(consumed);
                     let deadline = rt.now() + CLOSE_TIMEOUT;
                     conn.send(out.take(), deadline).await?;
@@ -130,7 +155,7 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
     /// Sends what has gathered and waits for the client.
     async fn need_input(
         &mut self,
-        conn: &mut R::Conn,
+        conn: &mut Stream<R>,
         session: &mut Session,
         mut out: Outbox,
     ) -> Result<Outbox, End> {
@@ -156,45 +181,38 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
         Ok(out)
     }
 
-    async fn login(&mut self, user: &[u8], password: Vec<u8>, conn: &R::Conn) -> Answer<'static> {
-        let name = String::from_utf8_lossy(user).into_owned();
-        let account = self.account(user);
-        let hash = account.as_ref().map(|account| account.password_phc.clone());
-        let Ok(right) = (self.shard.check_password)(hash, password).await else {
-            return Answer::Refused(Refusal::Temporary);
-        };
-        let peer = conn.peer().ip();
-        let Some(account) = account.filter(|_| right) else {
-            count(&self.shard.counters.sign_ins_refused);
-            self.log(Event::SignInFailed, &[("user", &name), ("from", &peer), ("for", &"pop3")]);
-            return Answer::Refused(Refusal::Credentials);
-        };
+    async fn login(&mut self, user: &str, password: &[u8], from: IpAddr) -> Answer<'static> {
+        match sign_in(self.shard, user, password, from, "pop3").await {
+            Ok(account) => self.open(&account).await,
+            Err(Refused::Wrong) => Answer::Refused(Refusal::Credentials),
+            Err(Refused::Later) => Answer::Refused(Refusal::Temporary),
+        }
+    }
+
+    async fn authenticate(&mut self, question: &Question, from: IpAddr) -> Answer<'static> {
+        match question {
+            Question::Password { user, password } => self.login(user, password.bytes(), from).await,
+            // Only mechanisms with a password are offered so far.
+            _ => Answer::Refused(Refusal::Temporary),
+        }
+    }
+
+    /// Opens the maildrop of somebody who has signed in.
+    async fn open(&mut self, account: &Account) -> Answer<'static> {
         match self.shard.mailboxes.open(account.mailbox).await {
             Ok(maildrop) => {
-                count(&self.shard.counters.sign_ins);
-                self.log(Event::SignInOk, &[("user", &name), ("from", &peer), ("for", &"pop3")]);
                 let messages = maildrop.messages();
                 let answer = Answer::Opened {
                     count: u32::try_from(messages.len()).unwrap_or(u32::MAX),
                     octets: messages.iter().map(|message| message.octets).sum(),
                 };
                 self.maildrop = Some(maildrop);
-                self.user = name;
+                self.user.clone_from(&account.address);
                 answer
             }
             Err(StoreError::InUse) => Answer::Refused(Refusal::InUse),
             Err(_) => Answer::Refused(Refusal::Temporary),
         }
-    }
-
-    /// The account of a login name; one without a domain means the node's own.
-    fn account(&self, user: &[u8]) -> Option<Arc<Account>> {
-        let user = core::str::from_utf8(user).ok()?;
-        let directory = self.shard.directory.borrow();
-        if user.contains('@') {
-            return directory.account(user).cloned();
-        }
-        directory.account(&format!("{user}@{}", self.shard.domain)).cloned()
     }
 
     fn log(&self, event: Event, fields: &[(&str, &dyn core::fmt::Display)]) {
@@ -204,7 +222,7 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
     /// Gives a message out: first found, then announced, then sent whole.
     async fn retrieve(
         &mut self,
-        conn: &mut R::Conn,
+        conn: &mut Stream<R>,
         session: &mut Session,
         mut out: Outbox,
         index: u32,
@@ -252,7 +270,7 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
             }
             if bytes.len() >= SEND_BYTES {
                 // Each piece has its own time: a slow client that reads on is served.
-                let deadline = self.shard.rt.now() + self.shard.pop3.idle;
+                let deadline = self.shard.rt.now() + self.settings.idle;
                 conn.send(core::mem::take(&mut bytes), deadline).await?;
             }
             piece = self.piece(entry.id).await.map_err(|error| {
@@ -261,7 +279,7 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
             })?;
         }
         stuffer.finish(&mut bytes);
-        conn.send(bytes, self.shard.rt.now() + self.shard.pop3.idle).await?;
+        conn.send(bytes, self.shard.rt.now() + self.settings.idle).await?;
         count(&self.shard.counters.messages_retrieved);
         Ok(Outbox::new(self.shard.rt.buffer()))
     }

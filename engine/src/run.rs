@@ -14,8 +14,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::SystemTime;
 
-use fsmtp_proto::access::Access;
-use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::glommio::{GlommioRuntime, ShardOptions, processors, start_shard};
 use fsmtp_rt::helpers::Helpers;
 use fsmtp_rt::{Class, PAGE_BYTES, Runtime, UnixTime};
@@ -27,17 +25,18 @@ use fsmtp_store::{ShardId, StoreError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::accept::{Service, accept};
+use crate::accept::accept;
 use crate::admin::StoreAdmin;
-use crate::admit::{Admission, Limits};
-use crate::config::{Config, Listener, Protocol};
+use crate::config::Config;
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
+use crate::entrance::{Entrance, certificates, entrances};
 use crate::latest::Latest;
 use crate::log::{Event, Sink};
 use crate::shard::{Overload, PasswordCheck, Shard};
+use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
-use crate::supervise::{Happening, Order, Running, say_damage, supervise};
+use crate::supervise::{Happening, Life, Order, Running, say_damage, supervise};
 
 /// How long running transactions may take to finish after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -123,6 +122,8 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     // From here on signals wait for us instead of ending the process.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| format!("cannot watch for signals: {e}"))?;
+    let certs = certificates(config).map_err(|e| e.to_string())?;
+    let entrances = entrances(config, certs.as_ref()).map_err(|e| e.to_string())?;
     let store = open_store(config)?;
     prepare_dev(config, &store.mailboxes)?;
     let sink = Sink::stderr(config.log.format, config.log.level)
@@ -136,8 +137,9 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     let control = control::serve(&config.data, admin)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
     let (events, inbox) = channel();
-    let shards = start_shards(config, &store, &sink, &events)?;
-    let ended = supervise(config, &shards, signals, events, &inbox, &store.mailboxes, &log);
+    let shards = start_shards(config, &entrances, &store, &sink, &events)?;
+    let life = Life::new(config, certs.as_ref(), &shards, &log);
+    let ended = supervise(life, signals, events, &inbox, &store.mailboxes);
     drop(control);
     let joined: Result<Vec<()>, _> = shards.into_iter().map(|shard| shard.handle.join()).collect();
     let closed = store.keeper.close();
@@ -164,6 +166,7 @@ pub(crate) fn now() -> UnixTime {
 
 fn start_shards(
     config: &Config,
+    entrances: &[Entrance],
     store: &Store,
     sink: &Sink,
     events: &Sender<Happening>,
@@ -172,7 +175,8 @@ fn start_shards(
     let files = Helpers::new("files", FILE_THREADS).map_err(started)?;
     let hashes = Helpers::new("passwords", HASH_THREADS).map_err(started)?;
     let cpus = processors();
-    let admissions: Vec<Arc<Admission>> = config.listeners.iter().map(admission).collect();
+    let secret = crate::admin::random().map_err(|e| e.to_string())?;
+    let gate = Gate::new(&secret, signin::Limits::default());
     let mut shards = Vec::new();
     for n in 0..config.cores {
         let options = ShardOptions {
@@ -186,7 +190,7 @@ fn start_shards(
         let newest = directory.clone();
         store.mailboxes.subscribe(move |directory| newest.put(directory));
         let (config, events, hashes) = (config.clone(), events.clone(), hashes.clone());
-        let admissions = admissions.clone();
+        let (entrances, gate) = (entrances.to_vec(), Arc::clone(&gate));
         let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
         // Logs without a core are read by the shards in turn.
         let cores = config.cores;
@@ -196,7 +200,8 @@ fn start_shards(
         let handle = start_shard(options, move |rt| async move {
             let body = Body {
                 config,
-                admissions,
+                entrances,
+                gate,
                 mailboxes,
                 sink,
                 hashes,
@@ -211,14 +216,6 @@ fn start_shards(
         shards.push(Running { handle, orders });
     }
     Ok(shards)
-}
-
-fn admission(listener: &Listener) -> Arc<Admission> {
-    let count = |count| usize::try_from(count).unwrap_or(usize::MAX);
-    Admission::new(Limits {
-        connections_max: count(listener.connections_max),
-        connections_per_address_max: count(listener.connections_per_address_max),
-    })
 }
 
 /// Tells the main thread how a shard ended, also when it never began or ended by a panic.
@@ -247,8 +244,8 @@ impl Drop for Report {
 /// What a shard's main task begins with.
 struct Body {
     config: Config,
-    /// Of each listener of `config`, in its order; shared by all shards.
-    admissions: Vec<Arc<Admission>>,
+    entrances: Vec<Entrance>,
+    gate: Arc<Gate>,
     mailboxes: Embedded,
     sink: Sink,
     hashes: Helpers,
@@ -265,7 +262,7 @@ impl Body {
         events: &Sender<Happening>,
     ) -> Result<(), String> {
         let directory = self.directory.take().await;
-        let parts = self.parts(&rt, directory)?;
+        let parts = self.parts(&rt, directory);
         let applied = self.mailboxes.mark(self.id);
         let failed = |e: StoreError| format!("shard {}: {e}", self.id.0);
         let shard = start(parts, self.spool(self.id), applied).await.map_err(failed)?;
@@ -295,17 +292,14 @@ impl Body {
         rt: &GlommioRuntime,
         shard: &Rc<Shard<GlommioRuntime, Embedded>>,
     ) -> Result<(), String> {
-        for (listener, admission) in self.config.listeners.iter().zip(&self.admissions) {
-            let socket = rt.listen(listener.address).map_err(|e| {
+        for entrance in &self.entrances {
+            let socket = rt.listen(entrance.listener.address).map_err(|e| {
                 shard.log.event(rt.unix(), Event::ListenFailed, &[("why", &e)]);
                 e.to_string()
             })?;
-            let service = match listener.protocol {
-                Protocol::Smtp => Service::Smtp,
-                Protocol::Pop3 => Service::Pop3,
-            };
-            let admission = Arc::clone(admission);
-            rt.spawn(Class::Accept, accept(Rc::clone(shard), socket, service, admission));
+            let door = Rc::new(entrance.door(&self.config)?);
+            let admission = Arc::clone(&entrance.admission);
+            rt.spawn(Class::Accept, accept(Rc::clone(shard), socket, door, admission));
         }
         Ok(())
     }
@@ -321,34 +315,20 @@ impl Body {
         &self,
         rt: &GlommioRuntime,
         directory: Arc<Directory>,
-    ) -> Result<Parts<GlommioRuntime, Embedded>, String> {
+    ) -> Parts<GlommioRuntime, Embedded> {
         let config = &self.config;
-        let limits = smtp::server::Limits {
-            message_bytes_max: config.smtp.size_bytes_max,
-            recipients_max: u16::try_from(config.smtp.recipients_max).unwrap_or(u16::MAX),
-            command_timeout: config.smtp.command_timeout,
-            data_timeout: config.smtp.data_timeout,
-            ..smtp::server::Limits::default()
-        };
-        let smtp = smtp::server::Settings::new(&config.node, limits).map_err(|e| e.to_string())?;
-        let pop3 = pop3::Settings {
-            node: config.node.as_str().into(),
-            idle: config.pop3.idle_timeout,
-            // Until listeners have TLS, a password can only come in clear.
-            access: Access { clear_auth_allowed: true, ..Access::default() },
-        };
-        Ok(Parts {
+        Parts {
             rt: rt.clone(),
             disk: rt.disk(config.data.join(SPOOL_FOLDER)),
             mailboxes: self.mailboxes.clone(),
             directory,
-            smtp: Rc::new(smtp),
-            pop3: Rc::new(pop3),
             check_password: password_check(self.hashes.clone()),
+            gate: Arc::clone(&self.gate),
             magic: config.dev.is_some(),
+            node: config.node.as_str().into(),
             domain: config.domain.as_str().into(),
             log: self.sink.log(Some(self.id.0)),
-        })
+        }
     }
 }
 

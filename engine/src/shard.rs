@@ -9,7 +9,6 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::Runtime;
 use fsmtp_store::ShardId;
 use fsmtp_store::directory::Directory;
@@ -19,6 +18,7 @@ use fsmtp_store::spool::{SegmentFiles, Spool};
 
 use crate::drain::Drain;
 use crate::log::Log;
+use crate::signin::Gate;
 
 /// How long a connection that we close may take to hear it.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,6 +49,8 @@ pub struct Counters {
     pub recipients_refused: Cell<u64>,
     /// Sign-ins accepted.
     pub sign_ins: Cell<u64>,
+    /// Handshakes that came to nothing.
+    pub handshakes_failed: Cell<u64>,
     /// Sign-ins refused.
     pub sign_ins_refused: Cell<u64>,
     /// Messages given out over POP3.
@@ -76,14 +78,14 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub mailboxes: M,
     /// Who has an account; replaced as a whole when that changes.
     pub directory: RefCell<Arc<Directory>>,
-    /// What SMTP sessions have in common.
-    pub smtp: Rc<smtp::server::Settings>,
-    /// What POP3 sessions have in common.
-    pub pop3: Rc<pop3::Settings>,
     /// Checks passwords.
     pub check_password: PasswordCheck,
+    /// Who may try a password now; of all shards.
+    pub gate: Arc<Gate>,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
+    /// The node's host name.
+    pub node: Box<str>,
     /// The domain of user names without one, and of the magic recipients.
     pub domain: Box<str>,
     /// Who shall end, and when.

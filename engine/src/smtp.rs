@@ -7,13 +7,15 @@ use std::rc::Rc;
 
 use fsmtp_proto::sasl;
 use fsmtp_proto::smtp::reply::{Refusal, refuse_connection};
-use fsmtp_proto::smtp::server::{Peer, Session, Then};
+use fsmtp_proto::smtp::server::{Peer, Session, Settings, Then};
 use fsmtp_proto::wire::outbox::Outbox;
 use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
 use fsmtp_store::mailbox::Mailboxes;
 
+use crate::accept::{Visit, handshake_failed};
 use crate::desk::Desk;
 use crate::shard::{CLOSE_TIMEOUT, Shard};
+use crate::tls::Stream;
 
 const _: () = assert!(sasl::LINE_BYTES_MAX <= WINDOW_BYTES_MAX, "the window holds any line");
 
@@ -62,24 +64,32 @@ pub async fn refuse<R: Runtime>(rt: &R, conn: &mut R::Conn, refusal: Refusal) {
 }
 
 /// Runs one session to its end.
-pub async fn serve<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, conn: &mut R::Conn) -> End {
+pub async fn serve<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    mut visit: Visit<'_, R>,
+    settings: &Rc<Settings>,
+) -> End {
     let guest = shard.drain.enter_task().await;
-    let end = talk(shard, conn).await.unwrap_or_else(|end| end);
+    let end = talk(shard, &mut visit, settings).await.unwrap_or_else(|end| end);
     drop(guest);
     end
 }
 
 async fn talk<R: Runtime, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
-    conn: &mut R::Conn,
+    visit: &mut Visit<'_, R>,
+    settings: &Rc<Settings>,
 ) -> Result<End, End> {
     let rt = &shard.rt;
     let mut out = Outbox::new(rt.buffer());
-    let peer = Peer { ip: conn.peer().ip().to_canonical(), host: None };
-    let settings = Rc::clone(&shard.smtp);
-    let mut session = Session::new(settings, peer, rt.now(), rt.unix(), &mut out);
+    let peer = Peer { ip: visit.stream.peer().ip().to_canonical(), host: None };
+    let mut session = Session::new(Rc::clone(settings), peer, rt.now(), rt.unix(), &mut out);
+    if let Some(tls) = visit.tls.take() {
+        session.secured(rt.now(), tls);
+    }
     let mut desk = Desk::new(shard);
     loop {
+        let conn = &mut *visit.stream;
         let turn = session.turn(rt.now(), conn.filled(), &mut out);
         let consumed = turn.consumed;
         match turn.then {
@@ -107,8 +117,17 @@ async fn talk<R: Runtime, M: Mailboxes>(
                 let late = desk.deadline();
                 out = need_input(shard, conn, &mut session, out, late).await?;
             }
-            // No listener offers STARTTLS, so no session asks for it.
-            Then::Close | Then::StartTls => {
+            Then::StartTls => {
+                conn.consume(consumed);
+                conn.send(out.take(), rt.now() + CLOSE_TIMEOUT).await?;
+                let tls = visit.start_tls(rt.now()).await.map_err(|error| {
+                    handshake_failed(shard, &error);
+                    End::Broken
+                })?;
+                session.secured(rt.now(), tls);
+                out = Outbox::new(rt.buffer());
+            }
+            Then::Close => {
                 conn.consume(consumed);
                 let deadline = rt.now() + CLOSE_TIMEOUT;
                 conn.send(out.take(), deadline).await?;
@@ -122,7 +141,7 @@ async fn talk<R: Runtime, M: Mailboxes>(
 /// Sends what has gathered and waits for the client; while it waits, no reply buffer is held.
 async fn need_input<R: Runtime, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
-    conn: &mut R::Conn,
+    conn: &mut Stream<R>,
     session: &mut Session,
     mut out: Outbox,
     late: Instant,

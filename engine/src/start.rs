@@ -7,7 +7,6 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::{Class, Runtime};
 use fsmtp_store::directory::Directory;
 use fsmtp_store::mailbox::Mailboxes;
@@ -16,6 +15,7 @@ use fsmtp_store::{Lsn, ShardId, StoreError};
 
 use crate::log::{Event, Log};
 use crate::shard::{CLOSE_TIMEOUT, Counters, PasswordCheck, Shard};
+use crate::signin::Gate;
 
 /// How often gathered log lines are written out.
 const LOG_FLUSH: Duration = Duration::from_millis(200);
@@ -36,14 +36,14 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub mailboxes: M,
     /// Who has an account now.
     pub directory: Arc<Directory>,
-    /// What SMTP sessions have in common.
-    pub smtp: Rc<smtp::server::Settings>,
-    /// What POP3 sessions have in common.
-    pub pop3: Rc<pop3::Settings>,
     /// Checks passwords.
     pub check_password: PasswordCheck,
+    /// Who may try a password now; of all shards.
+    pub gate: Arc<Gate>,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
+    /// The node's host name.
+    pub node: Box<str>,
     /// The domain of user names without one, and of the magic recipients.
     pub domain: Box<str>,
     /// The shard's log of events.
@@ -75,10 +75,10 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         spool,
         mailboxes: parts.mailboxes,
         directory: RefCell::new(parts.directory),
-        smtp: parts.smtp,
-        pop3: parts.pop3,
         check_password: parts.check_password,
+        gate: parts.gate,
         magic: parts.magic,
+        node: parts.node,
         domain: parts.domain,
         drain: Rc::default(),
         log: parts.log,

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::latest::Latest;
 use crate::log::Event;
 use crate::run::now;
+use crate::tls::Certs;
 
 /// How often the main thread looks whether the mailbox index is alive.
 const INDEX_LOOK: Duration = Duration::from_secs(1);
@@ -52,20 +53,17 @@ pub(crate) struct Running {
 
 /// Waits for what happens, until all shards have ended their sessions or one has failed.
 pub(crate) fn supervise(
-    config: &Config,
-    shards: &[Running],
+    mut life: Life<'_>,
     signals: Signals,
     events: Sender<Happening>,
     inbox: &Receiver<Happening>,
     mailboxes: &Embedded,
-    log: &crate::log::Log,
 ) -> Result<(), String> {
-    watch_signals(signals, events)?;
-    let (recovered, ready, drained) = (0, 0, 0);
-    let mut life =
-        Life { config, shards, log, recovered, ready, drained, stopping: false, outcome: Ok(()) };
-    while life.drained < shards.len() {
-        say_damage(mailboxes, log);
+    if let Err(why) = watch_signals(signals, events) {
+        life.fail(Event::ShardFailed, why);
+    }
+    while life.drained < life.shards.len() {
+        say_damage(mailboxes, life.log);
         match inbox.recv_timeout(INDEX_LOOK) {
             Ok(happening) => life.heed(happening)?,
             Err(RecvTimeoutError::Disconnected) => return Err("the shards are gone".to_owned()),
@@ -100,8 +98,9 @@ fn watch_signals(mut signals: Signals, events: Sender<Happening>) -> Result<(), 
 }
 
 /// How far the engine has come, as the main thread sees it.
-struct Life<'a> {
+pub(crate) struct Life<'a> {
     config: &'a Config,
+    certs: Option<&'a Certs>,
     shards: &'a [Running],
     log: &'a crate::log::Log,
     /// Shards that have read their logs.
@@ -115,7 +114,19 @@ struct Life<'a> {
     outcome: Result<(), String>,
 }
 
-impl Life<'_> {
+impl<'a> Life<'a> {
+    /// Nothing has happened yet.
+    pub(crate) const fn new(
+        config: &'a Config,
+        certs: Option<&'a Certs>,
+        shards: &'a [Running],
+        log: &'a crate::log::Log,
+    ) -> Self {
+        let (recovered, ready, drained) = (0, 0, 0);
+        let (stopping, outcome) = (false, Ok(()));
+        Self { config, certs, shards, log, recovered, ready, drained, stopping, outcome }
+    }
+
     fn heed(&mut self, happening: Happening) -> Result<(), String> {
         match happening {
             Happening::Recovered => {
@@ -134,9 +145,9 @@ impl Life<'_> {
                 self.drained += 1;
                 self.fail(Event::ShardFailed, why);
             }
-            // Listeners, certificates and limits are fixed while the engine runs; accounts are
-            // changed through the control socket. So there is nothing to read anew yet.
-            Happening::Signal(SIGHUP) => {}
+            // Listeners and limits are fixed while the engine runs; accounts are changed through
+            // the control socket. What is read anew are the files of certificates.
+            Happening::Signal(SIGHUP) => self.reload(),
             Happening::Signal(_) => {
                 say_draining(self.log);
                 self.stop();
@@ -144,6 +155,20 @@ impl Life<'_> {
             Happening::Drained => self.drained += 1,
         }
         Ok(())
+    }
+
+    /// New handshakes see the certificates as they are now; wrong ones change nothing.
+    fn reload(&self) {
+        notify("RELOADING=1");
+        match self.certs.map(|certs| certs.reload(now())) {
+            None => {}
+            Some(Ok(())) => self.log.event(now(), Event::CertificatesReloaded, &[]),
+            Some(Err(why)) => {
+                self.log.event(now(), Event::CertificatesKept, &[("why", &why)]);
+            }
+        }
+        self.log.flush(now());
+        notify("READY=1");
     }
 
     fn fail(&mut self, event: Event, why: String) {

@@ -230,8 +230,9 @@ pub(super) enum Config {
 fn protocol(text: &str) -> Result<Protocol, String> {
     match text.to_ascii_lowercase().as_str() {
         "smtp" => Ok(Protocol::Smtp),
+        "submission" => Ok(Protocol::Submission),
         "pop3" => Ok(Protocol::Pop3),
-        _ => Err("known are smtp and pop3".to_owned()),
+        _ => Err("known are smtp, submission and pop3".to_owned()),
     }
 }
 

@@ -206,9 +206,15 @@ pub fn startup_table(config: &Config) -> String {
     let row = |listener: &config::Listener| {
         let protocol = match listener.protocol {
             config::Protocol::Smtp => "SMTP",
+            config::Protocol::Submission => "submission",
             config::Protocol::Pop3 => "POP3",
         };
-        [listener.address.to_string(), protocol.to_owned(), "none".to_owned(), account.clone()]
+        let tls = match listener.tls {
+            config::TlsMode::None => "none",
+            config::TlsMode::Starttls => "STARTTLS",
+            config::TlsMode::Implicit => "implicit",
+        };
+        [listener.address.to_string(), protocol.to_owned(), tls.to_owned(), account.clone()]
     };
     let rows: Vec<[String; 4]> = config.listeners.iter().map(row).collect();
     table::table(["address", "protocol", "TLS", "account"], &rows)

@@ -268,9 +268,10 @@ fn a_run_starts_with_what_was_asked_for() {
     let ran = run_with(&engine, temp.path(), &line, "");
     assert_eq!(ran.status, 0, "{}", ran.errors);
     let config = engine.ran.borrow()[0].clone();
-    assert_eq!((config.cores, config.listeners.len()), (1, 1));
+    // SMTP, and submission with both kinds of TLS.
+    assert_eq!((config.cores, config.listeners.len()), (1, 3));
     let table = startup_table(&config);
-    assert_eq!(table.lines().next(), Some("address          protocol  TLS   account"));
+    assert_eq!(table.lines().next(), Some("address          protocol    TLS       account"));
     assert!(table.contains("demo@example.test, password demo"), "{table}");
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Called by `Config::load` after the keys are known and the types fit. Collects every problem.
 
-use super::file::{self, File, LogFormat, LogLevel, Protocol};
+use super::file::{self, File, LogFormat, LogLevel, Protocol, TlsMode};
 use super::{Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Smtp, Store, keys};
 use crate::log;
+use crate::tls::Pair;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::path::PathBuf;
@@ -62,7 +63,11 @@ pub(super) fn check(
     if !file.store.segment_bytes.is_multiple_of(4096) {
         checker.problem(&["store", "segment_bytes"], "must be a multiple of 4096");
     }
+    if file.server.data.is_empty() {
+        checker.problem(&["server", "data"], "names no folder");
+    }
     timeouts(&mut checker, &file);
+    let certificates = certificates(&mut checker, &file);
     let Checker { problems, warnings, .. } = checker;
     if !problems.is_empty() {
         return Err(problems);
@@ -75,6 +80,7 @@ pub(super) fn check(
         // Not from the file's text: a path need not be UTF-8.
         data: overrides.data.clone().unwrap_or_else(|| PathBuf::from(&file.server.data)),
         listeners,
+        certificates,
         smtp: Smtp {
             size_bytes_max: file.smtp.size_max,
             recipients_max: file.smtp.recipients_max,
@@ -175,13 +181,21 @@ fn dev_listeners(
         checker.problem(&["listener"], "`--dev` listens on loopback only, remove this section");
     }
     file.listener.clear();
-    let wanted = |protocol| overrides.only.is_empty() || overrides.only.contains(&protocol);
+    let wanted = |protocol| overrides.wants(protocol);
     let mut listeners = Vec::new();
-    for protocol in [Protocol::Smtp, Protocol::Pop3].into_iter().filter(|&p| wanted(p)) {
-        let port = file.dev.ports.saturating_add(well_known_port(protocol));
+    let services = [
+        (Protocol::Smtp, TlsMode::Starttls),
+        (Protocol::Submission, TlsMode::Starttls),
+        (Protocol::Submission, TlsMode::Implicit),
+        (Protocol::Pop3, TlsMode::Starttls),
+        (Protocol::Pop3, TlsMode::Implicit),
+    ];
+    for (protocol, tls) in services.into_iter().filter(|&(protocol, _)| wanted(protocol)) {
+        let port = file.dev.ports.saturating_add(well_known_port(protocol, tls));
         let listener = Listener {
             address: (Ipv4Addr::LOCALHOST, port).into(),
             protocol,
+            tls,
             durability: Durability::Fsync,
             connections_max: 20_000,
             // Who develops connects from one address.
@@ -191,6 +205,7 @@ fn dev_listeners(
         file.listener.push(file::Listener {
             address: Some(listener.address.to_string()),
             protocol,
+            tls: Some(tls),
             connections_per_address_max: Some(listener.connections_per_address_max),
             ..file::Listener::default()
         });
@@ -201,7 +216,8 @@ fn dev_listeners(
 /// What the file says, or SMTP for all and POP3 for this host.
 fn listeners(checker: &mut Checker<'_>, file: &mut File, overrides: &Overrides) -> Vec<Listener> {
     if file.listener.is_empty() {
-        let pop3 = SocketAddr::from((Ipv4Addr::LOCALHOST, well_known_port(Protocol::Pop3)));
+        let pop3 =
+            SocketAddr::from((Ipv4Addr::LOCALHOST, well_known_port(Protocol::Pop3, TlsMode::None)));
         file.listener = vec![
             file::Listener::default(),
             file::Listener {
@@ -215,16 +231,17 @@ fn listeners(checker: &mut Checker<'_>, file: &mut File, overrides: &Overrides) 
         checker.problem(&["listener"], format!("more than {LISTENERS_MAX} listeners"));
     }
     let mut listeners: Vec<Listener> = Vec::new();
+    let certified = !file.tls.certificate.is_empty();
     for (index, raw) in file.listener.iter_mut().enumerate() {
         let index = index.to_string();
-        let Some(listener) = listener(checker, &index, raw) else { continue };
+        let Some(listener) = listener(checker, &index, raw, certified) else { continue };
         if listeners.iter().any(|other| other.address == listener.address) {
             let what = format!("{} stands here twice", listener.address);
             checker.problem(&["listener", &index, "address"], what);
         }
         listeners.push(listener);
     }
-    let wanted = |protocol| overrides.only.is_empty() || overrides.only.contains(&protocol);
+    let wanted = |protocol| overrides.wants(protocol);
     listeners.retain(|listener| wanted(listener.protocol));
     if listeners.is_empty() && checker.problems.is_empty() {
         checker.problem(&["listener"], "none is left for what `--run` names");
@@ -232,7 +249,17 @@ fn listeners(checker: &mut Checker<'_>, file: &mut File, overrides: &Overrides) 
     listeners
 }
 
-fn listener(checker: &mut Checker<'_>, index: &str, raw: &mut file::Listener) -> Option<Listener> {
+fn listener(
+    checker: &mut Checker<'_>,
+    index: &str,
+    raw: &mut file::Listener,
+    certified: bool,
+) -> Option<Listener> {
+    let usual = if certified { TlsMode::Starttls } else { TlsMode::None };
+    let tls = *raw.tls.get_or_insert(usual);
+    if tls != TlsMode::None && !certified {
+        checker.problem(&["listener", index, "tls"], "there is no `[[tls.certificate]]`");
+    }
     if raw.durability != file::Durability::Fsync {
         let what = "only `fsync` so far; the others come with a later version";
         checker.problem(&["listener", index, "durability"], what);
@@ -245,7 +272,7 @@ fn listener(checker: &mut Checker<'_>, index: &str, raw: &mut file::Listener) ->
         checker.problem(&["listener", index, "connections_per_address_max"], what);
     }
     let text = raw.address.get_or_insert_with(|| {
-        SocketAddr::from((Ipv6Addr::UNSPECIFIED, well_known_port(raw.protocol))).to_string()
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, well_known_port(raw.protocol, tls))).to_string()
     });
     let Ok(address) = text.parse::<SocketAddr>() else {
         let what = format!("`{text}` is not an address and a port, like 0.0.0.0:25 or [::]:25");
@@ -255,14 +282,14 @@ fn listener(checker: &mut Checker<'_>, index: &str, raw: &mut file::Listener) ->
     if address.port() == 0 {
         checker.problem(&["listener", index, "address"], "port 0 cannot be reached by anybody");
     }
-    if raw.protocol == Protocol::Pop3 && !is_loopback(address.ip()) {
-        checker.warning(format!(
-            "listener {address}: passwords travel in clear, for there is no TLS yet"
-        ));
+    if raw.protocol != Protocol::Smtp && tls == TlsMode::None && !is_loopback(address.ip()) {
+        let what = "nobody could sign in there: passwords are taken under TLS only";
+        checker.problem(&["listener", index, "tls"], what);
     }
     Some(Listener {
         address,
         protocol: raw.protocol,
+        tls,
         durability: Durability::Fsync,
         connections_max: raw.connections_max,
         connections_per_address_max: per_address,
@@ -276,10 +303,27 @@ const fn is_loopback(ip: IpAddr) -> bool {
     }
 }
 
-const fn well_known_port(protocol: Protocol) -> u16 {
-    match protocol {
-        Protocol::Smtp => 25,
-        Protocol::Pop3 => 110,
+/// What stands at `[[tls.certificate]]`.
+fn certificates(checker: &mut Checker<'_>, file: &File) -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    for (index, raw) in file.tls.certificate.iter().enumerate() {
+        for (key, value) in [("chain", &raw.chain), ("key", &raw.key)] {
+            if value.is_empty() {
+                checker.problem(&["tls", "certificate", &index.to_string(), key], "no file");
+            }
+        }
+        pairs.push(Pair { certificate: raw.chain.clone().into(), key: raw.key.clone().into() });
+    }
+    pairs
+}
+
+const fn well_known_port(protocol: Protocol, tls: TlsMode) -> u16 {
+    match (protocol, tls) {
+        (Protocol::Smtp, _) => 25,
+        (Protocol::Submission, TlsMode::Implicit) => 465,
+        (Protocol::Submission, _) => 587,
+        (Protocol::Pop3, TlsMode::Implicit) => 995,
+        (Protocol::Pop3, _) => 110,
     }
 }
 

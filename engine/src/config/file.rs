@@ -17,6 +17,8 @@ pub(super) struct File {
     /// listens for SMTP on `[::]:25` and for POP3 on `127.0.0.1:110`. With `--dev` none may stand
     /// here.
     pub(super) listener: Vec<Listener>,
+    /// Encrypted connections.
+    pub(super) tls: Tls,
     /// Mail that comes in.
     pub(super) smtp: Smtp,
     /// Mail that is fetched.
@@ -64,6 +66,9 @@ pub(super) struct Listener {
     pub(super) address: Option<String>,
     /// What is spoken there.
     pub(super) protocol: Protocol,
+    /// How connections are encrypted. When absent: `starttls` when there is a certificate, else
+    /// `none`. Passwords are taken on encrypted connections only, except on loopback addresses.
+    pub(super) tls: Option<TlsMode>,
     /// When a message counts as accepted. Only `fsync` so far; the others come with a later version
     /// and are refused until then.
     pub(super) durability: Durability,
@@ -82,6 +87,7 @@ impl Default for Listener {
         Self {
             address: None,
             protocol: Protocol::Smtp,
+            tls: None,
             durability: Durability::Fsync,
             connections_max: 20_000,
             connections_per_address_max: None,
@@ -97,8 +103,42 @@ impl Default for Listener {
 pub enum Protocol {
     /// SMTP, for mail that comes in (RFC 5321).
     Smtp,
+    /// SMTP, for users of this node who have signed in (RFC 6409).
+    Submission,
     /// POP3, for people who fetch their mail (RFC 1939).
     Pop3,
+}
+
+/// How connections are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    /// Not at all.
+    None,
+    /// When the client asks for it: STARTTLS, STLS.
+    Starttls,
+    /// From the first byte (RFC 8314).
+    Implicit,
+}
+
+/// Encrypted connections. Send SIGHUP after a certificate was renewed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Tls {
+    /// The certificates of this node; write `[[tls.certificate]]` once for each. The first one is
+    /// for clients that name no host, or one that none is for. With `--dev` and none here, one is
+    /// made that signs itself.
+    pub(super) certificate: Vec<Certificate>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Certificate {
+    /// The file with the certificate and those of its issuers, in PEM.
+    pub(super) chain: String,
+    /// The file with its private key, in PEM and not encrypted.
+    pub(super) key: String,
 }
 
 /// When a message counts as accepted.

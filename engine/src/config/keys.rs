@@ -104,12 +104,15 @@ fn unknown_text(schema: &Value, node: &Value, section: &str, name: &str) -> Stri
     // Perhaps the right name in the wrong section.
     let elsewhere = properties(schema).filter_map(|(other, child)| {
         let child = resolve(schema, child);
-        let child = child.get("items").map_or(child, |items| resolve(schema, items));
+        let (child, place) = match child.get("items") {
+            Some(items) => (resolve(schema, items), format!("[[{other}]]")),
+            None => (child, format!("[{other}]")),
+        };
         let (near, likeness) = nearest(name, properties(child).map(|(known, _)| known))?;
-        Some((near, other, likeness))
+        Some((near, place, likeness))
     });
-    if let Some((near, other, _)) = elsewhere.max_by(|a, b| a.2.total_cmp(&b.2)) {
-        return format!("{what}: did you mean `{near}` in [{other}]?");
+    if let Some((near, place, _)) = elsewhere.max_by(|a, b| a.2.total_cmp(&b.2)) {
+        return format!("{what}: did you mean `{near}` in {place}?");
     }
     format!("{what}: known are {}", siblings.join(", "))
 }

@@ -129,11 +129,8 @@ fn section_keys(
         for line in wrap(&description(schema, child), 96) {
             let _ = writeln!(page, "# {line}");
         }
-        let value = match value {
-            Value::String(text) => toml::Value::String(text.clone()).to_string(),
-            // Numbers look alike in JSON and TOML.
-            other => other.to_string(),
-        };
+        let value =
+            toml::Value::try_from(value).map_or_else(|_| value.to_string(), |v| v.to_string());
         let _ = writeln!(page, "{key} = {value} # {}", origin(key));
     }
     page.push('\n');

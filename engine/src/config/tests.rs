@@ -43,15 +43,16 @@ fn nothing_configured_is_a_configuration() {
 fn dev_listens_on_loopback_only() {
     let overrides = Overrides { ports: Some(3000), cores: Some(2), ..dev() };
     let config = parse("", &overrides).unwrap();
-    let addresses: Vec<String> = config.listeners.iter().map(|l| l.address.to_string()).collect();
-    assert_eq!(addresses, ["127.0.0.1:3025", "127.0.0.1:3110"]);
+    let ports = config.listeners.iter().map(|l| l.address.port()).collect::<Vec<_>>();
+    assert!(config.listeners.iter().all(|l| l.address.ip().is_loopback()));
+    assert_eq!(ports, [3025, 3587, 3465, 3110, 3995]);
     assert_eq!((config.domain.as_str(), config.cores), ("example.test", 2));
     assert_eq!(config.dev.map(|dev| dev.account), Some("demo@example.test"));
     let addresses = |text| {
         parse(text, &dev()).unwrap().listeners.iter().map(|l| l.address.port()).collect::<Vec<_>>()
     };
-    assert_eq!(addresses(""), [2025, 2110]);
-    assert_eq!(addresses("[dev]\nports = 4000\n"), [4025, 4110]);
+    assert_eq!(addresses(""), [2025, 2587, 2465, 2110, 2995]);
+    assert_eq!(addresses("[dev]\nports = 4000\n"), [4025, 4587, 4465, 4110, 4995]);
     let problems = parse("\n[[listener]]\naddress = '0.0.0.0:25'\n", &dev()).unwrap_err();
     assert_eq!(problems, ["2: listener: `--dev` listens on loopback only, remove this section"]);
 }
@@ -72,7 +73,11 @@ fn every_key_is_taken() {
         connections_per_address_max = 5
         [[listener]]
         protocol = 'pop3'
+        tls = 'implicit'
         connections_max = 9
+        [[tls.certificate]]
+        chain = '/etc/fsmtp/cert.pem'
+        key = '/etc/fsmtp/key.pem'
         [smtp]
         size_max = 65536
         recipients_max = 100
@@ -94,14 +99,16 @@ fn every_key_is_taken() {
     assert_eq!((config.cores, config.data.as_path()), (3, Path::new("/var/lib/fsmtp")));
     let [smtp, pop3] = config.listeners[..] else { panic!("{:?}", config.listeners) };
     assert_eq!((smtp.connections_max, smtp.connections_per_address_max), (7, 5));
-    assert_eq!(pop3.address.to_string(), "[::]:110");
+    assert_eq!((pop3.address.to_string().as_str(), pop3.tls), ("[::]:995", TlsMode::Implicit));
+    assert_eq!(smtp.tls, TlsMode::Starttls);
+    assert_eq!(config.certificates[0].key, Path::new("/etc/fsmtp/key.pem"));
     assert_eq!((pop3.connections_max, pop3.connections_per_address_max), (9, 9));
     assert_eq!(config.smtp.command_timeout, Duration::from_secs(1));
     assert_eq!(config.smtp.data_timeout, Duration::from_secs(2));
     assert_eq!(config.store, Store { segment_bytes: 1 << 20, reserve_bytes: 0 });
     assert_eq!(config.log.level, log::Level::Debug);
     assert_eq!(config.log.format, Some(log::Format::Json));
-    assert_eq!(config.warnings.len(), 4, "{:?}", config.warnings);
+    assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
 }
 
 #[test]
@@ -152,7 +159,7 @@ fn values_are_checked_and_all_problems_reported() {
     wrong("[smtp]\nsize_max = 'ten'\n", &["2: invalid type: string \"ten\", expected u64"]);
     wrong(
         "[[listener]]\n\nprotocol = 'imap'\n",
-        &["3: unknown variant `imap`, expected `smtp` or `pop3`"],
+        &["3: unknown variant `imap`, expected one of `smtp`, `submission`, `pop3`"],
     );
     wrong(
         "[server]\nnode = 'a b'\ncores = 0\n[smtp]\nsize_max = 9\nrecipients_max = 99\n\
@@ -176,6 +183,7 @@ fn values_are_checked_and_all_problems_reported() {
              [::]:25",
             "5: listener.durability: only `fsync` so far; the others come with a later version",
             "6: listener.address: port 0 cannot be reached by anybody",
+            "-: listener.tls: nobody could sign in there: passwords are taken under TLS only",
             "9: listener.connections_per_address_max: 2 is more than connections_max",
             "-: listener.address: [::]:25 stands here twice",
         ],
@@ -208,12 +216,13 @@ fn a_file_that_cannot_be_read_is_named() {
 fn what_is_explained_can_be_read_again() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("fsmtp.toml");
-    let text = "[server]\ndata = 'a \"b\"'\n[[listener]]\nprotocol = 'pop3'\n[smtp]\n\
-                size_max = 99999\n";
+    let text = "[server]\ndata = 'a \"b\"'\n[[listener]]\nprotocol = 'pop3'\n\
+                address = '[::1]:110'\n\
+                [smtp]\nsize_max = 99999\n[[tls.certificate]]\nchain = 'c c'\nkey = 'k'\n";
     std::fs::write(&path, text).unwrap();
     let overrides = Overrides { cores: Some(2), ..Overrides::default() };
     let explained = explain(Some(&path), &overrides).unwrap();
-    assert!(explained.contains(&format!("size_max = 99999 # {}:6\n", path.display())));
+    assert!(explained.contains(&format!("size_max = 99999 # {}:7\n", path.display())));
     assert!(explained.contains("cores = 2 # from the command line\n"), "{explained}");
     assert!(explained.contains("recipients_max = 1000 # by default\n"));
     let first = parse(text, &overrides).unwrap();
@@ -225,7 +234,7 @@ fn what_is_explained_can_be_read_again() {
 fn the_schema_knows_every_key() {
     let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
     let sections: Vec<&str> = keys::properties(&schema).map(|(name, _)| name).collect();
-    assert_eq!(sections, ["server", "listener", "smtp", "pop3", "store", "log", "dev"]);
+    assert_eq!(sections, ["server", "listener", "tls", "smtp", "pop3", "store", "log", "dev"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod certs;
 mod stream;
 
 pub use certs::{Certs, Pair, self_signed};
-pub use stream::{Established, Stream};
+pub use stream::Stream;
 
 use core::fmt;
 use std::sync::Arc;

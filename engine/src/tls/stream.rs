@@ -11,8 +11,9 @@ use core::net::SocketAddr;
 use std::io::{BufRead as _, ErrorKind, Write as _};
 use std::sync::Arc;
 
+use fsmtp_proto::access::Tls as Agreed;
 use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
-use rustls::{HandshakeKind, ServerConnection};
+use rustls::ServerConnection;
 
 use super::Acceptor;
 
@@ -36,20 +37,6 @@ struct Tls {
     ended: bool,
 }
 
-/// What a handshake has agreed on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Established {
-    /// `TLSv1.2` or `TLSv1.3`.
-    pub version: &'static str,
-    /// The name of the cipher suite, like `TLS13_AES_256_GCM_SHA384`.
-    pub suite: String,
-    /// Channel binding of type `tls-exporter` (RFC 9266); none where TLS 1.2 has no extended
-    /// master secret.
-    pub exporter: Option<[u8; 32]>,
-    /// Whether an earlier session was resumed.
-    pub resumed: bool,
-}
-
 impl<R: Runtime> Stream<R> {
     /// A stream in clear.
     pub fn new(rt: R, conn: R::Conn) -> Self {
@@ -71,7 +58,7 @@ impl<R: Runtime> Stream<R> {
         &mut self,
         acceptor: &Acceptor,
         deadline: Instant,
-    ) -> Result<Established, IoError> {
+    ) -> Result<Agreed, IoError> {
         let failed =
             |_| IoError::new(IoKind::Failed, "start TLS with", self.conn.peer().to_string());
         let mut session = ServerConnection::new(Arc::clone(&acceptor.0)).map_err(failed)?;
@@ -88,7 +75,7 @@ impl<R: Runtime> Stream<R> {
             flush(&self.rt, &mut self.conn, tls, deadline).await?;
             fed?;
         }
-        Ok(tls.established())
+        Ok(tls.agreed())
     }
 
     async fn fill_tls(&mut self, deadline: Instant) -> Result<usize, IoError> {
@@ -186,19 +173,20 @@ impl Tls {
         self.window.get(self.start..).unwrap_or_default()
     }
 
-    fn established(&self) -> Established {
+    /// What the handshake has agreed on.
+    fn agreed(&self) -> Agreed {
         let session = &self.session;
         let version = match session.protocol_version() {
-            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-            _ => "TLSv1.3",
+            Some(rustls::ProtocolVersion::TLSv1_2) => "TLS1.2",
+            _ => "TLS1.3",
         };
-        let suite = session.negotiated_cipher_suite();
+        let suite = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
         let exporter = session.export_keying_material([0; 32], EXPORTER_LABEL, Some(b""));
-        Established {
+        Agreed {
             version,
-            suite: suite.map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
+            cipher: suite.unwrap_or("unknown"),
             exporter: exporter.ok(),
-            resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+            certificate: None,
         }
     }
 }

@@ -125,7 +125,7 @@ impl<R: Runtime> Incoming<R> {
         while !rest.is_empty() {
             if self.buffer.len() == self.buffer_bytes_max {
                 self.make_room(rest.len()).await?;
-            } else if self.buffer.len() + rest.len() > self.buffer_bytes_max {
+            } else if self.buffer.len() + rest.len() > self.buffer_bytes_max && self.may_grow() {
                 self.grow()?;
             }
             let room = self.buffer_bytes_max - self.buffer.len();
@@ -202,6 +202,20 @@ impl<R: Runtime> Incoming<R> {
         Ok(())
     }
 
+    /// Whether a larger buffer is to be had. While senders that send nothing more hold half of the
+    /// memory, the others go on with small buffers and smaller chunks: some thousand such senders
+    /// cost speed, not mail.
+    fn may_grow(&self) -> bool {
+        let config = &self.core.config;
+        if self.buffer_bytes_max == config.chunk_bytes {
+            return false;
+        }
+        let waiting_bytes = self.core.state.borrow().waiting_bytes;
+        self.buffer_bytes_max == 0
+            || self.chunks.len() >= CHUNKS_COUNT_MAX / 2
+            || waiting_bytes + config.chunk_bytes <= config.waiting_bytes_max / 2
+    }
+
     /// Takes the small buffer, or exchanges it for a large one.
     fn grow(&mut self) -> Result<(), StoreError> {
         let chunk_bytes = self.core.config.chunk_bytes;
@@ -226,9 +240,9 @@ impl<R: Runtime> Incoming<R> {
 
     /// Makes room in a buffer that is full: a larger one, or its contents go to the log.
     async fn make_room(&mut self, wanted_bytes: usize) -> Result<(), StoreError> {
-        if self.buffer_bytes_max < self.core.config.chunk_bytes {
+        if self.may_grow() {
             self.grow()?;
-            if self.buffer.len() + wanted_bytes > self.buffer_bytes_max {
+            if self.buffer.len() + wanted_bytes > self.buffer_bytes_max && self.may_grow() {
                 self.grow()?;
             }
             return Ok(());

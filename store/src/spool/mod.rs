@@ -175,6 +175,11 @@ pub trait Sink {
     /// The message itself: try again later.
     #[allow(clippy::result_large_err)] // WHY: the value moves through, it is not an error's baggage
     fn committed(&self, message: Committed) -> Result<(), Committed>;
+
+    /// Whether it takes nothing any more, so that waiting for it is in vain.
+    fn has_ended(&self) -> bool {
+        false
+    }
 }
 
 /// A message that is on stable storage.

@@ -8,7 +8,7 @@ use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use fsmtp_rt::{Block, Disk, File, PAGE_BYTES, Runtime};
+use fsmtp_rt::{Block, Disk, File, IoError, IoKind, PAGE_BYTES, Runtime};
 
 use super::log::{Core, FileOf, FreeSpace, Pins, Start, State};
 use super::scan::{Found, Scan};
@@ -300,6 +300,10 @@ impl<R: Runtime> Walk<'_, R> {
                 Ok(()) => self.recovery.replayed_count += 1,
                 Err(message) => {
                     self.held.push_front(message);
+                    if self.sink.has_ended() {
+                        let index = "the mailbox index, which has ended";
+                        return Err(IoError::new(IoKind::Closed, "replay to", index).into());
+                    }
                     self.rt.sleep_until(self.rt.now() + SINK_RETRY).await;
                 }
             }

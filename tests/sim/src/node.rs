@@ -9,10 +9,11 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
-use fsmtp_engine::accept::{Service, accept};
+use fsmtp_engine::accept::{Door, Service, accept};
 use fsmtp_engine::admit::{Admission, Limits};
 use fsmtp_engine::log::{Format, Level, Sink};
 use fsmtp_engine::shard::{PasswordCheck, Shard};
+use fsmtp_engine::signin::{self, Gate};
 use fsmtp_engine::start::{Parts, adopt, drain, shards_on_disk, start};
 use fsmtp_proto::access::Access;
 use fsmtp_proto::{pop3, smtp};
@@ -331,9 +332,21 @@ fn listen(plan: &Plan, shard: &SimShard) {
         connections_max: plan.connections_max,
         connections_per_address_max: plan.connections_max,
     };
-    for (port, service) in [(SMTP_PORT, Service::Smtp), (POP3_PORT, Service::Pop3)] {
+    let smtp_limits = smtp::server::Limits {
+        message_bytes_max: plan.message_bytes_max,
+        ..smtp::server::Limits::default()
+    };
+    let smtp = smtp::server::Settings::new("sim", smtp_limits);
+    let smtp = Service::Smtp(Rc::new(smtp.expect("a plan's limits are sound")));
+    let pop3 = Service::Pop3(Rc::new(pop3::Settings {
+        node: "sim".into(),
+        idle: Duration::from_secs(600),
+        access: Access { clear_auth_allowed: true, ..Access::default() },
+    }));
+    for (port, service) in [(SMTP_PORT, smtp), (POP3_PORT, pop3)] {
         let (inner, admission) = (Rc::clone(shard), Admission::new(limits));
-        shard.rt.spawn(Class::Accept, accept(inner, shard.rt.listen(port), service, admission));
+        let door = Rc::new(Door::clear(service));
+        shard.rt.spawn(Class::Accept, accept(inner, shard.rt.listen(port), door, admission));
     }
 }
 
@@ -357,7 +370,7 @@ struct Boot {
 
 impl Boot {
     async fn run(self) -> Result<SimShard, StoreError> {
-        let parts = self.parts()?;
+        let parts = self.parts();
         let mark = self.index.mark(self.id).await?;
         let shard = start(parts, self.layout(self.id), mark).await?;
         for orphan in &self.orphans {
@@ -371,28 +384,20 @@ impl Boot {
         SpoolConfig { shard, ..self.plan.layout.clone() }
     }
 
-    fn parts(&self) -> Result<Parts<SimRuntime, Index>, StoreError> {
-        let limits = smtp::server::Limits {
-            message_bytes_max: self.plan.message_bytes_max,
-            ..smtp::server::Limits::default()
-        };
-        let smtp = smtp::server::Settings::new("sim", limits)
-            .map_err(|why| StoreError::Invalid(why.to_string()))?;
-        Ok(Parts {
+    fn parts(&self) -> Parts<SimRuntime, Index> {
+        let never =
+            signin::Limits { address_failures_max: u32::MAX, account_failures_max: u32::MAX };
+        Parts {
             rt: self.rt.clone(),
             disk: self.disk.clone(),
             mailboxes: self.index.clone(),
             directory: self.index.directory(),
-            smtp: Rc::new(smtp),
-            pop3: Rc::new(pop3::Settings {
-                node: "sim".into(),
-                idle: Duration::from_secs(600),
-                access: Access { clear_auth_allowed: true, ..Access::default() },
-            }),
             check_password: check_password(),
+            gate: Gate::new(&[7; 32], never),
             magic: false,
+            node: "sim".into(),
             domain: DOMAIN.into(),
             log: Sink::memory(Format::Json, Level::Error).0.log(Some(self.id.0)),
-        })
+        }
     }
 }

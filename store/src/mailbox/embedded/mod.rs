@@ -379,6 +379,10 @@ impl Sink for Embedded {
             Err(_) => Err(message),
         }
     }
+
+    fn has_ended(&self) -> bool {
+        self.shared.is_closed()
+    }
 }
 
 impl Liveness for Embedded {

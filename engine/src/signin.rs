@@ -1,0 +1,319 @@
+//! Signing in, for every protocol: whose password it is, and how often one may be wrong.
+//!
+//! Each check costs an Argon2id run on a helper thread, for unknown users too. Two things stand
+//! before it, both in memory only and shared by all shards: who has signed in with the same
+//! password a short while ago need not pay again, and who was wrong too often is told to come
+//! back later, whatever the password is. A lock around either is held for one look-up; sign-ins
+//! are rare beside mail.
+//!
+//! Wrong answers are slow: the more of them an address has given, the slower. Connections from
+//! loopback are not locked out by address, for there a webmail speaks for all of its users.
+
+use core::net::IpAddr;
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fsmtp_rt::{Runtime, UnixTime};
+use fsmtp_store::directory::Account;
+use fsmtp_store::mailbox::Mailboxes;
+use ring::hmac;
+
+use crate::admit::network;
+use crate::log::Event;
+use crate::shard::{Shard, count};
+
+/// Wrong passwords from one address (IPv6: one /64) until it is locked out.
+pub const ADDRESS_FAILURES_MAX: u32 = 30;
+/// Wrong passwords for one account, from all addresses, until it is locked.
+pub const ACCOUNT_FAILURES_MAX: u32 = 100;
+/// How long failures count, and so how long a lock holds at most.
+const FAILURES_TIME: Duration = Duration::from_secs(600);
+/// How much slower each failure of an address makes the next wrong answer, and the slowest.
+const SLOWER: Duration = Duration::from_millis(200);
+const SLOWEST: Duration = Duration::from_secs(3);
+/// How long a password that was right is remembered, and how many; 64 bytes each.
+const REMEMBERED_TIME: Duration = Duration::from_secs(600);
+const REMEMBERED_COUNT_MAX: usize = 10_000;
+/// Names and addresses whose failures are counted; beyond, the table begins anew.
+const COUNTED_MAX: usize = 100_000;
+
+/// Why somebody is not signed in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// No such user, or not this password.
+    Wrong,
+    /// Not now: too many failures, or too much to do.
+    Later,
+}
+
+/// What all shards know of sign-ins.
+pub struct Gate {
+    key: hmac::Key,
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+/// How many failures are too many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// From one address.
+    pub address_failures_max: u32,
+    /// For one account.
+    pub account_failures_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            address_failures_max: ADDRESS_FAILURES_MAX,
+            account_failures_max: ACCOUNT_FAILURES_MAX,
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    addresses: BTreeMap<IpAddr, Failures>,
+    accounts: BTreeMap<String, Failures>,
+    /// Until when, in milliseconds, a password counts as checked; by its keyed hash.
+    remembered: BTreeMap<[u8; 32], u64>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Failures {
+    count: u32,
+    /// Of the first, in milliseconds.
+    since: u64,
+}
+
+impl Gate {
+    /// A gate without memories. `secret` makes its keyed hashes: random bytes.
+    #[must_use]
+    pub fn new(secret: &[u8; 32], limits: Limits) -> Arc<Self> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        Arc::new(Self { key, limits, state: Mutex::default() })
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether `from` may try to be `user` now.
+    #[must_use]
+    pub fn admits(&self, user: &str, from: IpAddr, now: UnixTime) -> bool {
+        self.with(|state| {
+            let address = live(&mut state.addresses, &network(from), now);
+            let account = live(&mut state.accounts, &user.to_ascii_lowercase(), now);
+            (from.is_loopback() || address < self.limits.address_failures_max)
+                && account < self.limits.account_failures_max
+        })
+    }
+
+    /// Counts a failure; says how long the answer should take.
+    #[must_use]
+    pub fn failed(&self, user: &str, from: IpAddr, now: UnixTime) -> Duration {
+        self.with(|state| {
+            add(&mut state.accounts, user.to_ascii_lowercase(), now);
+            let count = add(&mut state.addresses, network(from), now);
+            (SLOWER * count).min(SLOWEST)
+        })
+    }
+
+    /// Forgets the failures of an address whose user has signed in, and remembers the password.
+    pub fn succeeded(&self, known: [u8; 32], from: IpAddr, now: UnixTime) {
+        self.with(|state| {
+            state.addresses.remove(&network(from));
+            if state.remembered.len() >= REMEMBERED_COUNT_MAX {
+                state.remembered.retain(|_, until| *until > now.ms());
+            }
+            if state.remembered.len() < REMEMBERED_COUNT_MAX {
+                let until = now.ms() + ms(REMEMBERED_TIME);
+                state.remembered.insert(known, until);
+            }
+        });
+    }
+
+    /// Whether this password was right for this account a short while ago. The stored hash is part
+    /// of the name, so a new password is not taken for the old one.
+    #[must_use]
+    pub fn remembers(&self, known: &[u8; 32], now: UnixTime) -> bool {
+        self.with(|state| match state.remembered.get(known) {
+            Some(until) if *until > now.ms() => true,
+            Some(_) => {
+                state.remembered.remove(known);
+                false
+            }
+            None => false,
+        })
+    }
+
+    /// The name under which an account's password is remembered.
+    #[must_use]
+    pub fn name(&self, account: &Account, password: &[u8]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [account.address.as_bytes(), account.password_phc.as_str().as_bytes(), password]
+        {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part);
+        }
+        let mut name = [0; 32];
+        name.copy_from_slice(context.sign().as_ref());
+        name
+    }
+}
+
+impl core::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Gate({:?})", self.limits)
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Failures that still count.
+fn live<K: Ord>(of: &mut BTreeMap<K, Failures>, key: &K, now: UnixTime) -> u32 {
+    let Some(failures) = of.get(key) else { return 0 };
+    if now.ms().saturating_sub(failures.since) > ms(FAILURES_TIME) {
+        of.remove(key);
+        return 0;
+    }
+    failures.count
+}
+
+fn add<K: Ord>(to: &mut BTreeMap<K, Failures>, key: K, now: UnixTime) -> u32 {
+    live(to, &key, now);
+    if to.len() >= COUNTED_MAX {
+        to.clear();
+    }
+    let first = Failures { count: 0, since: now.ms() };
+    let failures = to.entry(key).or_insert(first);
+    failures.count = failures.count.saturating_add(1);
+    failures.count
+}
+
+/// Signs `user` in, or says why not; logs either.
+///
+/// # Errors
+/// [`Refused`].
+pub async fn sign_in<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    user: &str,
+    password: &[u8],
+    from: IpAddr,
+    service: &str,
+) -> Result<Arc<Account>, Refused> {
+    let fields: [(&str, &dyn core::fmt::Display); 3] =
+        [("user", &user), ("from", &from), ("for", &service)];
+    let result = check(shard, user, password, from).await;
+    let (event, counter) = match &result {
+        Ok(_) => (Event::SignInOk, &shard.counters.sign_ins),
+        Err(Refused::Wrong) => (Event::SignInFailed, &shard.counters.sign_ins_refused),
+        Err(Refused::Later) => (Event::SignInDeferred, &shard.counters.sign_ins_refused),
+    };
+    count(counter);
+    shard.log.event(shard.rt.unix(), event, &fields);
+    result
+}
+
+async fn check<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    user: &str,
+    password: &[u8],
+    from: IpAddr,
+) -> Result<Arc<Account>, Refused> {
+    let (gate, rt) = (&shard.gate, &shard.rt);
+    if !gate.admits(user, from, rt.unix()) {
+        return Err(Refused::Later);
+    }
+    let account = account(shard, user);
+    let name = account.as_ref().map(|account| gate.name(account, password));
+    if let (Some(account), Some(name)) = (&account, &name)
+        && gate.remembers(name, rt.unix())
+    {
+        return Ok(Arc::clone(account));
+    }
+    let hash = account.as_ref().map(|account| account.password_phc.clone());
+    // copy: for the helper thread
+    let checked = (shard.check_password)(hash, password.to_vec()).await;
+    let right = checked.map_err(|_| Refused::Later)?;
+    match (account, name) {
+        (Some(account), Some(name)) if right => {
+            gate.succeeded(name, from, rt.unix());
+            Ok(account)
+        }
+        _ => {
+            let slow = gate.failed(user, from, rt.unix());
+            rt.sleep_until(rt.now() + slow).await;
+            Err(Refused::Wrong)
+        }
+    }
+}
+
+/// The account of a login name; one without a domain means the node's own.
+fn account<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, user: &str) -> Option<Arc<Account>> {
+    let directory = shard.directory.borrow();
+    if user.contains('@') {
+        return directory.account(user).cloned();
+    }
+    directory.account(&format!("{user}@{}", shard.domain)).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_ms(1_600_000_000_000);
+
+    fn later(seconds: u64) -> UnixTime {
+        UnixTime::from_ms(NOW.ms() + seconds * 1000)
+    }
+
+    #[test]
+    fn failures_lock_an_address_and_an_account_for_a_while() {
+        let limits = Limits { address_failures_max: 3, account_failures_max: 5 };
+        let gate = Gate::new(&[7; 32], limits);
+        let [a, b, here]: [IpAddr; 3] =
+            ["192.0.2.1", "2001:db8::1", "127.0.0.1"].map(|text| text.parse().unwrap());
+        let slow: Vec<Duration> = (0..3).map(|_| gate.failed("Bob", a, NOW)).collect();
+        assert!(slow.is_sorted() && slow[0] == SLOWER);
+        assert!(!gate.admits("alice", a, NOW), "the address is locked");
+        assert!(gate.admits("bob", b, NOW));
+        for _ in 0..2 {
+            let _ = gate.failed("bob", here, NOW);
+        }
+        assert!(!gate.admits("BOB", b, NOW), "the account is locked");
+        assert!(gate.admits("alice", here, NOW));
+        assert!(gate.admits("bob", a, later(601)), "and no longer");
+    }
+
+    #[test]
+    fn a_success_clears_the_address_and_is_remembered_for_a_while() {
+        let gate = Gate::new(&[7; 32], Limits { address_failures_max: 2, ..Limits::default() });
+        let a = "192.0.2.1".parse().unwrap();
+        let _ = gate.failed("bob", a, NOW);
+        gate.succeeded([1; 32], a, NOW);
+        let _ = gate.failed("bob", a, NOW);
+        assert!(gate.admits("bob", a, NOW));
+        assert!(gate.remembers(&[1; 32], later(599)));
+        assert!(!gate.remembers(&[1; 32], later(600)));
+        assert!(!gate.remembers(&[2; 32], NOW));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let gate = Gate::new(&[7; 32], Limits::default());
+        let a = "192.0.2.1".parse().unwrap();
+        for n in 0..REMEMBERED_COUNT_MAX as u64 + 10 {
+            let mut name = [0; 32];
+            name[..8].copy_from_slice(&n.to_le_bytes());
+            gate.succeeded(name, a, NOW);
+        }
+        gate.with(|state| assert_eq!(state.remembered.len(), REMEMBERED_COUNT_MAX));
+        gate.succeeded([9; 32], a, later(601));
+        gate.with(|state| assert_eq!(state.remembered.len(), 1));
+    }
+}
