@@ -2,8 +2,9 @@
 # Other people's clients against the engine: each sends every sample, each fetches everything, and
 # what comes back must be what went in, byte for byte, behind the engine's own trace headers.
 #
-#   senders   swaks, curl, Python's smtplib, Postfix's smtp-source
-#   fetchers  curl, Python's poplib, fetchmail
+#   senders   swaks, curl, Python's smtplib, Postfix's smtp-source; curl and smtplib also sign in to
+#             submission, over TLS from the first byte and over STARTTLS
+#   fetchers  curl, Python's poplib, each also over TLS and STLS; fetchmail
 #
 # A client that is not installed is skipped, with a line that says so. Exit status 1 when anything
 # differs. Needs bash and coreutils; FSMTP_ENGINE names the engine, else it is built.
@@ -42,7 +43,9 @@ taken() { (: <"/dev/tcp/127.0.0.1/$1") 2>"$work/taken"; }
 start() {
     for _ in 1 2 3 4 5; do
         base=$((12000 + RANDOM % 18000))
-        if taken $((base + 25)) || taken $((base + 110)); then continue; fi
+        for service in 25 110 465 587 995; do
+            if taken $((base + service)); then continue 2; fi
+        done
         "$engine" --cores 2 --dev --data "$work/data" --ports "$base" >"$work/out" 2>"$work/log" &
         engine_pid=$!
         for _ in $(seq 300); do
@@ -98,6 +101,22 @@ with smtplib.SMTP("127.0.0.1", port, local_hostname="client.test") as s:
     s.sendmail("a@sender.test", [user], open(path, "rb").read())
 PYTHON
 }
+with_curl_tls() {
+    curl --silent --show-error --insecure --url "smtps://127.0.0.1:$((base + 465))/client.test" \
+        --user "$user:$password" --mail-from "$user" --mail-rcpt "$user" --upload-file "$1"
+}
+with_smtplib_tls() {
+    python3 - "$((base + 587))" "$user" "$password" "$1" <<'PYTHON'
+import smtplib, ssl, sys
+port, user, password, path = int(sys.argv[1]), *sys.argv[2:5]
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+with smtplib.SMTP("127.0.0.1", port, local_hostname="client.test") as s:
+    s.starttls(context=context)
+    s.login(user, password)
+    s.sendmail(user, [user], open(path, "rb").read())
+PYTHON
+}
 with_smtp_source() {
     # It ends every message with an empty line of its own, which is due in what comes back.
     tr -d '\r' <"$1" >"$work/lf"
@@ -133,8 +152,8 @@ send_all() { # NAME: sends every sample with the function with_NAME
     done
 }
 if have swaks; then send_all swaks; else skip "swaks is not installed"; fi
-if have curl; then send_all curl; else skip "curl is not installed"; fi
-if have python3; then send_all smtplib; else skip "python3 is not installed"; fi
+if have curl; then send_all curl && send_all curl_tls; else skip "curl is not installed"; fi
+if have python3; then send_all smtplib && send_all smtplib_tls; else skip "python3 is not installed"; fi
 probe() {
     MAIL_CONFIG=$work/postfix LD_LIBRARY_PATH=${postfix_libraries:-} "$smtp_source" -m 1 \
         -f a@sender.test -t discard@example.test "inet:127.0.0.1:$smtp" >"$work/probe" 2>&1
@@ -178,22 +197,32 @@ if have curl; then
     for number in $(seq ${#sent[@]}); do
         curl --silent --show-error --user "$user:$password" --output "$work/curl.$number" \
             "pop3://127.0.0.1:$pop/$number" || fail "curl does not fetch message $number"
+        curl --silent --show-error --insecure --user "$user:$password" \
+            --output "$work/curl-tls.$number" "pop3s://127.0.0.1:$((base + 995))/$number" ||
+            fail "curl does not fetch message $number over TLS"
     done
     compare curl
+    compare curl-tls
 fi
 if have python3; then
     python3 - "$pop" "$user" "$password" "$work" <<'PYTHON' || fail "poplib does not fetch"
-import poplib, sys
+import poplib, ssl, sys
 port, user, password, work = int(sys.argv[1]), *sys.argv[2:5]
-drop = poplib.POP3("127.0.0.1", port)
-drop.user(user)
-drop.pass_(password)
-for number in range(1, drop.stat()[0] + 1):
-    lines = drop.retr(number)[1]
-    open(f"{work}/poplib.{number}", "wb").write(b"".join(line + b"\r\n" for line in lines))
-drop.quit()
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+for name in ["poplib", "poplib-stls"]:
+    drop = poplib.POP3("127.0.0.1", port)
+    if name == "poplib-stls":
+        drop.stls(context)
+    drop.user(user)
+    drop.pass_(password)
+    for number in range(1, drop.stat()[0] + 1):
+        lines = drop.retr(number)[1]
+        open(f"{work}/{name}.{number}", "wb").write(b"".join(line + b"\r\n" for line in lines))
+    drop.quit()
 PYTHON
     compare poplib
+    compare poplib-stls
 fi
 if have fetchmail; then
     cat >"$work/deliver" <<SCRIPT

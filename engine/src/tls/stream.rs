@@ -126,11 +126,14 @@ impl Tls {
         let read = self.session.read_tls(&mut bytes);
         let taken = before - bytes.len();
         conn.consume(taken);
-        let invalid = || IoError::new(IoKind::Failed, "decrypt from", peer_of(conn));
-        if read.is_err() && taken == 0 {
-            return Err(invalid());
+        let peer = conn.peer();
+        let invalid = |why: &dyn core::fmt::Display| {
+            IoError::new(IoKind::Failed, "decrypt from", format!("{peer} ({why})"))
+        };
+        if let (Err(why), 0) = (read, taken) {
+            return Err(invalid(&why));
         }
-        let state = self.session.process_new_packets().map_err(|_| invalid())?;
+        let state = self.session.process_new_packets().map_err(|why| invalid(&why))?;
         self.ended |= state.peer_has_closed();
         Ok(())
     }
