@@ -1,5 +1,7 @@
-//! The rows of the index, as bytes. Format 1.
+//! The rows of the index, as bytes. Format 2.
 //!
+//! Rows that say where mail is end in a checksum of themselves and their key: damage that can still
+//! be read would give one user another's mail, or free the space of mail that is there.
 //! Numbers are LEB128, least significant group first; text has its length in front. Readers take
 //! nothing for granted: a row that ends early, or goes on after its end, is an error with a reason.
 
@@ -15,6 +17,47 @@ pub(super) type Damage = &'static str;
 
 /// A body has at most so many chunks: 2^16 of 64 KiB are 4 GiB.
 const CHUNKS_MAX: u64 = 1 << 16;
+
+/// Bytes of a checksum.
+const CHECKSUM_BYTES: usize = 4;
+
+/// CRC-32 of a key and what stands under it.
+fn checksum(key: &[u8], row: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(row);
+    hasher.finalize()
+}
+
+/// Ends a row that stands under `key`.
+pub(super) fn seal(key: &[u8], row: &mut Vec<u8>) {
+    let sum = checksum(key, row);
+    row.extend_from_slice(&sum.to_le_bytes());
+}
+
+/// What [`seal`] has ended.
+///
+/// # Errors
+/// When row or key are not as they were.
+pub(super) fn unseal<'r>(key: &[u8], row: &'r [u8]) -> Result<&'r [u8], Damage> {
+    let (row, sum) = row.split_last_chunk::<CHECKSUM_BYTES>().ok_or("it ends early")?;
+    let whole = checksum(key, row) == u32::from_le_bytes(*sum);
+    if whole { Ok(row) } else { Err("its checksum is wrong") }
+}
+
+/// The key of an entry as it is summed up.
+pub(super) fn entry_key((mailbox, uid): (u64, u32)) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&mailbox.to_be_bytes());
+    key[8..].copy_from_slice(&uid.to_be_bytes());
+    key
+}
+
+/// The live bytes of a segment with their checksum.
+pub(super) fn live((shard, number): (u16, u64), bytes: u64) -> (u64, u32) {
+    let key = [u64::from(shard).to_be_bytes(), number.to_be_bytes()].concat();
+    (bytes, checksum(&key, &bytes.to_be_bytes()))
+}
 
 /// Appends `value`.
 fn put(row: &mut Vec<u8>, mut value: u64) {
@@ -226,6 +269,25 @@ mod tests {
                 chunks: chunks.into_iter().map(Lsn).collect(),
             },
         )
+    }
+
+    #[test]
+    fn no_change_of_a_sealed_row_or_its_key_goes_unseen() {
+        let key = entry_key((7, 9));
+        let mut row = Vec::new();
+        entry(QueueId(5), 1000, &mut row);
+        seal(&key, &mut row);
+        assert_eq!(unseal(&key, &row).and_then(read_entry), Ok((QueueId(5), 1000)));
+        for at in 0..row.len() {
+            for bit in 0..8 {
+                let mut changed = row.clone();
+                changed[at] ^= 1 << bit;
+                assert!(unseal(&key, &changed).is_err());
+            }
+            assert!(unseal(&key, &row[..at]).is_err());
+        }
+        assert!(unseal(&entry_key((8, 9)), &row).is_err());
+        assert!(unseal(&entry_key((7, 8)), &row).is_err());
     }
 
     proptest! {

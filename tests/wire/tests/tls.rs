@@ -16,9 +16,9 @@ fn at(engine: &Engine, service: u16) -> SocketAddr {
 
 /// Greeted, and what EHLO lists.
 fn greeted(engine: &Engine, service: u16) -> (Smtp, String) {
-    let mut smtp = Smtp::open(at(engine, service)).unwrap();
-    smtp.expect(220).unwrap();
-    let offered = smtp.command("EHLO client.test").unwrap().lines.join("\n");
+    let mut smtp = Smtp::open(at(engine, service)).expect("a connection");
+    smtp.expect(220).expect("a greeting");
+    let offered = smtp.command("EHLO client.test").expect("EHLO").lines.join("\n");
     (smtp, offered)
 }
 

@@ -22,11 +22,12 @@ use super::super::pending::{Body, LiveBytes};
 use super::super::row;
 use super::super::types::Message;
 use super::damage::{DamagedRow, Damages};
+use super::work::UNACCOUNTED;
 use crate::directory::{Account, Alias, Directory, Edit, Limits};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
-/// The only version there is so far.
-const FORMAT: u64 = 1;
+/// 2: rows that say where mail is have checksums.
+const FORMAT: u64 = 2;
 const FILE: &str = "index.redb";
 
 /// Numbers by name: the format, the layout, the next mailbox.
@@ -36,7 +37,7 @@ const ENTRIES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("en
 /// Bodies by queue id.
 const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
 /// Live bytes by shard and segment, none that are 0.
-const LIVE: TableDefinition<'_, (u16, u64), u64> = TableDefinition::new("live");
+const LIVE: TableDefinition<'_, (u16, u64), (u64, u32)> = TableDefinition::new("live");
 /// How far each shard's log is contained.
 const APPLIED: TableDefinition<'_, u16, u64> = TableDefinition::new("applied");
 const DOMAINS: TableDefinition<'_, &str, ()> = TableDefinition::new("domains");
@@ -132,7 +133,11 @@ impl Tables {
             let format = known("format", FORMAT)?;
             if format != FORMAT {
                 let found = u32::try_from(format).unwrap_or(u32::MAX);
-                return Err(StoreError::Version { object: FILE.into(), found, known: 1 });
+                return Err(StoreError::Version {
+                    object: FILE.into(),
+                    found,
+                    known: FORMAT as u32,
+                });
             }
             match known(SEGMENT_BYTES, segment_bytes)? {
                 0 => return Err(damaged("meta", SEGMENT_BYTES, "no segment is so short").into()),
@@ -178,9 +183,14 @@ impl Tables {
             loaded.applied.insert(ShardId(shard.value()), Lsn(lsn.value()));
         }
         for row in transaction.open_table(LIVE).map_err(failed)?.iter().map_err(failed)? {
-            let (key, bytes) = row.map_err(failed)?;
-            let (shard, number) = key.value();
-            loaded.live.insert((ShardId(shard), number), bytes.value());
+            let (key, value) = row.map_err(failed)?;
+            let (key, (bytes, sum)) = (key.value(), value.value());
+            let whole = row::live(key, bytes) == (bytes, sum);
+            if !whole {
+                self.damages.note(damaged("live", key, "its checksum is wrong"));
+            }
+            let bytes = if whole { bytes } else { UNACCOUNTED };
+            loaded.live.insert((ShardId(key.0), key.1), bytes);
         }
         for row in transaction.open_table(REMOVED).map_err(failed)?.iter().map_err(failed)? {
             let (mailbox, gone) = row.map_err(failed)?;
@@ -280,12 +290,14 @@ impl Reading {
 }
 
 fn message(key: (u64, u32), value: &[u8]) -> Result<Message, DamagedRow> {
-    let (id, octets) = row::read_entry(value).map_err(|why| damaged("entries", key, why))?;
+    let read = row::unseal(&row::entry_key(key), value).and_then(row::read_entry);
+    let (id, octets) = read.map_err(|why| damaged("entries", key, why))?;
     Ok(Message { id, octets, uid: Uid(key.1) })
 }
 
 fn body(id: QueueId, value: &AccessGuard<'_, &'static [u8]>) -> Result<Body, DamagedRow> {
-    row::read_body(id, value.value()).map_err(|why| damaged("bodies", id, why))
+    let row = row::unseal(&id.0.to_be_bytes(), value.value());
+    row.and_then(|row| row::read_body(id, row)).map_err(|why| damaged("bodies", id, why))
 }
 
 /// One more than the highest uid, or the row under uid 0 if that is more; `None` when all are used
@@ -302,7 +314,8 @@ fn next_uid(
     let (key, mut next) = (key.value(), 1);
     match key.1 {
         0 => {
-            let floor = row::read_floor(value.value());
+            let row = row::unseal(&row::entry_key(key), value.value());
+            let floor = row.and_then(row::read_floor);
             next = damages.pass(floor.map_err(|why| damaged("entries", key, why))).unwrap_or(next);
         }
         uid => next = next.max(u64::from(uid) + 1),
@@ -318,7 +331,7 @@ pub(super) struct Writing<'t> {
     meta: Table<'t, &'static str, u64>,
     entries: Table<'t, (u64, u32), &'static [u8]>,
     bodies: Table<'t, u64, &'static [u8]>,
-    live: Table<'t, (u16, u64), u64>,
+    live: Table<'t, (u16, u64), (u64, u32)>,
     applied: Table<'t, u16, u64>,
     domains: Table<'t, &'static str, ()>,
     accounts: Table<'t, &'static str, &'static [u8]>,
@@ -359,8 +372,10 @@ impl<'t> Writing<'t> {
         id: QueueId,
         octets: u64,
     ) -> Result<(), StoreError> {
+        let key = (mailbox.0, uid);
         row::entry(id, octets, &mut self.row);
-        self.entries.insert((mailbox.0, uid), self.row.as_slice()).map_err(failed)?;
+        row::seal(&row::entry_key(key), &mut self.row);
+        self.entries.insert(key, self.row.as_slice()).map_err(failed)?;
         Ok(())
     }
 
@@ -370,8 +385,10 @@ impl<'t> Writing<'t> {
         mailbox: MailboxId,
         next: Option<u32>,
     ) -> Result<(), StoreError> {
+        let key = (mailbox.0, 0);
         row::floor(next.map_or(1 << 32, u64::from), &mut self.row);
-        self.entries.insert((mailbox.0, 0), self.row.as_slice()).map_err(failed)?;
+        row::seal(&row::entry_key(key), &mut self.row);
+        self.entries.insert(key, self.row.as_slice()).map_err(failed)?;
         Ok(())
     }
 
@@ -429,6 +446,7 @@ impl<'t> Writing<'t> {
 
     pub(super) fn put_body(&mut self, body: &Body) -> Result<(), StoreError> {
         row::body(body, &mut self.row);
+        row::seal(&body.id.0.to_be_bytes(), &mut self.row);
         self.bodies.insert(body.id.0, self.row.as_slice()).map_err(failed)?;
         Ok(())
     }
@@ -474,7 +492,8 @@ impl<'t> Writing<'t> {
         if bytes == 0 {
             self.live.remove((shard.0, number)).map_err(failed)?;
         } else {
-            self.live.insert((shard.0, number), bytes).map_err(failed)?;
+            let key = (shard.0, number);
+            self.live.insert(key, row::live(key, bytes)).map_err(failed)?;
         }
         Ok(())
     }
@@ -530,6 +549,10 @@ impl Writing<'_> {
         }
     }
 
+    pub(super) fn spoil_live(&mut self, key: (u16, u64), bytes: u64) {
+        self.live.insert(key, (bytes, 7)).unwrap();
+    }
+
     pub(super) fn spoil_account(&mut self, address: &str, row: &[u8]) {
         self.accounts.insert(address, row).unwrap();
     }
@@ -549,7 +572,7 @@ mod tests {
         transaction.commit().unwrap();
         drop(tables);
         let refused = open().map(|_| ()).unwrap_err();
-        assert!(matches!(refused, StoreError::Version { found: 2, known: 1, .. }), "{refused}");
+        assert!(matches!(refused, StoreError::Version { found: 3, known: 2, .. }), "{refused}");
     }
 
     #[test]

@@ -161,6 +161,35 @@ fn a_segment_whose_account_is_wrong_is_kept() {
 }
 
 #[test]
+fn damage_that_can_be_read_touches_no_other_message() {
+    use crate::mailbox::row;
+    let folder = TempDir::new().unwrap();
+    let (_, messages) = filled(&folder);
+    let other = messages.iter().find(|message| message.id != messages[0].id).unwrap();
+    // An entry that names another message, and a count of live bytes that is too low.
+    let mut entry = Vec::new();
+    row::entry(other.id, messages[0].octets, &mut entry);
+    row::seal(&row::entry_key((A.0, 2)), &mut entry);
+    spoil(&folder, |writing| {
+        writing.spoil_entry(A, 1, &entry);
+        writing.spoil_live((0, 0), 1);
+    });
+    let (store, keeper) = Embedded::open(folder.path(), options()).unwrap();
+    assert!(!ids(&store, 1).contains(&messages[0].id), "what it was is not known any more");
+    delete_all(&store, A);
+    delete_all(&store, B);
+    let live = wait(store.live_bytes(ShardId(0))).unwrap();
+    assert_eq!(live.get(&0), Some(&UNACCOUNTED), "nothing of it is given back");
+    let mut named = named(&store);
+    named.sort();
+    assert_eq!(
+        named,
+        ["index.redb, table entries, key (1, 1)", "index.redb, table live, key (0, 0)"]
+    );
+    keeper.close().unwrap();
+}
+
+#[test]
 fn a_removed_account_with_damaged_rows_is_purged() {
     let folder = TempDir::new().unwrap();
     let (store, keeper) = Embedded::open(folder.path(), options()).unwrap();
