@@ -7,7 +7,8 @@
 //! are rare beside mail.
 //!
 //! Wrong answers are slow: the more of them an address has given, the slower. Connections from
-//! loopback are not locked out by address, for there a webmail speaks for all of its users.
+//! loopback are not locked out by address, for there a webmail speaks for all of its users. The
+//! lock of an account can be brought about by strangers, and then holds for its user too.
 
 use core::net::IpAddr;
 use core::time::Duration;
@@ -301,6 +302,15 @@ mod tests {
         assert!(gate.remembers(&[1; 32], later(599)));
         assert!(!gate.remembers(&[1; 32], later(600)));
         assert!(!gate.remembers(&[2; 32], NOW));
+    }
+
+    #[test]
+    fn what_is_counted_is_bounded() {
+        let gate = Gate::new(&[7; 32], Limits::default());
+        for n in 0..=COUNTED_MAX as u32 {
+            let _ = gate.failed("bob", IpAddr::from(n.to_be_bytes()), NOW);
+        }
+        gate.with(|state| assert_eq!((state.addresses.len(), state.accounts.len()), (1, 1)));
     }
 
     #[test]

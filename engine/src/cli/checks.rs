@@ -7,6 +7,7 @@ use super::{Terminal, load, say};
 use crate::config::{Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
 use crate::latest::Latest;
+use crate::tls::Certs;
 use core::net::SocketAddr;
 use core::time::Duration;
 use fsmtp_rt::glommio::{ACCEPTS_MAX, DESCRIPTORS_PER_FILE, ShardOptions, start_shard};
@@ -67,6 +68,10 @@ pub(super) fn test(
             add("io_uring", io_uring(config.cores));
             add("locked memory", locked);
             add("descriptors", descriptors(&config));
+            // Those of --dev are made by its start.
+            if !config.certificates.is_empty() {
+                add("certificates", certificates(&config));
+            }
             for listener in &config.listeners {
                 let free = |()| format!("{} is free", listener.address);
                 add("port", ports_are_free(core::slice::from_ref(listener)).map(free));
@@ -85,6 +90,13 @@ pub(super) fn test(
     say(terminal, &text)?;
     let failed = checks.iter().filter(|check| !check.ok).count();
     if failed > 0 { Err(format!("{failed} of {} checks failed", checks.len())) } else { Ok(()) }
+}
+
+/// Whether the files can be read, belong together and are within their time.
+fn certificates(config: &Config) -> Result<String, String> {
+    let loaded = Certs::load(&config.certificates, crate::run::now());
+    let said = |_| format!("{} usable", config.certificates.len());
+    loaded.map(said).map_err(|error| error.to_string())
 }
 
 /// Whether every address can be bound. All are held until all were tried, so that two listeners
@@ -320,6 +332,19 @@ mod tests {
                 assert!(note.as_ref().is_none_or(|note| note.contains(said)), "{note:?}");
             }
         }
+    }
+
+    #[test]
+    fn certificates_are_looked_at_before_a_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["mx.example.test".to_owned()];
+        let pair = crate::tls::self_signed(folder.path(), &names).unwrap();
+        let overrides = Overrides { dev: true, ..Overrides::default() };
+        let mut config = Config::load(None, &overrides).unwrap();
+        config.certificates = vec![pair.clone()];
+        assert_eq!(certificates(&config), Ok("1 usable".to_owned()));
+        std::fs::remove_file(&pair.key).unwrap();
+        assert!(certificates(&config).unwrap_err().contains("key.pem"));
     }
 
     #[test]
