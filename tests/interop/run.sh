@@ -136,6 +136,29 @@ if [ -z "$smtp_source" ] && have apt-get && have dpkg; then
     fi
 fi
 
+# Shards deliver each in its own time, so two messages taken one after the other on two connections
+# may come in either order: each is waited for before the next is sent, so that the Nth message sent
+# is the Nth in the maildrop.
+maildrop() { # How many messages the maildrop holds
+    local line
+    exec 3<>"/dev/tcp/127.0.0.1/$pop" || return 1
+    printf 'USER %s\r\nPASS %s\r\nSTAT\r\nQUIT\r\n' "$user" "$password" >&3
+    for _ in greeting USER PASS STAT; do read -r -t 30 line <&3; done
+    cat <&3 >"$work/quit"
+    exec 3>&-
+    line=${line#+OK }
+    echo "${line%% *}"
+}
+arrived() { # NUMBER: waits until the maildrop holds as many messages
+    local holds
+    for _ in $(seq 300); do
+        holds=$(maildrop 2>"$work/maildrop")
+        [ "$holds" = "$1" ] && return 0
+        sleep 0.1
+    done
+    fail "the maildrop holds $holds messages, not $1"
+}
+
 sent=()
 send_all() { # NAME: sends every sample with the function with_NAME
     for file in "$work"/samples/*; do
@@ -146,6 +169,7 @@ send_all() { # NAME: sends every sample with the function with_NAME
         fi
         if "with_$1" "$file" >"$work/send" 2>&1; then
             sent+=("$1:$due")
+            arrived ${#sent[@]}
         else
             fail "$1 does not send $(basename "$file"): $(tail -n 3 "$work/send")"
         fi
