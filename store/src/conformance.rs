@@ -10,10 +10,9 @@ use std::sync::Arc;
 use fsmtp_rt::UnixTime;
 
 use crate::directory::{Change, Directory, Resolution};
-use crate::envelope::{BodyFlags, Envelope, EnvelopeRecipient, Notify};
 use crate::mailbox::{Liveness, Mailboxes, Maildrop, Registry, Usage, wait};
 use crate::password::{Cost, Phc, hash};
-use crate::spool::{BodyRef, Committed};
+use crate::spool::{BodyRef, Committed, Recipient};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
 /// The length of a segment that back ends under test are made for.
@@ -72,7 +71,8 @@ impl ShardLog {
             end: Lsn(lsn + record_bytes),
             octets: record_bytes / 2 + chunks_count * CHUNK_BYTES,
             chunks,
-            envelope: envelope(mailboxes),
+            received: UnixTime::from_ms(1_700_000_000_000),
+            recipients: mailboxes.iter().map(|&mailbox| Recipient { mailbox, key: None }).collect(),
         };
         self.messages.push(message.clone());
         message
@@ -91,23 +91,6 @@ impl ShardLog {
         let lsn = self.end;
         self.end += bytes;
         lsn
-    }
-}
-
-fn envelope(mailboxes: &[MailboxId]) -> Envelope {
-    let recipient = |&mailbox| EnvelopeRecipient {
-        mailbox,
-        address: b"someone@example.test".to_vec(),
-        notify: Notify::default(),
-        orcpt: None,
-    };
-    Envelope {
-        reverse_path: Vec::new(),
-        received: UnixTime::from_ms(1_700_000_000_000),
-        body: BodyFlags::default(),
-        ret: None,
-        envid: None,
-        recipients: mailboxes.iter().map(recipient).collect(),
     }
 }
 
@@ -414,7 +397,7 @@ fn add(store: &impl Mailboxes, address: &str) -> MailboxId {
     let change = Change::AddAccount {
         address: address.into(),
         name: "A Name".into(),
-        password_phc: cheap_phc(),
+        lock: cheap_phc().into(),
         created: UnixTime::from_ms(5),
     };
     let directory = must(wait(store.change(change)));

@@ -5,8 +5,8 @@
 //! them and hands the new snapshot to its subscribers; an old snapshot stays valid for who holds
 //! it.
 //!
-//! Limits: [`Limits`]; all of it lies in memory, some 400 bytes for an account (the password hash
-//! is a quarter of that), 200 and the targets for an alias. A change copies one of 1024 buckets,
+//! Limits: [`Limits`]; all of it lies in memory, some 900 bytes for an account (its public key and
+//! the wraps of its key are half of that), 200 and the targets for an alias. A change copies one of 1024 buckets,
 //! not the whole. An alias names at most
 //! [`ALIAS_TARGETS_MAX`] targets and reaches at most [`ALIAS_VISITS_MAX`] entries through
 //! other aliases, at most [`ALIAS_DEPTH_MAX`] deep; a loop is refused when it is made.
@@ -14,6 +14,7 @@
 
 mod address;
 mod change;
+mod lock;
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -21,12 +22,12 @@ use std::sync::Arc;
 
 use fsmtp_rt::UnixTime;
 
-use crate::password::Phc;
 use crate::{MailboxId, StoreError};
 use address::Folded;
 pub use address::{DOMAIN_BYTES_MAX, LOCAL_BYTES_MAX};
 pub(crate) use change::Edit;
 pub use change::{ALIAS_TARGETS_MAX, Change, Limits, Registry};
+pub use lock::{LegacyHash, Lock, NewLock, Opened, Sealed};
 
 /// How many aliases deep an alias may lead. Arbitrary; people use two.
 pub const ALIAS_DEPTH_MAX: usize = 8;
@@ -47,8 +48,8 @@ pub struct Account {
     pub address: String,
     /// The person's name, for display; may be empty.
     pub name: String,
-    /// The password's hash.
-    pub password_phc: Phc,
+    /// What opens it.
+    pub lock: Lock,
     /// When the account was made.
     pub created: UnixTime,
 }
@@ -93,12 +94,15 @@ enum Entry {
 }
 
 type Bucket = BTreeMap<Box<str>, Entry>;
+type Owners = BTreeMap<MailboxId, Arc<Account>>;
 
 /// One state of the directory.
 #[derive(Clone)]
 pub struct Directory {
     domains: Arc<BTreeMap<Box<str>, DomainCounts>>,
     buckets: Vec<Arc<Bucket>>,
+    /// The same accounts by mailbox.
+    owners: Vec<Arc<Owners>>,
     accounts_count: usize,
     aliases_count: usize,
     /// The next mailbox that will be given out.
@@ -112,6 +116,7 @@ impl Default for Directory {
         Self {
             domains: Arc::default(),
             buckets: vec![empty; BUCKETS],
+            owners: vec![Arc::default(); BUCKETS],
             accounts_count: 0,
             aliases_count: 0,
             next: MailboxId(1),
@@ -185,6 +190,12 @@ impl Directory {
         }
     }
 
+    /// The account that has this mailbox.
+    #[must_use]
+    pub fn owner(&self, mailbox: MailboxId) -> Option<&Arc<Account>> {
+        self.owners.get(owner_bucket(mailbox))?.get(&mailbox)
+    }
+
     /// The alias with exactly this address, in any case; `*@domain` names the catch-all.
     #[must_use]
     pub fn alias(&self, address: &str) -> Option<&Arc<Alias>> {
@@ -236,7 +247,7 @@ impl Directory {
 
     /// The mailbox that the next account will get.
     #[must_use]
-    pub(crate) const fn next_mailbox(&self) -> MailboxId {
+    pub const fn next_mailbox(&self) -> MailboxId {
         self.next
     }
 
@@ -319,6 +330,11 @@ fn bucket_of(folded: &str) -> usize {
     });
     // The low bits of FNV mix best; the mask keeps it below BUCKETS.
     (hash & (BUCKETS as u64 - 1)) as usize
+}
+
+/// Mailboxes are numbered one after the other.
+const fn owner_bucket(mailbox: MailboxId) -> usize {
+    (mailbox.0 & (BUCKETS as u64 - 1)) as usize
 }
 
 fn no_such(what: &str, name: &str) -> StoreError {

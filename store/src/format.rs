@@ -1,7 +1,7 @@
 //! How the log looks on disk: segment header, records, checksums. Used by the spool only.
 //!
 //! A segment file is `segment_bytes` long. Its first page holds the segment header; records follow.
-//! Everything is little-endian. Version 1:
+//! Everything is little-endian. Version 2:
 //!
 //! ```text
 //! segment header   0 magic "fsmtpseg"   8 version u32   12 shard u32   16 number u64
@@ -10,8 +10,10 @@
 //!                  9 three zeros 12 payload bytes u32   16 lsn u64   24 id u64   32 payload
 //! batch payload    0 durable lsn u64   8 batch bytes u32   12 records u32
 //! message payload  0 octets u64   8 head bytes u32   12 chunks u32   16 envelope bytes u32
-//!                 20 four zeros
-//!                 24 chunk lsns u64 each, then envelope, head, tail
+//!                 20 keys bytes u32, 0 for a message in clear
+//!                 24 chunk lsns u64 each, then keys, envelope, head, tail
+//! keys             0 received u64   8 recipients u32, then for each:
+//!                    its wrap, 65 bytes   window record bytes u16   window record
 //! chunk payload    the bytes
 //! ```
 //!
@@ -21,14 +23,20 @@
 //! behind never pass for records of the segment that the file has become. Fails by refusing: a
 //! record is whole and in its place, or it is none.
 //!
-//! What each version can read: version 1 reads 1.
+//! Of a message with keys, chunks, envelope, head and tail are sealed as `seal` says, each 16 bytes
+//! longer than what it holds; the octets count what they hold. Who gets it, and when it was taken,
+//! stands in the keys in clear, because the index must know it when the log is replayed.
+//!
+//! What each version can read: version 2 reads 1, which had no keys, and 2.
 
 use fsmtp_rt::PAGE_BYTES;
 
 use crate::id::{Lsn, QueueId};
 
-/// The newest version of the segment format, and the only one so far.
-pub(crate) const SEGMENT_VERSION: u32 = 1;
+/// The newest version of the segment format. A log that began with an older one goes on in it.
+pub(crate) const SEGMENT_VERSION: u32 = 2;
+/// The oldest that is read.
+const SEGMENT_VERSION_MIN: u32 = 1;
 /// The most bytes that one batch can have, whatever the configuration says. Recovery relies on it:
 /// nothing that was not durable can lie further than this behind the last whole batch.
 pub(crate) const BATCH_BYTES_MAX: usize = 1024 * 1024;
@@ -141,7 +149,7 @@ impl SegmentHeader {
         }
         // The version is looked at before the checksum: a later version may lay the rest out anew.
         match u32_at(bytes, 8) {
-            SEGMENT_VERSION => {}
+            SEGMENT_VERSION_MIN..=SEGMENT_VERSION => {}
             version => return Err(SegmentHeaderError::Version(version)),
         }
         if crc32fast::hash(&bytes[..32]) != u32_at(bytes, 32) {
@@ -278,6 +286,8 @@ pub(crate) struct MessageHead {
     pub(crate) head_bytes: usize,
     pub(crate) chunks_count: usize,
     pub(crate) envelope_bytes: usize,
+    /// 0 when the message lies in clear.
+    pub(crate) keys_bytes: usize,
 }
 
 impl MessageHead {
@@ -288,6 +298,7 @@ impl MessageHead {
         bytes[8..12].copy_from_slice(&long(self.head_bytes));
         bytes[12..16].copy_from_slice(&long(self.chunks_count));
         bytes[16..20].copy_from_slice(&long(self.envelope_bytes));
+        bytes[20..].copy_from_slice(&long(self.keys_bytes));
         bytes
     }
 }
@@ -298,6 +309,8 @@ pub(crate) struct MessageParts<'a> {
     pub(crate) octets: u64,
     /// The chunk list as it was written; compaction may have moved them since.
     chunks: &'a [u8],
+    /// Empty when the message lies in clear.
+    pub(crate) keys: &'a [u8],
     pub(crate) envelope: &'a [u8],
     /// Head and tail of the message, one after the other.
     pub(crate) body: &'a [u8],
@@ -310,10 +323,11 @@ impl<'a> MessageParts<'a> {
         let (fixed, rest) = payload.split_first_chunk::<MESSAGE_FIXED_BYTES>()?;
         let long = |at| usize::try_from(u32_at(fixed, at)).ok();
         let (chunks, rest) = rest.split_at_checked(long(12)?.checked_mul(8)?)?;
+        let (keys, rest) = rest.split_at_checked(long(20)?)?;
         let (envelope, body) = rest.split_at_checked(long(16)?)?;
         let head_bytes = long(8)?;
-        let whole = head_bytes <= body.len() && fixed[20..] == [0; 4];
-        whole.then(|| Self { octets: u64_at(fixed, 0), chunks, envelope, body, head_bytes })
+        let whole = head_bytes <= body.len();
+        whole.then(|| Self { octets: u64_at(fixed, 0), chunks, keys, envelope, body, head_bytes })
     }
 
     pub(crate) fn chunks(&self) -> impl ExactSizeIterator<Item = Lsn> + 'a {
@@ -350,8 +364,8 @@ mod tests {
     #[test]
     fn a_later_version_is_told_from_damage() {
         let mut bytes = HEADER.encode();
-        bytes[8] = 2;
-        assert_eq!(SegmentHeader::decode(&bytes), Err(SegmentHeaderError::Version(2)));
+        bytes[8] = 3;
+        assert_eq!(SegmentHeader::decode(&bytes), Err(SegmentHeaderError::Version(3)));
     }
 
     fn record(payload: &[u8], lsn: Lsn) -> Vec<u8> {
@@ -399,15 +413,21 @@ mod tests {
 
     #[test]
     fn message_payloads_are_cut_into_their_parts() {
-        let head = MessageHead { octets: 99, head_bytes: 2, chunks_count: 2, envelope_bytes: 3 };
+        let head = MessageHead {
+            octets: 99,
+            head_bytes: 2,
+            chunks_count: 2,
+            envelope_bytes: 3,
+            keys_bytes: 4,
+        };
         let mut payload = head.encode().to_vec();
         payload.extend_from_slice(&5u64.to_le_bytes());
         payload.extend_from_slice(&6u64.to_le_bytes());
-        payload.extend_from_slice(b"envHEtail");
+        payload.extend_from_slice(b"keysenvHEtail");
         let parts = MessageParts::decode(&payload).unwrap();
         assert_eq!(parts.chunks().collect::<Vec<_>>(), [Lsn(5), Lsn(6)]);
         assert_eq!((parts.octets, parts.envelope, parts.body), (99, &b"env"[..], &b"HEtail"[..]));
-        assert_eq!(parts.head_bytes, 2);
+        assert_eq!((parts.head_bytes, parts.keys), (2, &b"keys"[..]));
         for cut in 0..payload.len() - 4 {
             assert!(MessageParts::decode(&payload[..cut]).is_none(), "cut at {cut}");
         }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use fsmtp_rt::UnixTime;
 
 use super::{
-    ALIAS_DEPTH_MAX, ALIAS_VISITS_MAX, Account, Alias, Bucket, Directory, Entry, address,
-    bucket_of, no_such,
+    ALIAS_DEPTH_MAX, ALIAS_VISITS_MAX, Account, Alias, Bucket, Directory, Entry, Lock, NewLock,
+    Sealed, address, bucket_of, no_such, owner_bucket,
 };
-use crate::password::Phc;
+use crate::seal::{UserKeys, Wraps};
 use crate::{MailboxId, StoreError};
 
 /// How much a directory may hold; see the memory that it takes in the header of `directory`.
@@ -56,8 +56,8 @@ pub enum Change {
         address: String,
         /// The person's name, may be empty.
         name: String,
-        /// The password's hash.
-        password_phc: Phc,
+        /// What opens it. Keys must have been made for the directory's next mailbox.
+        lock: NewLock,
         /// Now.
         created: UnixTime,
     },
@@ -66,12 +66,23 @@ pub enum Change {
         /// `local@domain`.
         address: String,
     },
-    /// Give an account another password.
-    SetPassword {
+    /// Give an account another lock. Mail that was sealed to the old one cannot be read any more.
+    SetLock {
         /// `local@domain`.
         address: String,
-        /// The password's hash.
-        password_phc: Phc,
+        /// The lock that it replaces; refused when the account has another by now.
+        was: Lock,
+        /// What opens it. Keys must have been made for the account's mailbox.
+        lock: NewLock,
+    },
+    /// Change the credentials of a sealed account; its keys and mail stay as they are.
+    SetWraps {
+        /// `local@domain`.
+        address: String,
+        /// The wraps that they replace; refused when the account has others by now.
+        was: Wraps,
+        /// The mailbox key under each credential.
+        wraps: Wraps,
     },
     /// Make an alias or replace its targets.
     SetAlias {
@@ -92,7 +103,8 @@ pub enum Change {
 pub(crate) enum Edit {
     PutDomain(String),
     DropDomain(String),
-    PutAccount(Arc<Account>),
+    /// With the keys, when those are new.
+    PutAccount(Arc<Account>, Option<Box<UserKeys>>),
     DropAccount { address: String, mailbox: MailboxId },
     PutAlias(Arc<Alias>),
     DropAlias(String),
@@ -119,13 +131,12 @@ impl Directory {
         let edit = match change {
             Change::AddDomain { domain } => next.add_domain(&domain)?,
             Change::RemoveDomain { domain } => next.remove_domain(&domain)?,
-            Change::AddAccount { address, name, password_phc, created } => {
-                next.add_account(&address, name, password_phc, created)?
+            Change::AddAccount { address, name, lock, created } => {
+                next.add_account(&address, name, lock, created)?
             }
             Change::RemoveAccount { address } => next.remove_account(&address)?,
-            Change::SetPassword { address, password_phc } => {
-                next.set_password(&address, password_phc)?
-            }
+            Change::SetLock { address, was, lock } => next.set_lock(&address, &was, lock)?,
+            Change::SetWraps { address, was, wraps } => next.set_wraps(&address, &was, wraps)?,
             Change::SetAlias { address, targets } => next.set_alias(&address, &targets)?,
             Change::RemoveAlias { address } => next.remove_alias(&address)?,
         };
@@ -179,7 +190,7 @@ impl Directory {
         &mut self,
         text: &str,
         name: String,
-        password_phc: Phc,
+        lock: NewLock,
         created: UnixTime,
     ) -> Result<Edit, StoreError> {
         let address = self.local_address(address::address(text)?)?;
@@ -192,11 +203,15 @@ impl Directory {
                 "a name has at most {NAME_BYTES_MAX} bytes and no control characters"
             )));
         }
-        let account =
-            Arc::new(Account { mailbox: self.next, address, name, password_phc, created });
+        if !lock.fits(self.next) {
+            // Another account was made meanwhile.
+            return Err(StoreError::Busy);
+        }
+        let (lock, keys) = lock.split();
+        let account = Arc::new(Account { mailbox: self.next, address, name, lock, created });
         self.next = MailboxId(self.next.0 + 1);
         self.put_account(account.clone());
-        Ok(Edit::PutAccount(account))
+        Ok(Edit::PutAccount(account, keys))
     }
 
     fn remove_account(&mut self, text: &str) -> Result<Edit, StoreError> {
@@ -205,6 +220,9 @@ impl Directory {
             self.account(&address).cloned().ok_or_else(|| no_such("account", &address))?;
         self.refuse_if_target(&address)?;
         self.bucket(&address).remove(&*address);
+        if let Some(owners) = self.owners.get_mut(owner_bucket(account.mailbox)) {
+            Arc::make_mut(owners).remove(&account.mailbox);
+        }
         self.accounts_count -= 1;
         let domain = host(&address);
         // The rest of the domain is looked at only when its oldest account goes.
@@ -221,12 +239,41 @@ impl Directory {
         Ok(Edit::DropAccount { mailbox: account.mailbox, address })
     }
 
-    fn set_password(&mut self, text: &str, password_phc: Phc) -> Result<Edit, StoreError> {
+    fn set_lock(&mut self, text: &str, was: &Lock, lock: NewLock) -> Result<Edit, StoreError> {
         let address = address::address(text)?;
         let account = self.account(&address).ok_or_else(|| no_such("account", &address))?;
-        let account = Arc::new(Account { password_phc, ..(**account).clone() });
-        self.bucket(&address).insert(address.as_str().into(), Entry::Account(account.clone()));
-        Ok(Edit::PutAccount(account))
+        if account.lock != *was || !lock.fits(account.mailbox) {
+            return Err(StoreError::Busy);
+        }
+        let (lock, keys) = lock.split();
+        let account = Arc::new(Account { lock, ..(**account).clone() });
+        self.replace_account(&account);
+        Ok(Edit::PutAccount(account, keys))
+    }
+
+    fn set_wraps(&mut self, text: &str, was: &Wraps, wraps: Wraps) -> Result<Edit, StoreError> {
+        let address = address::address(text)?;
+        let account = self.account(&address).ok_or_else(|| no_such("account", &address))?;
+        let Some(sealed) = account.lock.sealed().filter(|sealed| sealed.wraps == *was) else {
+            return Err(StoreError::Busy);
+        };
+        let lock = Lock::Sealed(Box::new(Sealed { wraps, ..sealed.clone() }));
+        let account = Arc::new(Account { lock, ..(**account).clone() });
+        self.replace_account(&account);
+        Ok(Edit::PutAccount(account, None))
+    }
+
+    /// Puts an account in the place of the one with its address.
+    fn replace_account(&mut self, account: &Arc<Account>) {
+        let entry = Entry::Account(Arc::clone(account));
+        self.bucket(&account.address).insert(account.address.as_str().into(), entry);
+        self.own(account);
+    }
+
+    fn own(&mut self, account: &Arc<Account>) {
+        if let Some(owners) = self.owners.get_mut(owner_bucket(account.mailbox)) {
+            Arc::make_mut(owners).insert(account.mailbox, Arc::clone(account));
+        }
     }
 
     fn set_alias(&mut self, text: &str, targets: &[String]) -> Result<Edit, StoreError> {
@@ -284,6 +331,7 @@ impl Directory {
         counts.eldest =
             Some(counts.eldest.map_or(account.mailbox, |eldest| eldest.min(account.mailbox)));
         self.accounts_count += 1;
+        self.own(&account);
         let address = account.address.as_str().into();
         self.bucket(&account.address.clone()).insert(address, Entry::Account(account));
     }

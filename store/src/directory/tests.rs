@@ -1,7 +1,7 @@
 //! Tables of resolutions and of refused changes; memory and limits.
 
 use super::*;
-use crate::password::{Cost, hash};
+use crate::password::{Cost, Phc, hash};
 
 fn phc() -> Phc {
     hash(b"x", [0; 16], Cost { memory_kib: 8, passes: 1, lanes: 1 }).unwrap()
@@ -11,7 +11,7 @@ fn account(address: &str) -> Change {
     Change::AddAccount {
         address: address.into(),
         name: String::new(),
-        password_phc: phc(),
+        lock: phc().into(),
         created: UnixTime::from_ms(1),
     }
 }
@@ -106,13 +106,16 @@ fn impossible_changes_are_refused_and_change_nothing() {
     let name = |name: &str| Change::AddAccount {
         address: "new@example.test".into(),
         name: name.into(),
-        password_phc: phc(),
+        lock: phc().into(),
         created: UnixTime::from_ms(1),
     };
     let remove = |address: &str| Change::RemoveAccount { address: address.into() };
     let remove_alias = |address: &str| Change::RemoveAlias { address: address.into() };
-    let password =
-        |address: &str| Change::SetPassword { address: address.into(), password_phc: phc() };
+    let password = |address: &str| Change::SetLock {
+        address: address.into(),
+        was: Lock::Hash(phc()),
+        lock: phc().into(),
+    };
     for (change, expected) in [
         (domain("EXAMPLE.test"), is_exists),
         (domain("a_b"), is_invalid),

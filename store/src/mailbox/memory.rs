@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use super::lock::Locks;
 use super::pending::{Body, Delivery, LiveBytes};
-use super::{Liveness, Mailboxes, Maildrop, Message, Registry, Usage};
+use super::{Found, Liveness, Mailboxes, Maildrop, Message, Registry, Usage};
 use crate::directory::{Change, Directory, Edit};
-use crate::spool::{BodyRef, Committed, Sink};
+use crate::seal::{RecipientWrap, UserKeys, WindowId, WindowRecord};
+use crate::spool::{BodyRef, Committed, Recipient, RecipientKey, Sink};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
 /// What a chunk counts for in the live bytes.
@@ -42,7 +43,10 @@ struct State {
 /// The tables.
 #[derive(Clone, Default)]
 struct Book {
-    entries: BTreeMap<(MailboxId, u32), (QueueId, u64)>,
+    entries: BTreeMap<(MailboxId, u32), (QueueId, u64, Option<RecipientWrap>)>,
+    /// With the count of messages that need each.
+    windows: BTreeMap<(MailboxId, WindowId), (u64, Arc<WindowRecord>)>,
+    keys: BTreeMap<MailboxId, UserKeys>,
     next_uids: BTreeMap<MailboxId, u32>,
     bodies: BTreeMap<QueueId, Body>,
     live: LiveBytes,
@@ -58,10 +62,16 @@ impl Book {
             return;
         }
         self.applied.insert(body.shard, delivery.end);
-        for &mailbox in delivery.mailboxes.as_slice() {
-            if !self.removed.contains(&mailbox) {
-                let uid = self.next_uids.entry(mailbox).or_insert(1);
-                self.entries.insert((mailbox, *uid), (body.id, body.octets));
+        for Recipient { mailbox, key } in delivery.recipients.as_slice() {
+            if !self.removed.contains(mailbox) {
+                let uid = self.next_uids.entry(*mailbox).or_insert(1);
+                let wrap = key.as_ref().map(|key| key.wrap);
+                self.entries.insert((*mailbox, *uid), (body.id, body.octets, wrap));
+                if let Some(RecipientKey { wrap, window }) = key {
+                    let fresh = || (0, Arc::clone(window));
+                    let name = (*mailbox, wrap.window);
+                    self.windows.entry(name).or_insert_with(fresh).0 += 1;
+                }
                 *uid += 1;
                 body.references_count += 1;
             }
@@ -75,7 +85,15 @@ impl Book {
     }
 
     fn delete(&mut self, mailbox: MailboxId, uid: u32, segment_bytes: u64) {
-        let Some((id, _)) = self.entries.remove(&(mailbox, uid)) else { return };
+        let Some((id, _, wrap)) = self.entries.remove(&(mailbox, uid)) else { return };
+        if let Some(RecipientWrap { window, .. }) = wrap
+            && let Some((count, _)) = self.windows.get_mut(&(mailbox, window))
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.windows.remove(&(mailbox, window));
+            }
+        }
         let Some(body) = self.bodies.get_mut(&id) else { return };
         body.references_count -= 1;
         if body.references_count == 0 {
@@ -99,7 +117,17 @@ impl Book {
     fn change(&mut self, change: Change, segment_bytes: u64) -> Result<(), StoreError> {
         let (directory, edit) = self.directory.apply(change)?;
         self.directory = Arc::new(directory);
+        if let Edit::PutAccount(account, keys) = &edit {
+            match keys {
+                Some(keys) => drop(self.keys.insert(account.mailbox, (**keys).clone())),
+                None if account.lock.sealed().is_none() => {
+                    self.keys.remove(&account.mailbox);
+                }
+                None => {}
+            }
+        }
         if let Edit::DropAccount { mailbox, .. } = edit {
+            self.keys.remove(&mailbox);
             self.removed.insert(mailbox);
             let all: Vec<u32> = self.of(mailbox).map(|message| message.uid.0).collect();
             for uid in all {
@@ -112,7 +140,7 @@ impl Book {
     fn of(&self, mailbox: MailboxId) -> impl Iterator<Item = Message> {
         self.entries
             .range((mailbox, 0)..=(mailbox, u32::MAX))
-            .map(|(&(_, uid), &(id, octets))| Message { id, octets, uid: Uid(uid) })
+            .map(|(&(_, uid), &(id, octets, _))| Message { id, octets, uid: Uid(uid) })
     }
 }
 
@@ -306,6 +334,43 @@ impl Mailboxes for Memory {
         state.both(|book| {
             for message in &deletions {
                 book.delete(maildrop.mailbox(), message.uid.0, segment_bytes);
+            }
+        });
+        Ok(())
+    }
+
+    async fn find(&self, mailbox: MailboxId, message: Message) -> Result<Found, StoreError> {
+        let body = self.locate(message.id).await?;
+        let state = self.0.borrow();
+        let none = || StoreError::NotFound(format!("message {}", message.id));
+        let entry = state.now.entries.get(&(mailbox, message.uid.0));
+        let (_, _, wrap) = entry.filter(|entry| entry.0 == message.id).ok_or_else(none)?;
+        let key = wrap.and_then(|wrap| {
+            let (_, window) = state.now.windows.get(&(mailbox, wrap.window))?;
+            Some(RecipientKey { wrap, window: Arc::clone(window) })
+        });
+        Ok(Found { body, key })
+    }
+
+    async fn user_keys(&self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {
+        let state = self.0.borrow();
+        state.available()?;
+        let keys = state.now.keys.get(&mailbox).cloned();
+        keys.ok_or_else(|| StoreError::NotFound(format!("the key pair of mailbox {}", mailbox.0)))
+    }
+
+    async fn rewrap(
+        &self,
+        mailbox: MailboxId,
+        windows: Vec<WindowRecord>,
+    ) -> Result<(), StoreError> {
+        let mut state = self.0.borrow_mut();
+        state.available()?;
+        state.both(|book| {
+            for record in &windows {
+                if let Some((_, kept)) = book.windows.get_mut(&(mailbox, record.id())) {
+                    *kept = Arc::new(record.clone());
+                }
             }
         });
         Ok(())

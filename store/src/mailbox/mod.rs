@@ -10,6 +10,12 @@
 //! Two back ends: [`Embedded`] on disk, with a thread of its own, and [`Memory`] for simulation and
 //! tests. `conformance` holds what every back end must do.
 //!
+//! # Sealed mail
+//!
+//! With each message of a sealed mailbox the index keeps its key, wrapped by a window, and each
+//! window once, with the count of the messages that need it: the last one takes the window along.
+//! Both are of use to the mailbox's owner only; see [`seal`](crate::seal).
+//!
 //! # What is durable when
 //!
 //! The spool is the log of the index as well. Deliveries are gathered in memory and merged into the
@@ -35,12 +41,13 @@ mod wait;
 
 pub use embedded::{Counters, Embedded, Keeper, Options};
 pub use memory::Memory;
-pub use types::{Maildrop, Message, Usage};
+pub use types::{Found, Maildrop, Message, Usage};
 pub use wait::wait;
 
 pub use crate::directory::Registry;
 pub use crate::spool::{BodyRef, Committed, Liveness, Sink};
 
+use crate::seal::{UserKeys, WindowRecord};
 use crate::{MailboxId, QueueId, StoreError, Uid};
 
 /// A mailbox back end; clones are handles to the same one.
@@ -61,6 +68,29 @@ pub trait Mailboxes: Sink + Liveness + Registry + Clone {
     /// # Errors
     /// [`StoreError::Busy`] or those of the storage; nothing was removed then.
     async fn close(&self, maildrop: Maildrop, deletions: Vec<Uid>) -> Result<(), StoreError>;
+
+    /// Where a message of `mailbox` lies now, and what opens it for the mailbox's owner.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the mailbox has it no more; errors of the storage.
+    async fn find(&self, mailbox: MailboxId, message: Message) -> Result<Found, StoreError>;
+
+    /// The key pair of a mailbox, its private half sealed.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when it has none; errors of the storage.
+    async fn user_keys(&self, mailbox: MailboxId) -> Result<UserKeys, StoreError>;
+
+    /// Keeps windows of `mailbox` in the form that its own key opens; those that no message needs
+    /// any more are passed over.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or those of the storage; then the next visit opens them by RSA again.
+    async fn rewrap(
+        &self,
+        mailbox: MailboxId,
+        windows: Vec<WindowRecord>,
+    ) -> Result<(), StoreError>;
 
     /// Where the body of a message lies now. After [`StoreError::Moved`] from a reader: ask again.
     ///

@@ -1,6 +1,6 @@
 //! Deliveries that the tables do not contain yet, in the order of their arrival.
 //!
-//! Used by the thread of the embedded index. Memory: some 90 bytes for a message with one
+//! Used by the thread of the embedded index. Memory: some 250 bytes for a message with one
 //! recipient; who adds keeps the bound. Lookups are built on demand: while nobody reads, a delivery
 //! costs two pushes.
 
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fsmtp_rt::UnixTime;
 
-use crate::spool::{BodyRef, Committed};
+use crate::spool::{BodyRef, Committed, Recipient, RecipientKey};
 use crate::{Lsn, MailboxId, QueueId, ShardId};
 
 /// A message as the sink hands it over, without its envelope.
@@ -16,36 +16,37 @@ use crate::{Lsn, MailboxId, QueueId, ShardId};
 pub(super) struct Delivery {
     pub(super) body: Body,
     pub(super) end: Lsn,
-    pub(super) mailboxes: Recipients,
+    pub(super) recipients: Recipients,
 }
 
-/// The mailboxes of one message, each once; nothing is allocated for one.
+/// The recipients of one message, each once; nothing is allocated for one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Recipients {
-    One(MailboxId),
-    Many(Box<[MailboxId]>),
+    One(Recipient),
+    Many(Box<[Recipient]>),
 }
 
 impl Recipients {
-    fn new(mailboxes: impl ExactSizeIterator<Item = MailboxId> + Clone) -> Self {
-        if let (1, Some(mailbox)) = (mailboxes.len(), mailboxes.clone().next()) {
-            return Self::One(mailbox);
+    fn new(recipients: &[Recipient]) -> Self {
+        if let [only] = recipients {
+            return Self::One(only.clone());
         }
-        let unique: BTreeSet<MailboxId> = mailboxes.collect();
-        Self::Many(unique.into_iter().collect())
+        let mut unique = recipients.to_vec();
+        unique.sort_by_key(|recipient| recipient.mailbox);
+        unique.dedup_by_key(|recipient| recipient.mailbox);
+        Self::Many(unique.into())
     }
 
-    pub(super) fn as_slice(&self) -> &[MailboxId] {
+    pub(super) fn as_slice(&self) -> &[Recipient] {
         match self {
-            Self::One(mailbox) => core::slice::from_ref(mailbox),
-            Self::Many(mailboxes) => mailboxes,
+            Self::One(recipient) => core::slice::from_ref(recipient),
+            Self::Many(recipients) => recipients,
         }
     }
 }
 
 impl Delivery {
     pub(super) fn new(message: &Committed, chunk_bytes: u64) -> Self {
-        let mailboxes = message.envelope.recipients.iter().map(|recipient| recipient.mailbox);
         Self {
             body: Body {
                 id: message.id,
@@ -53,13 +54,13 @@ impl Delivery {
                 lsn: message.lsn,
                 record_bytes: message.end.0.saturating_sub(message.lsn.0),
                 octets: message.octets,
-                received: message.envelope.received,
+                received: message.received,
                 references_count: 0,
                 chunk_bytes: if message.chunks.is_empty() { 0 } else { chunk_bytes },
                 chunks: message.chunks.clone(),
             },
             end: message.end,
-            mailboxes: Recipients::new(mailboxes),
+            recipients: Recipients::new(&message.recipients),
         }
     }
 }
@@ -108,11 +109,13 @@ impl Body {
 }
 
 /// A message in a mailbox; its uid follows from the order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) mailbox: MailboxId,
     pub(super) id: QueueId,
     pub(super) octets: u64,
+    /// None when it lies in clear.
+    pub(super) key: Option<RecipientKey>,
 }
 
 /// Bytes by shard and number of the segment.
@@ -132,6 +135,7 @@ pub(super) struct Rows {
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
     by_mailbox: BTreeSet<(MailboxId, usize)>,
+    by_entry: BTreeMap<(MailboxId, QueueId), usize>,
     by_id: BTreeMap<QueueId, usize>,
     entries_count: usize,
     bodies_count: usize,
@@ -157,12 +161,13 @@ impl Pending {
         removed: &BTreeSet<MailboxId>,
         segment_bytes: u64,
     ) {
-        let Delivery { mut body, end, mailboxes } = delivery;
+        let Delivery { mut body, end, recipients } = delivery;
         let rows = &mut self.rows;
         rows.applied.insert(body.shard, end);
-        for &mailbox in mailboxes.as_slice() {
-            if removed.is_empty() || !removed.contains(&mailbox) {
-                rows.entries.push(Entry { mailbox, id: body.id, octets: body.octets });
+        for Recipient { mailbox, key } in recipients.as_slice() {
+            if removed.is_empty() || !removed.contains(mailbox) {
+                let (mailbox, key) = (*mailbox, key.clone());
+                rows.entries.push(Entry { mailbox, id: body.id, octets: body.octets, key });
                 body.references_count += 1;
             }
         }
@@ -199,14 +204,23 @@ impl<'a> View<'a> {
     }
 
     /// The entries of a mailbox, in order.
-    pub(super) fn entries(&mut self, mailbox: MailboxId) -> Vec<Entry> {
+    pub(super) fn entries(&mut self, mailbox: MailboxId) -> Vec<&'a Entry> {
         self.extend();
         let mut found = Vec::new();
         for (rows, lookups) in self.rows.iter().zip(&self.lookups) {
             let of = lookups.by_mailbox.range((mailbox, 0)..=(mailbox, usize::MAX));
-            found.extend(of.filter_map(|&(_, index)| rows.entries.get(index).copied()));
+            found.extend(of.filter_map(|&(_, index)| rows.entries.get(index)));
         }
         found
+    }
+
+    /// A message in a mailbox.
+    pub(super) fn entry(&mut self, mailbox: MailboxId, id: QueueId) -> Option<&'a Entry> {
+        self.extend();
+        self.rows.iter().zip(&self.lookups).find_map(|(rows, lookups)| {
+            let index = lookups.by_entry.get(&(mailbox, id));
+            index.and_then(|&index| rows.entries.get(index))
+        })
     }
 
     /// The body of a message.
@@ -230,7 +244,10 @@ impl<'a> View<'a> {
     fn extend(&mut self) {
         for (rows, lookups) in self.rows.iter().zip(&mut self.lookups) {
             let fresh = rows.entries.iter().enumerate().skip(lookups.entries_count);
-            lookups.by_mailbox.extend(fresh.map(|(index, entry)| (entry.mailbox, index)));
+            for (index, entry) in fresh {
+                lookups.by_mailbox.insert((entry.mailbox, index));
+                lookups.by_entry.insert((entry.mailbox, entry.id), index);
+            }
             lookups.entries_count = rows.entries.len();
             let fresh = rows.bodies.iter().enumerate().skip(lookups.bodies_count);
             lookups.by_id.extend(fresh.map(|(index, body)| (body.id, index)));

@@ -1,4 +1,4 @@
-//! The rows of the index, as bytes. Format 2.
+//! The rows of the index, as bytes. Format 3.
 //!
 //! Rows that say where mail is end in a checksum of themselves and their key: damage that can still
 //! be read would give one user another's mail, or free the space of mail that is there.
@@ -8,8 +8,9 @@
 use fsmtp_rt::UnixTime;
 
 use super::pending::Body;
-use crate::directory::{Account, Alias};
+use crate::directory::{Account, Alias, LegacyHash, Lock, Sealed};
 use crate::password::Phc;
+use crate::seal::{RECIPIENT_ROW_BYTES, RecipientWrap, WindowRecord, Wraps};
 use crate::{Lsn, MailboxId, QueueId, ShardId};
 
 /// Why a row cannot be read.
@@ -68,9 +69,13 @@ fn put(row: &mut Vec<u8>, mut value: u64) {
     row.push(value as u8);
 }
 
+fn put_bytes(row: &mut Vec<u8>, bytes: &[u8]) {
+    put(row, bytes.len() as u64);
+    row.extend_from_slice(bytes);
+}
+
 fn put_text(row: &mut Vec<u8>, text: &str) {
-    put(row, text.len() as u64);
-    row.extend_from_slice(text.as_bytes());
+    put_bytes(row, text.as_bytes());
 }
 
 /// What is left of a row.
@@ -98,11 +103,15 @@ impl<'a> Rest<'a> {
         T::try_from(self.number()?).map_err(|_| "a number is too large")
     }
 
-    fn text(&mut self) -> Result<&'a str, Damage> {
+    fn bytes(&mut self) -> Result<&'a [u8], Damage> {
         let bytes: usize = self.small()?;
-        let (text, rest) = self.0.split_at_checked(bytes).ok_or("it ends early")?;
+        let (bytes, rest) = self.0.split_at_checked(bytes).ok_or("it ends early")?;
         self.0 = rest;
-        core::str::from_utf8(text).map_err(|_| "text is not UTF-8")
+        Ok(bytes)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Damage> {
+        core::str::from_utf8(self.bytes()?).map_err(|_| "text is not UTF-8")
     }
 
     fn end(self) -> Result<(), Damage> {
@@ -120,20 +129,67 @@ const fn unzigzag(from: u64, coded: u64) -> u64 {
     from.wrapping_add((coded >> 1) ^ (coded & 1).wrapping_neg())
 }
 
-/// The row of a message in a mailbox.
-pub(super) fn entry(id: QueueId, octets: u64, row: &mut Vec<u8>) {
+/// The row of a message in a mailbox; `wrap` when it is sealed.
+pub(super) fn entry(id: QueueId, octets: u64, wrap: Option<&RecipientWrap>, row: &mut Vec<u8>) {
     row.clear();
     row.extend_from_slice(&id.0.to_be_bytes());
     put(row, octets);
+    if let Some(wrap) = wrap {
+        row.extend_from_slice(&wrap.row());
+    }
 }
 
 /// Reads what [`entry`] wrote.
-pub(super) fn read_entry(row: &[u8]) -> Result<(QueueId, u64), Damage> {
+pub(super) fn read_entry(
+    mailbox: MailboxId,
+    row: &[u8],
+) -> Result<(QueueId, u64, Option<RecipientWrap>), Damage> {
     let (id, rest) = row.split_first_chunk().ok_or("it ends early")?;
     let mut rest = Rest(rest);
     let octets = rest.number()?;
-    rest.end()?;
-    Ok((QueueId(u64::from_be_bytes(*id)), octets))
+    let wrap = match <&[u8; RECIPIENT_ROW_BYTES]>::try_from(rest.0) {
+        Ok(wrap) => Some(RecipientWrap::from_row(mailbox, wrap)),
+        Err(_) => {
+            rest.end()?;
+            None
+        }
+    };
+    Ok((QueueId(u64::from_be_bytes(*id)), octets, wrap))
+}
+
+/// The key of a window as it is summed up.
+pub(super) fn window_key((mailbox, window): (u64, u64)) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&mailbox.to_be_bytes());
+    key[8..].copy_from_slice(&window.to_be_bytes());
+    key
+}
+
+/// The row of a window: how many messages need it, and its record.
+pub(super) fn window(count: u64, record: &[u8], row: &mut Vec<u8>) {
+    row.clear();
+    put(row, count);
+    row.extend_from_slice(record);
+}
+
+/// Reads what [`window`] wrote; the record as it was encoded.
+pub(super) fn read_window(row: &[u8]) -> Result<(u64, &[u8]), Damage> {
+    let mut rest = Rest(row);
+    let count = rest.number()?;
+    if count == 0 {
+        return Err("no message needs it");
+    }
+    Ok((count, rest.0))
+}
+
+/// The record of a window under this key.
+pub(super) fn read_window_record(
+    (mailbox, window): (u64, u64),
+    record: &[u8],
+) -> Result<WindowRecord, Damage> {
+    let record = WindowRecord::decode(record).map_err(|_| "it is not the record of a window")?;
+    let same = (record.mailbox().0, record.id().0) == (mailbox, window);
+    if same { Ok(record) } else { Err("it is the record of another window") }
 }
 
 /// The row under uid 0: the uid that the next message gets at least; 2^32 when all are used up.
@@ -207,9 +263,27 @@ pub(super) fn account(account: &Account) -> Vec<u8> {
     put(&mut row, account.mailbox.0);
     put(&mut row, account.created.ms());
     put_text(&mut row, &account.name);
-    put_text(&mut row, account.password_phc.as_str());
+    match &account.lock {
+        Lock::Hash(hash) => {
+            put(&mut row, LOCK_HASH);
+            put_text(&mut row, hash.as_str());
+        }
+        Lock::Legacy(hash) => {
+            put(&mut row, LOCK_LEGACY);
+            put_text(&mut row, &hash.0);
+        }
+        Lock::Sealed(sealed) => {
+            put(&mut row, LOCK_SEALED);
+            put_bytes(&mut row, &sealed.public);
+            put_bytes(&mut row, &sealed.wraps.encode());
+        }
+    }
     row
 }
+
+const LOCK_HASH: u64 = 0;
+const LOCK_SEALED: u64 = 1;
+const LOCK_LEGACY: u64 = 2;
 
 /// Reads what [`account`] wrote.
 pub(super) fn read_account(address: &str, row: &[u8]) -> Result<Account, Damage> {
@@ -219,7 +293,18 @@ pub(super) fn read_account(address: &str, row: &[u8]) -> Result<Account, Damage>
         mailbox: MailboxId(rest.number()?),
         created: UnixTime::from_ms(rest.number()?),
         name: rest.text()?.into(),
-        password_phc: Phc::parse(rest.text()?).map_err(|_| "the password hash is damaged")?,
+        lock: match rest.number()? {
+            LOCK_HASH => Lock::Hash(
+                Phc::parse(rest.text()?).map_err(|_| "the password hash is damaged")?,
+            ),
+            LOCK_LEGACY => Lock::Legacy(LegacyHash(rest.text()?.into())),
+            LOCK_SEALED => {
+                let public = rest.bytes()?.into();
+                let wraps = Wraps::decode(rest.bytes()?).map_err(|_| "the wraps are damaged")?;
+                Lock::Sealed(Box::new(Sealed { public, wraps }))
+            }
+            _ => return Err("it has a lock of a kind that is not known"),
+        },
     };
     rest.end()?;
     Ok(account)
@@ -275,9 +360,11 @@ mod tests {
     fn no_change_of_a_sealed_row_or_its_key_goes_unseen() {
         let key = entry_key((7, 9));
         let mut row = Vec::new();
-        entry(QueueId(5), 1000, &mut row);
+        let wrap = RecipientWrap::from_row(MailboxId(7), &[3; RECIPIENT_ROW_BYTES]);
+        entry(QueueId(5), 1000, Some(&wrap), &mut row);
         seal(&key, &mut row);
-        assert_eq!(unseal(&key, &row).and_then(read_entry), Ok((QueueId(5), 1000)));
+        let read = unseal(&key, &row).and_then(|row| read_entry(MailboxId(7), row));
+        assert_eq!(read, Ok((QueueId(5), 1000, Some(wrap))));
         for at in 0..row.len() {
             for bit in 0..8 {
                 let mut changed = row.clone();
@@ -304,7 +391,8 @@ mod tests {
         #[test]
         fn hostile_rows_do_no_harm(row in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = read_body(QueueId(1), &row);
-            let _ = read_entry(&row);
+            let _ = read_entry(MailboxId(1), &row);
+            let _ = read_window(&row);
             let _ = read_floor(&row);
             let _ = read_account("a@x", &row);
             let _ = read_alias("a@x", &row);
@@ -313,8 +401,8 @@ mod tests {
         #[test]
         fn entries_read_back(id in any::<u64>(), octets in any::<u64>(), uid in any::<u64>()) {
             let mut row = Vec::new();
-            entry(QueueId(id), octets, &mut row);
-            prop_assert_eq!(read_entry(&row), Ok((QueueId(id), octets)));
+            entry(QueueId(id), octets, None, &mut row);
+            prop_assert_eq!(read_entry(MailboxId(1), &row), Ok((QueueId(id), octets, None)));
             floor(uid, &mut row);
             prop_assert_eq!(read_floor(&row), Ok(uid));
         }
@@ -327,10 +415,16 @@ mod tests {
             mailbox: MailboxId(u64::MAX),
             address: "zoë@example.test".into(),
             name: "Zoë Z.".into(),
-            password_phc: hash(b"x", [1; 16], cost).unwrap(),
+            lock: Lock::Hash(hash(b"x", [1; 16], cost).unwrap()),
             created: UnixTime::from_ms(7),
         };
-        assert_eq!(read_account("zoë@example.test", &account(&written)), Ok(written));
+        let legacy = Lock::Legacy(LegacyHash("aGFzaA==.salt".into()));
+        let public: Box<[u8]> = b"public".as_slice().into();
+        let sealed = Lock::Sealed(Box::new(Sealed { public, wraps: Wraps::default() }));
+        for lock in [written.lock.clone(), legacy, sealed] {
+            let written = Account { lock, ..written.clone() };
+            assert_eq!(read_account("zoë@example.test", &account(&written)), Ok(written));
+        }
         for targets in [vec![], vec!["a@x".into()], vec!["a@x".into(), "b@x".into()]] {
             let written = Alias { address: "*@x".into(), targets };
             assert_eq!(read_alias("*@x", &alias(&written)), Ok(written));

@@ -150,7 +150,7 @@ impl Model {
         let mut records = vec![(message.lsn, message.end.0 - message.lsn.0)];
         records.extend(message.chunks.iter().map(|&chunk| (chunk, CHUNK_BYTES)));
         self.places.insert(message.id, (message.clone(), records));
-        for recipient in &message.envelope.recipients {
+        for recipient in &message.recipients {
             if !self.removed.contains(&recipient.mailbox.0) {
                 self.mailboxes.entry(recipient.mailbox.0).or_default().insert(message.id);
             }
@@ -189,7 +189,7 @@ impl<'f, F: Factory> History<'f, F> {
             let directory = wait(store.change(Change::AddAccount {
                 address: format!("a{n}@x"),
                 name: String::new(),
-                password_phc: cheap_phc(),
+                lock: cheap_phc().into(),
                 created: fsmtp_rt::UnixTime::from_ms(0),
             }));
             let mailbox = directory.unwrap().account(&format!("a{n}@x")).unwrap().mailbox;

@@ -1,6 +1,7 @@
 //! What a session sees of a mailbox.
 
 use super::lock::Hold;
+use crate::spool::{BodyRef, RecipientKey};
 use crate::{MailboxId, QueueId, Uid};
 
 /// A message in a mailbox; 24 bytes.
@@ -49,6 +50,15 @@ impl Maildrop {
         let found = |uid: Uid| self.messages.binary_search_by_key(&uid, |message| message.uid);
         uids.into_iter().filter_map(|uid| self.messages.get(found(uid).ok()?).copied()).collect()
     }
+}
+
+/// Where a message of a mailbox is, and what opens it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Where its body lies now.
+    pub body: BodyRef,
+    /// What opens it for the owner of the mailbox; none when it lies in clear.
+    pub key: Option<RecipientKey>,
 }
 
 /// How much is in a mailbox.

@@ -65,4 +65,7 @@ pub use key::{ContentKey, KEY_BYTES, MailboxKey, Random, TAG_BYTES, WRAPPED_BYTE
 pub use rsa::{PrivateKey, PublicKey, RsaBits};
 pub use text::{Secret, SecretKind, TextError};
 pub use user::UserKeys;
-pub use window::{OpenWindow, RECIPIENT_WRAP_BYTES, RecipientWrap, Window, WindowId, WindowRecord};
+pub use window::{
+    OpenWindow, RECIPIENT_ROW_BYTES, RECIPIENT_WRAP_BYTES, RecipientWrap, Window, WindowId,
+    WindowRecord,
+};

@@ -26,6 +26,8 @@ use crate::id::{MailboxId, QueueId};
 
 /// Bytes of an encoded [`RecipientWrap`].
 pub const RECIPIENT_WRAP_BYTES: usize = 1 + 8 + 8 + WRAPPED_BYTES;
+/// Bytes of a [`RecipientWrap`] as a row holds it.
+pub const RECIPIENT_ROW_BYTES: usize = 8 + WRAPPED_BYTES;
 
 const RECORD: &str = "a window record";
 const RECIPIENT: &str = "a recipient wrap";
@@ -139,6 +141,15 @@ impl WindowRecord {
     #[must_use]
     pub const fn id(&self) -> WindowId {
         self.id
+    }
+
+    /// Bytes of the stored form.
+    #[must_use]
+    pub const fn encoded_bytes(&self) -> usize {
+        match &self.blob {
+            Blob::Rsa(blob) => 1 + 1 + 8 + 8 + 2 + blob.len(),
+            Blob::Rewrapped { .. } => 1 + 1 + 8 + 8 + SALT_BYTES + WRAPPED_BYTES,
+        }
     }
 
     /// Whether opening it takes the private key; otherwise the mailbox key is enough.
@@ -264,6 +275,24 @@ pub struct RecipientWrap {
 }
 
 impl RecipientWrap {
+    /// The wrap without its mailbox and version, for a row that names both elsewhere.
+    #[must_use]
+    pub fn row(&self) -> [u8; RECIPIENT_ROW_BYTES] {
+        let mut bytes = [0; RECIPIENT_ROW_BYTES];
+        bytes[..8].copy_from_slice(&self.window.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.sealed);
+        bytes
+    }
+
+    /// What [`row`](Self::row) wrote for `mailbox`. Every row is one; a changed one does not open.
+    #[must_use]
+    pub fn from_row(mailbox: MailboxId, row: &[u8; RECIPIENT_ROW_BYTES]) -> Self {
+        let (mut window, mut sealed) = ([0; 8], [0; WRAPPED_BYTES]);
+        window.copy_from_slice(&row[..8]);
+        sealed.copy_from_slice(&row[8..]);
+        Self { mailbox, window: WindowId(u64::from_le_bytes(window)), sealed }
+    }
+
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> [u8; RECIPIENT_WRAP_BYTES] {

@@ -6,6 +6,9 @@
 //! What it holds counts against the memory of all messages under way ([`State::charge`]); when that
 //! is used up, it is refused with [`StoreError::Busy`] before it takes more.
 //! Dropped without a commit, the message never was: its chunks are dead bytes.
+//!
+//! A message that was begun with [`Incoming::seal`] is sealed on its way: each chunk when its buffer
+//! is full, the rest at the commit. What it holds in clear, it holds in memory only.
 
 use core::fmt;
 use core::mem;
@@ -15,14 +18,16 @@ use std::rc::Rc;
 use fsmtp_rt::{Disk, Instant, Runtime};
 
 use super::log::{Core, FreeSpace, Payload, Placed, State};
-use super::{Committed, Stored};
-use crate::envelope::Envelope;
+use super::{Committed, Recipient, RecipientKey, Stored, keys};
+use crate::envelope::{ENVELOPE_BYTES_MAX, Envelope};
 use crate::error::StoreError;
 use crate::format::{Kind, MESSAGE_FIXED_BYTES, MessageHead};
 use crate::id::{Lsn, QueueId};
+use crate::seal::{ContentKey, Part, Random, Sealer, TAG_BYTES};
 
 /// The first buffer of a message: most messages fit, and an idle transfer costs no more.
-const SMALL_BYTES: usize = 8 * 1024;
+/// With room for the tag of a sealed one, 8 KiB.
+const SMALL_BYTES: usize = 8 * 1024 - TAG_BYTES;
 /// Small buffers kept for reuse, 2 MiB in all.
 const SMALL_COUNT_MAX: usize = 256;
 /// Large buffers kept for reuse, 4 MiB in all.
@@ -40,6 +45,7 @@ pub struct Incoming<R: Runtime> {
     buffer: Vec<u8>,
     buffer_bytes_max: usize,
     chunks: Vec<Lsn>,
+    sealer: Option<Box<Sealer>>,
     octets: u64,
     /// The segment of the first chunk, while this transfer pins it.
     pinned: Option<u64>,
@@ -51,15 +57,22 @@ pub struct Incoming<R: Runtime> {
 struct MessagePayload<'a> {
     fixed: MessageHead,
     chunks: &'a [Lsn],
-    envelope: &'a Envelope,
+    keys: &'a [u8],
+    envelope: PayloadEnvelope<'a>,
     head: &'a [u8],
     tail: &'a [u8],
+}
+
+enum PayloadEnvelope<'a> {
+    Clear(&'a Envelope),
+    Sealed(&'a [u8]),
 }
 
 impl Payload for MessagePayload<'_> {
     fn bytes(&self) -> usize {
         MESSAGE_FIXED_BYTES
             + self.chunks.len() * 8
+            + self.keys.len()
             + self.fixed.envelope_bytes
             + self.head.len()
             + self.tail.len()
@@ -70,7 +83,11 @@ impl Payload for MessagePayload<'_> {
         for chunk in self.chunks {
             put(&chunk.0.to_le_bytes());
         }
-        self.envelope.encode(&mut put);
+        put(self.keys);
+        match self.envelope {
+            PayloadEnvelope::Clear(envelope) => envelope.encode(&mut put),
+            PayloadEnvelope::Sealed(bytes) => put(bytes),
+        }
         put(self.head);
         put(self.tail);
     }
@@ -89,10 +106,30 @@ impl<R: Runtime> Incoming<R> {
             buffer: Vec::new(),
             buffer_bytes_max: 0,
             chunks: Vec::new(),
+            sealer: None,
             octets: 0,
             pinned: None,
             charged_bytes: 0,
         })
+    }
+
+    /// Has the message sealed under a fresh key; to be called before the first byte is pushed. It
+    /// must then be committed by [`Self::commit_sealed`].
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when it is too late.
+    pub fn seal(&mut self, random: Random<'_>) -> Result<(), StoreError> {
+        if self.octets > 0 {
+            return Err(StoreError::Invalid("sealing begins with the first byte".into()));
+        }
+        self.sealer = Some(Box::new(Sealer::begin(self.id, random)));
+        Ok(())
+    }
+
+    /// The key that it is sealed under, to be wrapped for its recipients.
+    #[must_use]
+    pub fn content_key(&self) -> Option<&ContentKey> {
+        self.sealer.as_ref().map(|sealer| sealer.content_key())
     }
 
     /// The name that the message will have.
@@ -150,9 +187,12 @@ impl<R: Runtime> Incoming<R> {
     /// As [`Self::push`]; and [`StoreError::Invalid`] for an envelope over its limits, or a head so
     /// large that the record exceeds a batch.
     pub async fn commit(mut self, head: &[u8], envelope: Envelope) -> Result<Stored, StoreError> {
+        if self.sealer.is_some() {
+            return Err(StoreError::Invalid("a sealed message has keys".into()));
+        }
         let envelope_bytes =
             envelope.encoded_bytes().map_err(|why| StoreError::Invalid(why.to_string()))?;
-        self.charge(super::fixed_bytes(&envelope))?;
+        self.charge(super::fixed_bytes(envelope.recipients.len(), false) + envelope.memory_bytes())?;
         let octets = self.octets + head.len() as u64;
         let payload = MessagePayload {
             fixed: MessageHead {
@@ -160,23 +200,80 @@ impl<R: Runtime> Incoming<R> {
                 head_bytes: head.len(),
                 chunks_count: self.chunks.len(),
                 envelope_bytes,
+                keys_bytes: 0,
             },
             chunks: &self.chunks,
-            envelope: &envelope,
+            keys: &[],
+            envelope: PayloadEnvelope::Clear(&envelope),
             head,
             tail: &self.buffer,
         };
         let placed = self.core.append(Kind::Message, self.id, &payload).await?;
         // Nothing else ran since the record was placed, so messages stand in log order.
-        let id = self.id;
-        let core = Rc::clone(&self.core);
-        self.announce(placed, octets, envelope);
-        core.durable(placed.batch).await?;
-        Ok(Stored { id, lsn: placed.lsn, octets })
+        self.announce(placed, octets, &envelope, keys::in_clear(&envelope)).await
     }
 
-    /// Has the sink told of the message when its batch lands, and lets go of the buffer.
-    fn announce(mut self, placed: Placed, octets: u64, envelope: Envelope) {
+    /// As [`Self::commit`], for a message that was begun with [`Self::seal`]: `recipients` have its
+    /// key, wrapped, in the order of the envelope's. Seals `head` where it lies.
+    ///
+    /// # Errors
+    /// As [`Self::commit`]; [`StoreError::Invalid`] also when the keys are not those of the
+    /// envelope's recipients, or take more than an envelope may.
+    pub async fn commit_sealed(
+        mut self,
+        head: &mut Vec<u8>,
+        envelope: Envelope,
+        recipients: Vec<RecipientKey>,
+    ) -> Result<Stored, StoreError> {
+        let invalid = |why: &dyn fmt::Display| StoreError::Invalid(why.to_string());
+        let whom = envelope.recipients.iter().map(|to| to.mailbox);
+        if recipients.is_empty() || !whom.eq(recipients.iter().map(|key| key.wrap.mailbox)) {
+            return Err(invalid(&"the keys are not those of the recipients"));
+        }
+        let mut sealer = self.sealer.take().ok_or_else(|| invalid(&"nothing is sealed"))?;
+        let envelope_bytes = envelope.encoded_bytes().map_err(|why| invalid(&why))? + TAG_BYTES;
+        let keys = keys::encode(envelope.received, &recipients);
+        if keys.len() + envelope_bytes > ENVELOPE_BYTES_MAX {
+            return Err(invalid(&"envelope and keys are too large"));
+        }
+        let waiting_bytes = super::fixed_bytes(recipients.len(), true);
+        self.charge(waiting_bytes + envelope.memory_bytes() + keys.len() + envelope_bytes)?;
+        let octets = self.octets + head.len() as u64;
+        let mut sealed = Vec::with_capacity(envelope_bytes);
+        envelope.encode(|piece| sealed.extend_from_slice(piece));
+        sealer.seal_part(Part::Envelope, &mut sealed).map_err(|why| invalid(&why))?;
+        sealer.seal_part(Part::Trace, head).map_err(|why| invalid(&why))?;
+        sealer.seal_chunk(&mut self.buffer, true).map_err(|why| invalid(&why))?;
+        let payload = MessagePayload {
+            fixed: MessageHead {
+                octets,
+                head_bytes: head.len(),
+                chunks_count: self.chunks.len(),
+                envelope_bytes,
+                keys_bytes: keys.len(),
+            },
+            chunks: &self.chunks,
+            keys: &keys,
+            envelope: PayloadEnvelope::Sealed(&sealed),
+            head,
+            tail: &self.buffer,
+        };
+        let placed = self.core.append(Kind::Message, self.id, &payload).await?;
+        // As above.
+        let recipient = |key: RecipientKey| Recipient { mailbox: key.wrap.mailbox, key: Some(key) };
+        let recipients = recipients.into_iter().map(recipient).collect();
+        self.announce(placed, octets, &envelope, recipients).await
+    }
+
+    /// Has the sink told of the message when its batch lands, lets go of the buffer, and waits for
+    /// that batch.
+    fn announce(
+        mut self,
+        placed: Placed,
+        octets: u64,
+        envelope: &Envelope,
+        recipients: Vec<Recipient>,
+    ) -> impl Future<Output = Result<Stored, StoreError>> + use<R> {
         let message = Committed {
             id: self.id,
             shard: self.core.config.shard,
@@ -184,7 +281,8 @@ impl<R: Runtime> Incoming<R> {
             end: placed.end,
             octets,
             chunks: mem::take(&mut self.chunks),
-            envelope,
+            received: envelope.received,
+            recipients,
         };
         // Subtracted when the sink has taken it.
         self.charged_bytes -= message.memory_bytes();
@@ -194,6 +292,13 @@ impl<R: Runtime> Incoming<R> {
         }
         let batch = state.filling.as_mut().filter(|batch| batch.number == placed.batch);
         batch.expect("the batch still fills: nothing ran in between").messages.push(message);
+        drop(state);
+        let (core, id) = (Rc::clone(&self.core), self.id);
+        drop(self);
+        async move {
+            core.durable(placed.batch).await?;
+            Ok(Stored { id, lsn: placed.lsn, octets })
+        }
     }
 
     fn charge(&mut self, bytes: usize) -> Result<(), StoreError> {
@@ -226,9 +331,12 @@ impl<R: Runtime> Incoming<R> {
         let mut state = core.state.borrow_mut();
         if small {
             self.buffer_bytes_max = SMALL_BYTES;
-            self.buffer = state.pool.small.pop().unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES));
+            // The last chunk of a sealed message ends in a tag.
+            let fresh = || Vec::with_capacity(SMALL_BYTES + TAG_BYTES);
+            self.buffer = state.pool.small.pop().unwrap_or_else(fresh);
         } else if self.buffer_bytes_max < chunk_bytes {
-            let fresh = state.pool.large.pop().unwrap_or_else(|| Vec::with_capacity(chunk_bytes));
+            let fresh = || Vec::with_capacity(chunk_bytes + TAG_BYTES);
+            let fresh = state.pool.large.pop().unwrap_or_else(fresh);
             let old = mem::replace(&mut self.buffer, fresh);
             // copy: at most once per message, and only for those that exceed the small buffer.
             self.buffer.extend_from_slice(&old);
@@ -252,6 +360,10 @@ impl<R: Runtime> Incoming<R> {
             return Err(StoreError::Invalid(why));
         }
         self.charge(size_of::<Lsn>())?;
+        if let Some(sealer) = &mut self.sealer {
+            let sealed = sealer.seal_chunk(&mut self.buffer, false);
+            sealed.map_err(|why| StoreError::Invalid(why.to_string()))?;
+        }
         let placed = self.core.append(Kind::Chunk, self.id, &self.buffer.as_slice()).await?;
         self.buffer.clear();
         self.chunks.push(placed.lsn);

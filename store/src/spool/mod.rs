@@ -57,6 +57,7 @@ mod commit;
 mod compact;
 mod files;
 mod incoming;
+mod keys;
 mod log;
 mod reader;
 mod recover;
@@ -69,19 +70,23 @@ use core::fmt;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use fsmtp_rt::{Class, PAGE_BYTES, Runtime};
+use fsmtp_rt::{Class, PAGE_BYTES, Runtime, UnixTime};
 
 pub use compact::Compaction;
 pub use files::{FILES_COUNT_MAX, SegmentFiles};
 pub use incoming::Incoming;
+pub use keys::{Recipient, RecipientKey};
 pub use reader::Reader;
 pub use recover::{Cut, Recovery};
 
-use crate::envelope::Envelope;
 use crate::error::StoreError;
 use crate::format::{BATCH_BYTES_MAX, PAGE, SegmentHeader};
 use crate::id::{Lsn, QueueId, ShardId};
+use crate::seal::{CHUNK_BYTES_MAX, TAG_BYTES};
 use log::Core;
+
+/// More than what the record of a window holds in memory.
+const WINDOW_MEMORY_BYTES: usize = 640;
 
 /// How a spool is laid out and when it refuses.
 #[derive(Clone, Debug)]
@@ -119,7 +124,8 @@ impl SpoolConfig {
             segment_bytes: 64 * 1024 * 1024,
             reserve_bytes: 256 * 1024 * 1024,
             space_check_bytes: 16 * 1024 * 1024,
-            chunk_bytes: 64 * 1024,
+            // With its tag a sealed one fills 64 KiB.
+            chunk_bytes: CHUNK_BYTES_MAX - TAG_BYTES,
             batch_bytes_max: BATCH_BYTES_MAX,
             backlog_count_max: 16 * 1024,
             // Arbitrary: 1,000 large messages arrive at once within it, with room for their
@@ -145,7 +151,11 @@ impl SpoolConfig {
         {
             return wrong("segment_bytes must be whole pages, and hold a header page and a batch");
         }
-        // A chunk must fit into a batch, together with what a record and a batch need.
+        // A chunk must fit into a batch, together with what a record and a batch need, and a sealed
+        // one into the memory of who opens it.
+        if self.chunk_bytes > CHUNK_BYTES_MAX {
+            return wrong("chunk_bytes must be at most 64 KiB");
+        }
         if self.chunk_bytes == 0 || self.chunk_bytes + 1024 > self.batch_bytes_max {
             return wrong("chunk_bytes must be at least 1, and 1 KiB less than batch_bytes_max");
         }
@@ -157,7 +167,7 @@ impl SpoolConfig {
 }
 
 /// The length of segments that the segment with this first page was made with; none when the page
-/// is not one of version 1's.
+/// is not that of a segment.
 #[must_use]
 pub fn made_with_segment_bytes(first_page: &[u8]) -> Option<u64> {
     SegmentHeader::decode(first_page).ok().map(|header| header.segment_bytes)
@@ -198,20 +208,25 @@ pub struct Committed {
     /// Where its chunks begin, in order; each but the last stretch of the message is
     /// [`SpoolConfig::chunk_bytes`] long.
     pub chunks: Vec<Lsn>,
-    /// Who sent it, to whom.
-    pub envelope: Envelope,
+    /// When it was taken.
+    pub received: UnixTime,
+    /// Who gets it. The rest of the envelope stays in the log: [`Reader::envelope`].
+    pub recipients: Vec<Recipient>,
 }
 
 impl Committed {
     /// About what it holds in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
-        fixed_bytes(&self.envelope) + self.chunks.len() * size_of::<Lsn>()
+        let is_sealed = self.recipients.first().is_some_and(|to| to.key.is_some());
+        fixed_bytes(self.recipients.len(), is_sealed) + self.chunks.len() * size_of::<Lsn>()
     }
 }
 
-/// What a committed message holds besides its list of chunks.
-fn fixed_bytes(envelope: &Envelope) -> usize {
-    size_of::<Committed>() + envelope.memory_bytes()
+/// What a committed message holds besides its list of chunks. Each window of a sealed one is
+/// counted as if no other message shared it.
+const fn fixed_bytes(recipients_count: usize, is_sealed: bool) -> usize {
+    let window_bytes = if is_sealed { WINDOW_MEMORY_BYTES } else { 0 };
+    size_of::<Committed>() + recipients_count * (size_of::<Recipient>() + window_bytes)
 }
 
 /// What a resolved commit says.

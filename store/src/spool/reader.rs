@@ -5,6 +5,10 @@
 //! tail of a message with chunks. Every record is checked: place, message id, checksum. A mismatch
 //! is [`StoreError::Moved`] when the segment was given back meanwhile, so the caller asks the index
 //! again, else [`StoreError::Corrupt`].
+//!
+//! A sealed message is opened on the way, with the key that the caller has ([`Reader::open_sealed`]):
+//! no byte of a chunk is given out before all of it was found to be what was sealed there. A message
+//! that should be sealed and is not, or the other way round, is damage.
 
 use core::fmt;
 use std::rc::Rc;
@@ -14,11 +18,13 @@ use fsmtp_rt::{Disk, File, IoError, IoKind, PAGE_BYTES};
 use super::BodyRef;
 use super::files::SegmentFiles;
 use super::segment::place;
+use crate::envelope::Envelope;
 use crate::error::StoreError;
 use crate::format::{
     Kind, MessageParts, PAGE, RECORD_HEAD_BYTES, RecordHead, SegmentHeader, record_at,
 };
 use crate::id::{Lsn, ShardId};
+use crate::seal::{ContentKey, Opener, Part, SealError, TAG_BYTES};
 
 /// What is read at first of a message record, whose length is not known; most are smaller.
 const MESSAGE_GUESS_BYTES: usize = 8 * 1024;
@@ -36,6 +42,16 @@ pub struct Reader<D: Disk> {
 struct Body {
     at: BodyRef,
     step: Step,
+    /// None for a message in clear.
+    opener: Option<Box<Opener>>,
+}
+
+/// A message record and where in it things are.
+struct Record {
+    bytes: Vec<u8>,
+    envelope_at: usize,
+    head_at: usize,
+    tail_at: usize,
 }
 
 enum Step {
@@ -61,9 +77,31 @@ impl<D: Disk> Reader<D> {
         Self { files: Rc::clone(files), segment_bytes, body: None }
     }
 
-    /// Begins to read a message. Reads nothing yet.
+    /// Begins to read a message that lies in clear. Reads nothing yet.
     pub fn open(&mut self, body: BodyRef) {
-        self.body = Some(Body { at: body, step: Step::Message });
+        self.body = Some(Body { at: body, step: Step::Message, opener: None });
+    }
+
+    /// Begins to read a sealed message. Reads nothing yet.
+    pub fn open_sealed(&mut self, body: BodyRef, key: &ContentKey) {
+        let opener = Some(Box::new(Opener::new(key, body.id)));
+        self.body = Some(Body { at: body, step: Step::Message, opener });
+    }
+
+    /// The envelope of the message that is open; from its record, whatever was read before.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn envelope(&mut self) -> Result<Envelope, StoreError> {
+        let Record { mut bytes, envelope_at, head_at, .. } = self.message_record().await?;
+        let sealed = bytes.get_mut(envelope_at..head_at).unwrap_or(&mut []);
+        let opener = self.body.as_ref().and_then(|body| body.opener.as_ref());
+        let opened = match opener {
+            None => Ok(&*sealed),
+            Some(opener) => opener.open_part(Part::Envelope, sealed).map(|opened| &*opened),
+        };
+        let envelope = opened.map_err(|why| self.unopened(why)).map(Envelope::decode)?;
+        envelope.map_err(|why| self.corrupt(why.to_string()))
     }
 
     /// Goes on with the same message in its new place, after [`StoreError::Moved`]: the next piece
@@ -94,12 +132,14 @@ impl<D: Disk> Reader<D> {
                 Step::Message => self.message().await?,
                 Step::Chunk(index, tail) => match body.at.chunks.get(*index).copied() {
                     None => {
-                        let tail = core::mem::take(tail);
+                        let mut tail = core::mem::take(tail);
                         body.step = Step::Done;
+                        self.open_chunk(&mut tail, true)?;
                         tail
                     }
                     Some(lsn) => {
-                        let piece = self.chunk(lsn).await?;
+                        let mut piece = self.chunk(lsn).await?;
+                        self.open_chunk(&mut piece, false)?;
                         if let Some(Body { step: Step::Chunk(index, _), .. }) = &mut self.body {
                             *index += 1;
                         }
@@ -115,34 +155,75 @@ impl<D: Disk> Reader<D> {
 
     /// Reads the message record: the whole body of a message without chunks, else its head.
     async fn message(&mut self) -> Result<Vec<u8>, StoreError> {
-        let Some((lsn, chunks_count)) =
-            self.body.as_ref().map(|body| (body.at.lsn, body.at.chunks.len()))
-        else {
-            return Ok(Vec::new());
-        };
-        let mut record = self.record(lsn, MESSAGE_GUESS_BYTES, Kind::is_message).await?;
-        let payload = record.get(RECORD_HEAD_BYTES..).unwrap_or(&[]);
-        let parts = MessageParts::decode(payload)
-            .filter(|parts| parts.chunks().len() == chunks_count)
-            .map(|parts| (record.len() - parts.body.len(), parts.head_bytes));
-        let Some((body_at, head_bytes)) = parts else {
-            let shard = self.body.as_ref().map_or(ShardId(0), |body| body.at.shard);
-            return Err(StoreError::Corrupt {
-                place: place(shard, self.segment_bytes, lsn),
-                why: "the message record contradicts itself or the index".to_owned(),
+        let Record { mut bytes, head_at, mut tail_at, .. } = self.message_record().await?;
+        let Some(body) = &mut self.body else { return Ok(bytes) };
+        let is_whole = body.at.chunks.is_empty();
+        if let Some(opener) = &mut body.opener {
+            let (head, tail) = bytes.split_at_mut(tail_at);
+            let opened = opener.open_part(Part::Trace, head.get_mut(head_at..).unwrap_or(&mut []));
+            let opened = opened.and_then(|_| match is_whole {
+                true => opener.open_chunk(tail, true).map(|tail| tail.len()),
+                false => Ok(tail.len()),
             });
-        };
-        let step = if chunks_count == 0 {
-            Step::Done
-        } else {
-            let tail = record.split_off(body_at + head_bytes);
-            Step::Chunk(0, tail)
-        };
-        record.drain(..body_at);
+            let tail_bytes = opened.map_err(|why| self.unopened(why))?;
+            // copy: the tag of the head goes.
+            bytes.copy_within(tail_at..tail_at + tail_bytes, tail_at - TAG_BYTES);
+            tail_at -= TAG_BYTES;
+            bytes.truncate(tail_at + tail_bytes);
+        }
+        let step =
+            if is_whole { Step::Done } else { Step::Chunk(0, bytes.split_off(tail_at)) };
+        bytes.drain(..head_at);
         if let Some(body) = &mut self.body {
             body.step = step;
         }
-        Ok(record)
+        Ok(bytes)
+    }
+
+    /// The record of the message that is open, sealed or not as the caller said.
+    async fn message_record(&mut self) -> Result<Record, StoreError> {
+        let Some((lsn, chunks_count, is_sealed)) = self
+            .body
+            .as_ref()
+            .map(|body| (body.at.lsn, body.at.chunks.len(), body.opener.is_some()))
+        else {
+            return Err(StoreError::Invalid("no message is open".into()));
+        };
+        let bytes = self.record(lsn, MESSAGE_GUESS_BYTES, Kind::is_message).await?;
+        let payload = bytes.get(RECORD_HEAD_BYTES..).unwrap_or(&[]);
+        let parts = MessageParts::decode(payload)
+            .filter(|parts| parts.chunks().len() == chunks_count)
+            .filter(|parts| !is_sealed || parts.head_bytes >= TAG_BYTES)
+            .map(|parts| (parts.envelope.len(), parts.body.len(), parts.head_bytes, parts.keys));
+        let Some((envelope_bytes, body_bytes, head_bytes, keys)) = parts else {
+            return Err(self.corrupt("the message record contradicts itself or the index".into()));
+        };
+        if keys.is_empty() == is_sealed {
+            let found = if is_sealed { "in clear" } else { "sealed" };
+            return Err(self.corrupt(format!("the message is {found}, which the index denies")));
+        }
+        let head_at = bytes.len() - body_bytes;
+        let (envelope_at, tail_at) = (head_at - envelope_bytes, head_at + head_bytes);
+        Ok(Record { bytes, envelope_at, head_at, tail_at })
+    }
+
+    /// Opens a chunk of the message in place, when that is sealed.
+    fn open_chunk(&mut self, bytes: &mut Vec<u8>, last: bool) -> Result<(), StoreError> {
+        let opener = self.body.as_mut().and_then(|body| body.opener.as_mut());
+        let Some(opener) = opener else { return Ok(()) };
+        let opened = opener.open_chunk(bytes, last).map(|opened| opened.len());
+        bytes.truncate(opened.map_err(|why| self.unopened(why))?);
+        Ok(())
+    }
+
+    fn unopened(&self, why: SealError) -> StoreError {
+        self.corrupt(format!("what is sealed does not open: {why}"))
+    }
+
+    /// Damage of the message that is open.
+    fn corrupt(&self, why: String) -> StoreError {
+        let at = self.body.as_ref().map_or((ShardId(0), Lsn(0)), |body| (body.at.shard, body.at.lsn));
+        StoreError::Corrupt { place: place(at.0, self.segment_bytes, at.1), why }
     }
 
     async fn chunk(&mut self, lsn: Lsn) -> Result<Vec<u8>, StoreError> {
@@ -168,7 +249,7 @@ impl<D: Disk> Reader<D> {
                 why: "the index names a place that holds no record".to_owned(),
             });
         }
-        let file = self.files.lend((shard, number)).await.map_err(unopened)?;
+        let file = self.files.lend((shard, number)).await.map_err(no_segment)?;
         let at = lsn.0 % self.segment_bytes;
         let left = usize::try_from(self.segment_bytes - at).unwrap_or(usize::MAX);
         let mut bytes = file.read(at, guess_bytes.min(left)).await?;
@@ -199,7 +280,7 @@ impl<D: Disk> Reader<D> {
             Err(error) => Err(error),
         };
         match page {
-            Err(error) => unopened(error),
+            Err(error) => no_segment(error),
             Ok(page) if SegmentHeader::decode(&page).is_ok_and(|it| it.number != number) => {
                 StoreError::Moved
             }
@@ -212,7 +293,7 @@ impl<D: Disk> Reader<D> {
 }
 
 /// A segment that is not there was given back.
-fn unopened(error: IoError) -> StoreError {
+fn no_segment(error: IoError) -> StoreError {
     if error.kind == IoKind::NotFound { StoreError::Moved } else { error.into() }
 }
 

@@ -16,7 +16,7 @@ use super::segment::{
     Segment, Spare, check_header, first_lsn, fresh_name, place, prepare, segment_name,
     segment_number, spare_name,
 };
-use super::{Committed, Sink, SpoolConfig};
+use super::{Committed, Sink, SpoolConfig, keys};
 use crate::envelope::{Envelope, EnvelopeError};
 use crate::error::StoreError;
 use crate::format::{BATCH_BYTES_MAX, BatchHead, Kind, MessageParts, PAGE, RecordHead};
@@ -274,14 +274,19 @@ impl<R: Runtime> Walk<'_, R> {
         let corrupt = |why: String| StoreError::Corrupt { place: object(), why };
         let parts = MessageParts::decode(payload)
             .ok_or_else(|| corrupt("the message record contradicts itself".to_owned()))?;
-        let envelope = Envelope::decode(parts.envelope).map_err(|error| match error {
-            EnvelopeError::Version(found) => StoreError::Version {
-                object: object(),
-                found: u32::from(found),
-                known: u32::from(crate::envelope::ENVELOPE_VERSION),
-            },
-            other => corrupt(other.to_string()),
-        })?;
+        let (received, recipients) = if parts.keys.is_empty() {
+            let envelope = Envelope::decode(parts.envelope).map_err(|error| match error {
+                EnvelopeError::Version(found) => StoreError::Version {
+                    object: object(),
+                    found: u32::from(found),
+                    known: u32::from(crate::envelope::ENVELOPE_VERSION),
+                },
+                other => corrupt(other.to_string()),
+            })?;
+            (envelope.received, keys::in_clear(&envelope))
+        } else {
+            keys::decode(parts.keys).map_err(corrupt)?
+        };
         Ok(Committed {
             id: record.id,
             shard: self.config.shard,
@@ -289,7 +294,8 @@ impl<R: Runtime> Walk<'_, R> {
             end: Lsn(record.lsn.0 + record.record_bytes() as u64),
             octets: parts.octets,
             chunks: parts.chunks().collect(),
-            envelope,
+            received,
+            recipients,
         })
     }
 

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::lock::{Hold, Locks};
-use super::super::pending::{Body, LiveBytes, Lookups, Pending, Rows, View};
-use super::super::types::{Maildrop, Message, Usage};
+use super::super::pending::{Body, Entry, LiveBytes, Lookups, Pending, Rows, View};
+use super::super::types::{Found, Maildrop, Message, Usage};
 use super::request::{Read, Reply, Request, Write};
 use super::tables::{Reading, Tables};
 use super::{Options, Shared};
-use crate::spool::BodyRef;
+use crate::seal::UserKeys;
+use crate::spool::{BodyRef, RecipientKey};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
 /// Rows of a mailbox that are read at a time: some 2 ms.
@@ -133,6 +134,10 @@ impl Front {
             // Nobody may be waiting any more; then the answer is dropped.
             let _ = match read {
                 Read::Locate { id, reply } => reply.send(sight.locate(id)).is_ok(),
+                Read::Find { mailbox, message, reply } => {
+                    reply.send(sight.find(mailbox, message)).is_ok()
+                }
+                Read::Keys { mailbox, reply } => reply.send(sight.keys(mailbox)).is_ok(),
                 Read::LiveBytes { shard, reply } => reply.send(Ok(sight.live_bytes(shard))).is_ok(),
                 Read::Live { shard, records, reply } => {
                     reply.send(sight.live(shard, &records)).is_ok()
@@ -215,6 +220,35 @@ impl Sight<'_> {
     fn locate(&mut self, id: QueueId) -> Result<BodyRef, StoreError> {
         let found = self.body(id)?.map(|body| body.place());
         found.ok_or_else(|| StoreError::NotFound(format!("message {id}")))
+    }
+
+    fn find(&mut self, mailbox: MailboxId, message: Message) -> Result<Found, StoreError> {
+        let none = || StoreError::NotFound(format!("message {}", message.id));
+        let (wrap, fresh) = match self.view.entry(mailbox, message.id) {
+            Some(Entry { key, .. }) => {
+                (key.as_ref().map(|key| key.wrap), key.as_ref().map(|key| &key.window))
+            }
+            None => (self.reading()?.wrap(mailbox, message)?.ok_or_else(none)?, None),
+        };
+        let key = match wrap {
+            None => None,
+            Some(wrap) => {
+                // The window may have come with an earlier message, and been rewrapped since.
+                let kept = self.reading()?.window(mailbox, wrap.window)?;
+                let window = kept.map(Arc::new).or_else(|| fresh.cloned());
+                let window = window.ok_or_else(|| StoreError::Corrupt {
+                    place: format!("the window of message {}", message.id),
+                    why: "it is missing, so that nothing opens the message".to_owned(),
+                })?;
+                Some(RecipientKey { wrap, window })
+            }
+        };
+        Ok(Found { body: self.locate(message.id)?, key })
+    }
+
+    fn keys(&mut self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {
+        let keys = self.reading()?.keys(mailbox)?;
+        keys.ok_or_else(|| StoreError::NotFound(format!("the key pair of mailbox {}", mailbox.0)))
     }
 
     fn live_bytes(&self, shard: ShardId) -> BTreeMap<u64, u64> {

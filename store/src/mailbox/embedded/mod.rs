@@ -5,7 +5,7 @@
 //! thread holds the [`Keeper`], which ends the thread.
 //!
 //! Limits: [`Options`]. Memory: the cache; two generations of at most twice `merge_count`
-//! deliveries, some 90 bytes each; the queues; the directory; a few bytes for each segment and each
+//! deliveries, some 250 bytes each; the queues; the directory; a few bytes for each segment and each
 //! removed account. Failure: a full queue gives the delivery back (the spool offers it again) or
 //! answers [`StoreError::Busy`]; after a failed transaction everything is answered with
 //! [`StoreError::Poisoned`]. A damaged row of a mailbox is named once
@@ -36,8 +36,9 @@ use fsmtp_rt::{IoError, IoKind};
 use futures_channel::oneshot;
 
 use super::pending::Delivery;
-use super::{Liveness, Mailboxes, Maildrop, Registry, Usage};
+use super::{Found, Liveness, Mailboxes, Maildrop, Message, Registry, Usage};
 use crate::directory::{Change, Directory, Limits};
+use crate::seal::{UserKeys, WindowRecord};
 use crate::spool::{BodyRef, Committed, Sink};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 use bell::Bell;
@@ -64,7 +65,7 @@ pub struct Options {
     pub merge_after: Duration,
     /// The pause between two rounds while deliveries come.
     pub nap: Duration,
-    /// Deliveries that each shard's queue holds, 104 bytes each.
+    /// Deliveries that each shard's queue holds, some 200 bytes each.
     pub queue_count: usize,
     /// Requests that may wait.
     pub requests_count: usize,
@@ -434,6 +435,23 @@ impl Mailboxes for Embedded {
             return Ok(());
         }
         self.write(|reply| Write::Close { maildrop, deletions, reply }).await
+    }
+
+    async fn find(&self, mailbox: MailboxId, message: Message) -> Result<Found, StoreError> {
+        self.read(|reply| Read::Find { mailbox, message, reply }).await
+    }
+
+    async fn user_keys(&self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {
+        self.read(|reply| Read::Keys { mailbox, reply }).await
+    }
+
+    async fn rewrap(
+        &self,
+        mailbox: MailboxId,
+        mut windows: Vec<WindowRecord>,
+    ) -> Result<(), StoreError> {
+        windows.retain(|window| window.mailbox() == mailbox);
+        self.write(|reply| Write::Rewrap { windows, reply }).await
     }
 
     async fn locate(&self, id: QueueId) -> Result<BodyRef, StoreError> {

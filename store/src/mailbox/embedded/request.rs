@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use futures_channel::oneshot;
 
-use super::super::types::{Maildrop, Usage};
+use super::super::types::{Found, Maildrop, Message, Usage};
 use crate::directory::{Change, Directory};
+use crate::seal::{UserKeys, WindowRecord};
 use crate::spool::BodyRef;
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
@@ -24,6 +25,8 @@ pub(super) enum Read {
     Open { mailbox: MailboxId, reply: Reply<Maildrop> },
     Usage { mailbox: MailboxId, reply: Reply<Usage> },
     Locate { id: QueueId, reply: Reply<BodyRef> },
+    Find { mailbox: MailboxId, message: Message, reply: Reply<Found> },
+    Keys { mailbox: MailboxId, reply: Reply<UserKeys> },
     LiveBytes { shard: ShardId, reply: Reply<BTreeMap<u64, u64>> },
     Live { shard: ShardId, records: Vec<(QueueId, Lsn)>, reply: Reply<Vec<bool>> },
 }
@@ -33,6 +36,7 @@ pub(super) enum Write {
     Close { maildrop: Maildrop, deletions: Vec<Uid>, reply: Reply<()> },
     Moved { shard: ShardId, records: Vec<(QueueId, Lsn, Lsn)>, reply: Reply<()> },
     Change { change: Change, reply: Reply<Arc<Directory>> },
+    Rewrap { windows: Vec<WindowRecord>, reply: Reply<()> },
     Persist { reply: Reply<()> },
 }
 
@@ -59,11 +63,16 @@ impl Request {
             Self::Read(Read::Open { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Read(Read::Usage { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Read(Read::Locate { reply, .. }) => reply.send(Err(error)).is_ok(),
+            Self::Read(Read::Find { reply, .. }) => reply.send(Err(error)).is_ok(),
+            Self::Read(Read::Keys { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Read(Read::LiveBytes { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Read(Read::Live { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Write(Write::Change { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Write(
-                Write::Close { reply, .. } | Write::Moved { reply, .. } | Write::Persist { reply },
+                Write::Close { reply, .. }
+                | Write::Moved { reply, .. }
+                | Write::Rewrap { reply, .. }
+                | Write::Persist { reply },
             ) => reply.send(Err(error)).is_ok(),
         };
     }

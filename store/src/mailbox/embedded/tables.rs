@@ -24,10 +24,11 @@ use super::super::types::Message;
 use super::damage::{DamagedRow, Damages};
 use super::work::UNACCOUNTED;
 use crate::directory::{Account, Alias, Directory, Edit, Limits};
+use crate::seal::{RecipientWrap, UserKeys, WindowId, WindowRecord};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
-/// 2: rows that say where mail is have checksums.
-const FORMAT: u64 = 2;
+/// 3: entries have keys, there are windows and key pairs.
+const FORMAT: u64 = 3;
 const FILE: &str = "index.redb";
 
 /// Numbers by name: the format, the layout, the next mailbox.
@@ -40,6 +41,10 @@ const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
 const LIVE: TableDefinition<'_, (u16, u64), (u64, u32)> = TableDefinition::new("live");
 /// How far each shard's log is contained.
 const APPLIED: TableDefinition<'_, u16, u64> = TableDefinition::new("applied");
+/// Windows of sealed mailboxes, by mailbox and name.
+const WINDOWS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("windows");
+/// Key pairs of sealed mailboxes.
+const KEYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("keys");
 const DOMAINS: TableDefinition<'_, &str, ()> = TableDefinition::new("domains");
 const ACCOUNTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("accounts");
 const ALIASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("aliases");
@@ -209,6 +214,8 @@ impl Tables {
         Ok(Reading {
             entries: transaction.open_table(ENTRIES).map_err(failed)?,
             bodies: transaction.open_table(BODIES).map_err(failed)?,
+            windows: transaction.open_table(WINDOWS).map_err(failed)?,
+            keys: transaction.open_table(KEYS).map_err(failed)?,
             damages: Arc::clone(&self.damages),
         })
     }
@@ -247,6 +254,8 @@ fn sync_folder(folder: &Path) -> Result<(), StoreError> {
 pub(super) struct Reading {
     entries: ReadOnlyTable<(u64, u32), &'static [u8]>,
     bodies: ReadOnlyTable<u64, &'static [u8]>,
+    windows: ReadOnlyTable<(u64, u64), &'static [u8]>,
+    keys: ReadOnlyTable<u64, &'static [u8]>,
     damages: Arc<Damages>,
 }
 
@@ -267,7 +276,7 @@ impl Reading {
             let Some(row) = rows.next() else { return Ok(None) };
             let (key, value) = row.map_err(failed)?;
             let key = key.value();
-            each(self.damages.pass(message(key, value.value())));
+            each(self.damages.pass(message(key, value.value())).map(|(message, _)| message));
             let Some(behind) = key.1.checked_add(1) else { return Ok(None) };
             next = behind;
         }
@@ -279,21 +288,78 @@ impl Reading {
         next_uid(&self.entries, mailbox, &self.damages)
     }
 
-    /// The body of a message. A damaged row is an error for who asks, and noted.
-    pub(super) fn body(&self, id: QueueId) -> Result<Option<Body>, StoreError> {
-        let Some(row) = self.bodies.get(id.0).map_err(failed)? else { return Ok(None) };
-        body(id, &row).map(Some).map_err(|row| {
+    /// The key of a message of a mailbox, if the message is still there: under its uid, or anywhere
+    /// when the mailbox was numbered anew. A damaged row is an error for who asks, and noted.
+    pub(super) fn wrap(
+        &self,
+        mailbox: MailboxId,
+        wanted: Message,
+    ) -> Result<Option<Option<RecipientWrap>>, StoreError> {
+        let key = (mailbox.0, wanted.uid.0);
+        if let Some(value) = self.entries.get(key).map_err(failed)? {
+            let (found, wrap) = self.noted(message(key, value.value()))?;
+            if found.id == wanted.id {
+                return Ok(Some(wrap));
+            }
+        }
+        let range = (mailbox.0, 1)..=(mailbox.0, u32::MAX);
+        for row in self.entries.range(range).map_err(failed)? {
+            let (key, value) = row.map_err(failed)?;
+            let read = self.damages.pass(message(key.value(), value.value()));
+            if let Some((found, wrap)) = read
+                && found.id == wanted.id
+            {
+                return Ok(Some(wrap));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A window of a mailbox.
+    pub(super) fn window(
+        &self,
+        mailbox: MailboxId,
+        window: WindowId,
+    ) -> Result<Option<WindowRecord>, StoreError> {
+        let key = (mailbox.0, window.0);
+        let Some(value) = self.windows.get(key).map_err(failed)? else { return Ok(None) };
+        let row = row::unseal(&row::window_key(key), value.value()).and_then(row::read_window);
+        let record = row.and_then(|(_, record)| row::read_window_record(key, record));
+        self.noted(record.map_err(|why| damaged("windows", key, why))).map(Some)
+    }
+
+    /// The key pair of a mailbox.
+    pub(super) fn keys(&self, mailbox: MailboxId) -> Result<Option<UserKeys>, StoreError> {
+        let Some(value) = self.keys.get(mailbox.0).map_err(failed)? else { return Ok(None) };
+        let row = row::unseal(&mailbox.0.to_be_bytes(), value.value());
+        let keys = row.and_then(|row| UserKeys::decode(row).map_err(|_| "it is not a key pair"));
+        self.noted(keys.map_err(|why| damaged("keys", mailbox, why))).map(Some)
+    }
+
+    /// Damage is an error for who asks, and noted.
+    fn noted<T>(&self, read: Result<T, DamagedRow>) -> Result<T, StoreError> {
+        read.map_err(|row| {
             self.damages.note(row.clone());
             row.into()
         })
     }
+
+    /// The body of a message. A damaged row is an error for who asks, and noted.
+    pub(super) fn body(&self, id: QueueId) -> Result<Option<Body>, StoreError> {
+        let Some(row) = self.bodies.get(id.0).map_err(failed)? else { return Ok(None) };
+        self.noted(body(id, &row)).map(Some)
+    }
 }
 
-fn message(key: (u64, u32), value: &[u8]) -> Result<Message, DamagedRow> {
-    let read = row::unseal(&row::entry_key(key), value).and_then(row::read_entry);
-    let (id, octets) = read.map_err(|why| damaged("entries", key, why))?;
-    Ok(Message { id, octets, uid: Uid(key.1) })
+fn message(key: (u64, u32), value: &[u8]) -> Result<Kept, DamagedRow> {
+    let row = row::unseal(&row::entry_key(key), value);
+    let read = row.and_then(|row| row::read_entry(MailboxId(key.0), row));
+    let (id, octets, wrap) = read.map_err(|why| damaged("entries", key, why))?;
+    Ok((Message { id, octets, uid: Uid(key.1) }, wrap))
 }
+
+/// A message of a mailbox, with its key when it is sealed.
+pub(super) type Kept = (Message, Option<RecipientWrap>);
 
 fn body(id: QueueId, value: &AccessGuard<'_, &'static [u8]>) -> Result<Body, DamagedRow> {
     let row = row::unseal(&id.0.to_be_bytes(), value.value());
@@ -337,6 +403,8 @@ pub(super) struct Writing<'t> {
     accounts: Table<'t, &'static str, &'static [u8]>,
     aliases: Table<'t, &'static str, &'static [u8]>,
     removed: Table<'t, u64, bool>,
+    windows: Table<'t, (u64, u64), &'static [u8]>,
+    keys: Table<'t, u64, &'static [u8]>,
     /// Where rows are put together.
     row: Vec<u8>,
     damages: Arc<Damages>,
@@ -354,6 +422,8 @@ impl<'t> Writing<'t> {
             accounts: transaction.open_table(ACCOUNTS).map_err(failed)?,
             aliases: transaction.open_table(ALIASES).map_err(failed)?,
             removed: transaction.open_table(REMOVED).map_err(failed)?,
+            windows: transaction.open_table(WINDOWS).map_err(failed)?,
+            keys: transaction.open_table(KEYS).map_err(failed)?,
             row: Vec::new(),
             damages,
         })
@@ -371,9 +441,10 @@ impl<'t> Writing<'t> {
         uid: u32,
         id: QueueId,
         octets: u64,
+        wrap: Option<&RecipientWrap>,
     ) -> Result<(), StoreError> {
         let key = (mailbox.0, uid);
-        row::entry(id, octets, &mut self.row);
+        row::entry(id, octets, wrap, &mut self.row);
         row::seal(&row::entry_key(key), &mut self.row);
         self.entries.insert(key, self.row.as_slice()).map_err(failed)?;
         Ok(())
@@ -392,22 +463,69 @@ impl<'t> Writing<'t> {
         Ok(())
     }
 
-    /// Takes a message out, if it is still the one that is meant; says whether it was.
+    /// Takes a message out, if it is still the one that is meant.
     pub(super) fn take_entry(
         &mut self,
         mailbox: MailboxId,
         wanted: Message,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Kept>, StoreError> {
         let key = (mailbox.0, wanted.uid.0);
         let found = match self.entries.get(key).map_err(failed)? {
             Some(value) => self.damages.pass(message(key, value.value())),
             None => None,
         };
-        let Some(found) = found else { return Ok(false) };
-        if found.id == wanted.id {
+        let found = found.filter(|(message, _)| message.id == wanted.id);
+        if found.is_some() {
             self.entries.remove(key).map_err(failed)?;
         }
-        Ok(found.id == wanted.id)
+        Ok(found)
+    }
+
+    /// So many messages more need a window; `record` is kept when it is not there yet.
+    pub(super) fn need_window(
+        &mut self,
+        record: &WindowRecord,
+        count: u64,
+    ) -> Result<(), StoreError> {
+        let key = (record.mailbox().0, record.id().0);
+        let found = self.read_window(key)?;
+        // Where the row is damaged, this record opens it again.
+        let (before, record) = found.unwrap_or_else(|| (0, record.encode()));
+        self.put_window(key, before.saturating_add(count), &record)
+    }
+
+    /// A message less needs a window; the last one takes it along.
+    pub(super) fn release_window(&mut self, wrap: &RecipientWrap) -> Result<(), StoreError> {
+        let key = (wrap.mailbox.0, wrap.window.0);
+        let found = self.read_window(key)?;
+        match found {
+            // A damaged row stays; nothing says who needs it.
+            None => Ok(()),
+            Some((..=1, _)) => self.windows.remove(key).map(drop).map_err(failed),
+            Some((count, record)) => self.put_window(key, count - 1, &record),
+        }
+    }
+
+    /// Replaces the record of a window that is still needed.
+    pub(super) fn replace_window(&mut self, record: &WindowRecord) -> Result<(), StoreError> {
+        let key = (record.mailbox().0, record.id().0);
+        let found = self.read_window(key)?;
+        found.map_or(Ok(()), |(count, _)| self.put_window(key, count, &record.encode()))
+    }
+
+    /// How many messages need a window, and its record; none when the row is damaged.
+    fn read_window(&self, key: (u64, u64)) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        let Some(value) = self.windows.get(key).map_err(failed)? else { return Ok(None) };
+        let row = row::unseal(&row::window_key(key), value.value()).and_then(row::read_window);
+        let read = row.map_err(|why| damaged("windows", key, why));
+        Ok(self.damages.pass(read).map(|(count, record)| (count, record.to_vec())))
+    }
+
+    fn put_window(&mut self, key: (u64, u64), count: u64, record: &[u8]) -> Result<(), StoreError> {
+        row::window(count, record, &mut self.row);
+        row::seal(&row::window_key(key), &mut self.row);
+        self.windows.insert(key, self.row.as_slice()).map_err(failed)?;
+        Ok(())
     }
 
     /// Takes up to `rows_max` messages of a mailbox, and its row under uid 0 with the last of them;
@@ -417,7 +535,7 @@ impl<'t> Writing<'t> {
         &mut self,
         mailbox: MailboxId,
         rows_max: usize,
-        taken: &mut Vec<Message>,
+        taken: &mut Vec<Kept>,
     ) -> Result<bool, StoreError> {
         let mut keys = Vec::new();
         let mut rows =
@@ -509,12 +627,21 @@ impl<'t> Writing<'t> {
         match edit {
             Edit::PutDomain(name) => drop(self.domains.insert(name.as_str(), ()).map_err(failed)?),
             Edit::DropDomain(name) => drop(self.domains.remove(name.as_str()).map_err(failed)?),
-            Edit::PutAccount(account) => {
+            Edit::PutAccount(account, keys) => {
                 let row = row::account(account);
                 self.accounts.insert(account.address.as_str(), row.as_slice()).map_err(failed)?;
+                let mailbox = account.mailbox.0;
+                if let Some(keys) = keys {
+                    let mut row = keys.encode();
+                    row::seal(&mailbox.to_be_bytes(), &mut row);
+                    self.keys.insert(mailbox, row.as_slice()).map_err(failed)?;
+                } else if account.lock.sealed().is_none() {
+                    self.keys.remove(mailbox).map_err(failed)?;
+                }
             }
             Edit::DropAccount { address, mailbox } => {
                 self.accounts.remove(address.as_str()).map_err(failed)?;
+                self.keys.remove(mailbox.0).map_err(failed)?;
                 self.removed.insert(mailbox.0, false).map_err(failed)?;
             }
             Edit::PutAlias(alias) => {
@@ -528,8 +655,10 @@ impl<'t> Writing<'t> {
         Ok(())
     }
 
-    /// Notes that the mail of a removed account is gone.
+    /// Notes that the mail of a removed account is gone, and takes its windows along.
     pub(super) fn purged(&mut self, mailbox: MailboxId) -> Result<(), StoreError> {
+        let windows = (mailbox.0, 0)..=(mailbox.0, u64::MAX);
+        self.windows.retain_in(windows, |_, _| false).map_err(failed)?;
         self.removed.insert(mailbox.0, true).map_err(failed)?;
         Ok(())
     }
@@ -572,7 +701,7 @@ mod tests {
         transaction.commit().unwrap();
         drop(tables);
         let refused = open().map(|_| ()).unwrap_err();
-        assert!(matches!(refused, StoreError::Version { found: 3, known: 2, .. }), "{refused}");
+        assert!(matches!(refused, StoreError::Version { found: 4, known: 3, .. }), "{refused}");
     }
 
     #[test]

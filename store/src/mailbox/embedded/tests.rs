@@ -201,8 +201,8 @@ fn a_mailbox_that_used_up_its_uids_is_numbered_anew() {
         let mut writing = tables.write(&transaction).unwrap();
         let last = writing.next_uid(mailbox).unwrap().unwrap() - 1;
         let message = Message { id: early[2], octets: 50, uid: Uid(last) };
-        assert!(writing.take_entry(mailbox, message).unwrap());
-        writing.put_entry(mailbox, uid, early[2], 50).unwrap();
+        assert!(writing.take_entry(mailbox, message).unwrap().is_some());
+        writing.put_entry(mailbox, uid, early[2], 50, None).unwrap();
         drop(writing);
         transaction.commit().unwrap();
     };
@@ -254,7 +254,7 @@ fn subscribers_see_every_change() {
     let change = Change::AddAccount {
         address: "a@x.test".into(),
         name: String::new(),
-        password_phc: cheap_phc(),
+        lock: cheap_phc().into(),
         created: fsmtp_rt::UnixTime::from_ms(0),
     };
     assert_eq!(wait(store.change(change.clone())).unwrap().accounts_count(), 1);

@@ -240,6 +240,12 @@ impl<'a> Changes<'a> {
     ) -> Result<(), StoreError> {
         match write {
             Write::Persist { reply } => done.push(Done::Unit(reply)),
+            Write::Rewrap { windows, reply } => {
+                done.push(Done::Unit(reply));
+                for window in &windows {
+                    work.tables().replace_window(window)?;
+                }
+            }
             Write::Moved { shard, records, reply } => {
                 done.push(Done::Unit(reply));
                 work.relocate(shard, &records)?;

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use super::super::pending::{Body, LiveBytes, Rows};
 use super::super::types::Message;
-use super::tables::Writing;
+use super::tables::{Kept, Writing};
+use crate::seal::WindowRecord;
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError};
 
 /// Rows between two looks at the queues while deliveries are merged: some 5 ms.
@@ -52,17 +53,33 @@ impl<'a, 't> Work<'a, 't> {
         order.sort_by_key(|&index| rows.entries.get(index as usize).map(|entry| entry.mailbox));
         let entries = order.iter().filter_map(|&index| rows.entries.get(index as usize));
         let mut current: Option<(MailboxId, u32)> = None;
+        let mut needed: Option<(&WindowRecord, u64)> = None;
         for (count, entry) in entries.enumerate() {
             let uid = match current {
                 Some((mailbox, uid)) if mailbox == entry.mailbox && uid != 0 => uid,
                 _ => self.first_uid(entry.mailbox)?,
             };
-            self.writing.put_entry(entry.mailbox, uid, entry.id, entry.octets)?;
+            let wrap = entry.key.as_ref().map(|key| &key.wrap);
+            self.writing.put_entry(entry.mailbox, uid, entry.id, entry.octets, wrap)?;
+            if let Some(key) = &entry.key {
+                // Messages of a mailbox come together, and mostly share a window.
+                match &mut needed {
+                    Some((window, count)) if window.id() == key.wrap.window => *count += 1,
+                    _ => {
+                        if let Some((window, count)) = needed.replace((&*key.window, 1)) {
+                            self.writing.need_window(window, count)?;
+                        }
+                    }
+                }
+            }
             // 0 after the last one.
             current = Some((entry.mailbox, uid.wrapping_add(1)));
             if count % STEP_ROWS == STEP_ROWS - 1 {
                 step();
             }
+        }
+        if let Some((window, count)) = needed {
+            self.writing.need_window(window, count)?;
         }
         let mut order: Vec<u32> = (0..).take(rows.bodies.len()).collect();
         order.sort_by_key(|&index| rows.bodies.get(index as usize).map(|body| body.id));
@@ -90,8 +107,8 @@ impl<'a, 't> Work<'a, 't> {
     ) -> Result<(), StoreError> {
         let before = self.writing.next_uid(mailbox)?;
         for &message in messages {
-            if self.writing.take_entry(mailbox, message)? {
-                self.release(message.id)?;
+            if let Some(taken) = self.writing.take_entry(mailbox, message)? {
+                self.release(&taken)?;
             }
         }
         // Uids are not given out twice, whatever was deleted (RFC 3501 §2.3.1.1).
@@ -111,11 +128,13 @@ impl<'a, 't> Work<'a, 't> {
         let gone: BTreeSet<QueueId> = messages.iter().map(|message| message.id).collect();
         let mut all = Vec::new();
         self.writing.take_some(mailbox, usize::MAX, &mut all)?;
-        for message in all {
+        for kept in all {
+            let (message, wrap) = &kept;
             if gone.contains(&message.id) {
-                self.release(message.id)?;
+                self.release(&kept)?;
             } else {
-                self.writing.put_entry(mailbox, message.uid.0, message.id, message.octets)?;
+                let (uid, wrap) = (message.uid.0, wrap.as_ref());
+                self.writing.put_entry(mailbox, uid, message.id, message.octets, wrap)?;
             }
         }
         self.writing.put_floor(mailbox, next)
@@ -129,8 +148,9 @@ impl<'a, 't> Work<'a, 't> {
     ) -> Result<bool, StoreError> {
         let mut taken = Vec::new();
         let all = self.writing.take_some(mailbox, rows_max, &mut taken)?;
-        for message in taken {
-            self.release(message.id)?;
+        // Its windows go all at once.
+        for (message, _) in taken {
+            self.release(&(message, None))?;
         }
         if all {
             self.writing.purged(mailbox)?;
@@ -175,15 +195,18 @@ impl<'a, 't> Work<'a, 't> {
         self.writing.take_some(mailbox, usize::MAX, &mut all)?;
         self.renumbered.insert(mailbox);
         let mut uid = 1;
-        for message in all {
-            self.writing.put_entry(mailbox, uid, message.id, message.octets)?;
+        for (message, wrap) in all {
+            self.writing.put_entry(mailbox, uid, message.id, message.octets, wrap.as_ref())?;
             uid += 1;
         }
         Ok(uid)
     }
 
-    fn release(&mut self, id: QueueId) -> Result<(), StoreError> {
-        if let Some(body) = self.writing.release(id)? {
+    fn release(&mut self, (message, wrap): &Kept) -> Result<(), StoreError> {
+        if let Some(wrap) = wrap {
+            self.writing.release_window(wrap)?;
+        }
+        if let Some(body) = self.writing.release(message.id)? {
             self.forget(&body);
         }
         Ok(())

@@ -5,17 +5,19 @@ mod crash;
 mod files;
 mod fixture;
 mod recovery;
+mod sealed;
 mod traffic;
 
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use fsmtp_rt::{PAGE_BYTES, UnixTime};
 
 use super::*;
-use crate::envelope::{EnvelopeRecipient, Notify};
+use crate::envelope::{Envelope, EnvelopeRecipient, Notify};
 use crate::id::MailboxId;
 use crate::testing::{Chance, Machine, Plate, TestDisk};
 
@@ -124,6 +126,12 @@ impl Life {
 
     fn read(&self, message: &Committed) -> Result<Vec<u8>, StoreError> {
         self.run(read(&self.disk, message.into()))
+    }
+
+    fn envelope(&self, message: &Committed, segment_bytes: u64) -> Envelope {
+        let mut reader = Reader::new(self.disk.clone(), segment_bytes);
+        reader.open(message.into());
+        self.run(reader.envelope()).unwrap()
     }
 }
 

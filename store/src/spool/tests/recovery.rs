@@ -225,10 +225,10 @@ fn missing_segments_are_noticed() {
 fn a_later_version_is_refused_by_name_and_nothing_is_touched() {
     let plate = filled(3, 1000);
     plate.put("003.spare", vec![9; 100]);
-    plate.change(&segment(0), |bytes| bytes[8] = 2);
+    plate.change(&segment(0), |bytes| bytes[8] = 3);
     let changes = plate.changes_count();
     match open(&plate, Lsn(0)).1 {
-        Err(StoreError::Version { object, found: 2, known: 1 }) => assert_eq!(object, segment(0)),
+        Err(StoreError::Version { object, found: 3, known: 2 }) => assert_eq!(object, segment(0)),
         other => panic!("{other:?}"),
     }
     assert_eq!(plate.changes_count(), changes);

@@ -20,7 +20,7 @@ fn a_message_comes_back_byte_for_byte_and_the_sink_hears_of_it_first() {
             (message.id, message.lsn, message.octets),
             (stored.id, stored.lsn, stored.octets)
         );
-        assert_eq!(message.envelope, envelope(1));
+        assert_eq!(life.envelope(&message, small_config().segment_bytes), envelope(1));
         assert_eq!(life.read(&message).unwrap(), expected(index as u64, bytes), "{bytes} bytes");
         assert_eq!(message.chunks.len(), bytes.saturating_sub(1) / CHUNK_BYTES);
     }

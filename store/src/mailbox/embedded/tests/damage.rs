@@ -78,8 +78,8 @@ fn a_mailbox_of_damaged_rows_is_listed_to_its_end() {
     // More than one slice of a list, and more than are told apart.
     spoil(&folder, |writing| {
         (4..20_000).for_each(|uid| writing.spoil_entry(A, uid, SHORT));
-        writing.put_entry(A, 20_000, messages[0].id, 50).unwrap();
-        writing.put_entry(A, u32::MAX, messages[1].id, 50).unwrap();
+        writing.put_entry(A, 20_000, messages[0].id, 50, None).unwrap();
+        writing.put_entry(A, u32::MAX, messages[1].id, 50, None).unwrap();
     });
     let (store, keeper) = Embedded::open(folder.path(), options()).unwrap();
     let all: Vec<QueueId> = [0, 1, 2, 0, 1].map(|n: usize| messages[n].id).to_vec();
@@ -168,7 +168,7 @@ fn damage_that_can_be_read_touches_no_other_message() {
     let other = messages.iter().find(|message| message.id != messages[0].id).unwrap();
     // An entry that names another message, and a count of live bytes that is too low.
     let mut entry = Vec::new();
-    row::entry(other.id, messages[0].octets, &mut entry);
+    row::entry(other.id, messages[0].octets, None, &mut entry);
     row::seal(&row::entry_key((A.0, 2)), &mut entry);
     spoil(&folder, |writing| {
         writing.spoil_entry(A, 1, &entry);
@@ -197,7 +197,7 @@ fn a_removed_account_with_damaged_rows_is_purged() {
     let add = Change::AddAccount {
         address: "a@x.test".into(),
         name: String::new(),
-        password_phc: cheap_phc(),
+        lock: cheap_phc().into(),
         created: fsmtp_rt::UnixTime::from_ms(0),
     };
     assert!(wait(store.change(add)).unwrap().account("a@x.test").is_some());

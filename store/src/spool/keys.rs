@@ -1,0 +1,95 @@
+//! Who gets a message, and what opens it: the part of a record that stays in clear.
+//!
+//! Written by `incoming` for sealed messages, read by `recover` when the log is replayed. Each
+//! recipient brings the record of the window that wraps its key, so that no message depends on the
+//! record of another one. Layout in the header of `format`. Failure: bytes that encoding would not
+//! have written are refused with a reason.
+
+use std::sync::Arc;
+
+use fsmtp_rt::UnixTime;
+
+use crate::envelope::{Envelope, RECIPIENTS_COUNT_MAX};
+use crate::id::MailboxId;
+use crate::seal::{RECIPIENT_WRAP_BYTES, RecipientWrap, WindowRecord};
+
+/// Received, count of recipients.
+const FIXED_BYTES: usize = 8 + 4;
+
+/// One mailbox that gets a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recipient {
+    /// Whose it is.
+    pub mailbox: MailboxId,
+    /// What opens the message for its owner; none when it lies in clear.
+    pub key: Option<RecipientKey>,
+}
+
+/// How the owner of one mailbox opens a message: the window, then the wrap.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecipientKey {
+    /// The message's key, wrapped by the window's.
+    pub wrap: RecipientWrap,
+    /// The window; shared by the messages that it wraps.
+    pub window: Arc<WindowRecord>,
+}
+
+impl RecipientKey {
+    /// What it takes in a message's record.
+    #[must_use]
+    pub fn record_bytes(window: &WindowRecord) -> usize {
+        RECIPIENT_WRAP_BYTES + 2 + window.encoded_bytes()
+    }
+}
+
+/// The recipients of an envelope, for a message in clear.
+pub(super) fn in_clear(envelope: &Envelope) -> Vec<Recipient> {
+    let recipient = |mailbox| Recipient { mailbox, key: None };
+    envelope.recipients.iter().map(|to| recipient(to.mailbox)).collect()
+}
+
+/// The keys of a message as its record holds them.
+pub(super) fn encode(received: UnixTime, keys: &[RecipientKey]) -> Vec<u8> {
+    let records: usize = keys.iter().map(|key| RecipientKey::record_bytes(&key.window)).sum();
+    let mut bytes = Vec::with_capacity(FIXED_BYTES + records);
+    bytes.extend_from_slice(&received.ms().to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(keys.len()).unwrap_or(u32::MAX).to_le_bytes());
+    for key in keys {
+        bytes.extend_from_slice(&key.wrap.encode());
+        let record = key.window.encode();
+        bytes.extend_from_slice(&u16::try_from(record.len()).unwrap_or(u16::MAX).to_le_bytes());
+        bytes.extend_from_slice(&record);
+    }
+    bytes
+}
+
+/// What [`encode`] wrote.
+pub(super) fn decode(bytes: &[u8]) -> Result<(UnixTime, Vec<Recipient>), String> {
+    let early = || "the keys end early".to_owned();
+    let (received, rest) = bytes.split_first_chunk().ok_or_else(early)?;
+    let (count, mut rest) = rest.split_first_chunk().ok_or_else(early)?;
+    let count = usize::try_from(u32::from_le_bytes(*count)).unwrap_or(usize::MAX);
+    // A count that the bytes cannot hold must not make us allocate for it.
+    if count > RECIPIENTS_COUNT_MAX || count.saturating_mul(RECIPIENT_WRAP_BYTES) > rest.len() {
+        return Err("there are more recipients than keys".to_owned());
+    }
+    let mut recipients = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (wrap, behind) = rest.split_first_chunk::<RECIPIENT_WRAP_BYTES>().ok_or_else(early)?;
+        let (bytes, behind) = behind.split_first_chunk().ok_or_else(early)?;
+        let bytes = usize::from(u16::from_le_bytes(*bytes));
+        let (record, behind) = behind.split_at_checked(bytes).ok_or_else(early)?;
+        rest = behind;
+        let wrap = RecipientWrap::decode(wrap).map_err(|error| error.to_string())?;
+        let window = WindowRecord::decode(record).map_err(|error| error.to_string())?;
+        if (wrap.mailbox, wrap.window) != (window.mailbox(), window.id()) {
+            return Err("a key and its window are not of one mailbox".to_owned());
+        }
+        let key = RecipientKey { wrap, window: Arc::new(window) };
+        recipients.push(Recipient { mailbox: wrap.mailbox, key: Some(key) });
+    }
+    if !rest.is_empty() {
+        return Err("the keys go on after their end".to_owned());
+    }
+    Ok((UnixTime::from_ms(u64::from_le_bytes(*received)), recipients))
+}
