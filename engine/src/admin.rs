@@ -4,19 +4,18 @@
 //! come a page at a time, in the order of their keys. One request is carried out at a time, so what
 //! is looked up before a change still holds when it is made.
 
-use std::sync::Mutex;
-use std::time::SystemTime;
+mod credentials;
 
-use fsmtp_rt::UnixTime;
+use std::sync::Mutex;
+
 use fsmtp_store::StoreError;
 use fsmtp_store::directory::{Account, Alias, Change, Directory};
 use fsmtp_store::mailbox::{Embedded, Keeper, Registry, wait};
-use fsmtp_store::password::{self, Cost, Phc, SALT_BYTES};
-use ring::rand::{SecureRandom, SystemRandom};
+use fsmtp_store::seal::RsaBits;
 
 use crate::control::{
     Admin, AdminError, AdminErrorKind, AdminReply, AdminRequest, AliasEntry, PAGE_ENTRIES_MAX,
-    Password, UserEntry,
+    UserEntry,
 };
 use crate::dirlock::DirLock;
 
@@ -29,21 +28,24 @@ pub struct StoreAdmin {
     mailboxes: Embedded,
     /// The domain of names without one, if it is served.
     domain: String,
+    /// The length of RSA keys of new accounts; none: their mail lies in clear.
+    sealing: Option<RsaBits>,
     /// Ends the index's thread, then frees the folder; only when no engine does.
     _own: Option<(Mutex<Keeper>, DirLock)>,
 }
 
 impl StoreAdmin {
-    /// Beside a running engine; `domain` is that of names without one.
+    /// Beside a running engine; `domain` is that of names without one, `sealing` the length of RSA
+    /// keys of new accounts.
     #[must_use]
-    pub fn online(mailboxes: Embedded, domain: &str) -> Self {
-        Self { mailboxes, domain: domain.to_owned(), _own: None }
+    pub fn online(mailboxes: Embedded, domain: &str, sealing: Option<RsaBits>) -> Self {
+        Self { mailboxes, domain: domain.to_owned(), sealing, _own: None }
     }
 
     /// For a command that opened the store itself.
     #[must_use]
-    pub fn offline(mailboxes: Embedded, domain: &str, keeper: Keeper, lock: DirLock) -> Self {
-        Self { _own: Some((Mutex::new(keeper), lock)), ..Self::online(mailboxes, domain) }
+    pub fn offline(self, keeper: Keeper, lock: DirLock) -> Self {
+        Self { _own: Some((Mutex::new(keeper), lock)), ..self }
     }
 
     /// The address that `name` means: one without a domain is in the configured domain if that is
@@ -138,30 +140,6 @@ impl StoreAdmin {
     }
 }
 
-/// Hashes a new password with fresh salt; takes some 20 ms.
-///
-/// # Errors
-/// [`StoreError::Invalid`] for an empty or overlong password.
-pub fn hash(password: &[u8]) -> Result<Phc, StoreError> {
-    password::hash(password, random::<SALT_BYTES>()?, Cost::default())
-}
-
-/// Random bytes of the system.
-///
-/// # Errors
-/// [`StoreError::Invalid`] when it has none, which is early in the machine's boot only.
-pub(crate) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
-    let mut bytes = [0; N];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| StoreError::Invalid("the system has no random numbers".to_owned()))?;
-    Ok(bytes)
-}
-
-fn hashed(password: &Password) -> Result<Phc, AdminError> {
-    hash(password.reveal().as_bytes()).map_err(|e| refused(&e))
-}
-
 fn invalid(text: String) -> AdminError {
     AdminError::new(AdminErrorKind::Invalid, text)
 }
@@ -180,26 +158,26 @@ fn refused(error: &StoreError) -> AdminError {
 impl Admin for StoreAdmin {
     fn execute(&self, request: AdminRequest) -> Result<AdminReply, AdminError> {
         match request {
-            AdminRequest::UserAdd { address, name, password } => {
-                let address = self.new_address(address)?;
-                let password_phc = hashed(&password)?;
-                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                let ms = since.unwrap_or_default().as_millis();
-                let created = UnixTime::from_ms(u64::try_from(ms).unwrap_or(0));
-                let done = format!("{address} added");
-                let name = name.unwrap_or_default();
-                self.change(Change::AddAccount { address, name, password_phc, created }, done)
+            AdminRequest::UserAdd { address, name, password, recovery } => {
+                self.add_user(address, name, &password, recovery)
+            }
+            AdminRequest::UserImport { address, name, hash } => {
+                self.import_user(address, name, &hash)
             }
             AdminRequest::UserRemove { address } => {
                 let address = self.address(address)?;
                 let done = format!("{address} removed, with its mail");
                 self.change(Change::RemoveAccount { address }, done)
             }
-            AdminRequest::UserPassword { address, password } => {
-                let address = self.address(address)?;
-                let password_phc = hashed(&password)?;
-                let done = format!("{address} has a new password");
-                self.change(Change::SetPassword { address, password_phc }, done)
+            AdminRequest::UserPassword { address, password, old, lose_mail } => {
+                self.set_password(address, &password, old.as_ref(), lose_mail)
+            }
+            AdminRequest::AppPasswordAdd { address, name, credential } => {
+                self.add_app_password(address, &name, &credential)
+            }
+            AdminRequest::AppPasswordList { address } => self.list_app_passwords(address),
+            AdminRequest::AppPasswordRevoke { address, number } => {
+                self.revoke_app_password(address, number)
             }
             AdminRequest::DomainAdd { domain } => {
                 let done = format!("{domain} added");
@@ -270,7 +248,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let (mailboxes, keeper) =
             Embedded::open(temp.path(), fsmtp_store::mailbox::Options::new(1)).unwrap();
-        let admin = StoreAdmin::online(mailboxes, domain);
+        let admin = StoreAdmin::online(mailboxes, domain, None);
         run(&|request| {
             admin.execute(request).map(|reply| match reply {
                 AdminReply::Done { text } => text,
@@ -282,7 +260,7 @@ mod tests {
 
     fn user(address: &str) -> AdminRequest {
         let password = Password::try_from("secret".to_owned()).unwrap();
-        AdminRequest::UserAdd { address: address.to_owned(), name: None, password }
+        AdminRequest::UserAdd { address: address.to_owned(), name: None, password, recovery: false }
     }
 
     fn domain(domain: &str) -> AdminRequest {

@@ -16,6 +16,7 @@ pub use render::{explain, explain_json, reference, schema};
 
 use crate::log;
 use crate::tls::Pair;
+use fsmtp_store::seal::RsaBits;
 use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -129,6 +130,8 @@ pub struct Store {
     pub segment_bytes: u64,
     /// Mail is refused for the time being while less than this is free.
     pub reserve_bytes: u64,
+    /// The length of RSA keys of new accounts; none: their mail lies in clear.
+    pub sealing: Option<RsaBits>,
 }
 
 /// What is written about what happens.

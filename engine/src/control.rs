@@ -94,11 +94,34 @@ impl fmt::Debug for Password {
 #[allow(missing_docs, reason = "the fields say what the variants say")]
 pub enum AdminRequest {
     /// Makes an account with a mailbox of its own.
-    UserAdd { address: String, name: Option<String>, password: Password },
+    UserAdd {
+        address: String,
+        name: Option<String>,
+        password: Password,
+        /// Answered by the recovery key.
+        #[serde(default)]
+        recovery: bool,
+    },
+    /// Makes an account with a password hash of the older program.
+    UserImport { address: String, name: Option<String>, hash: String },
     /// Removes an account, and its mail.
     UserRemove { address: String },
-    /// Sets a new password.
-    UserPassword { address: String, password: Password },
+    /// Sets a new password. For a sealed account with the old password or the recovery key; or its
+    /// mail is lost.
+    UserPassword {
+        address: String,
+        password: Password,
+        #[serde(default)]
+        old: Option<Password>,
+        #[serde(default)]
+        lose_mail: bool,
+    },
+    /// Makes an app password, answered by itself, for who has the password or the recovery key.
+    AppPasswordAdd { address: String, name: String, credential: Password },
+    /// Lists the app passwords of an account.
+    AppPasswordList { address: String },
+    /// Takes an app password away.
+    AppPasswordRevoke { address: String, number: u32 },
     /// Lists the accounts.
     UserList { after: Option<String> },
     /// Takes mail for a domain.
@@ -128,6 +151,10 @@ pub enum AdminRequest {
 pub enum AdminReply {
     /// It is done, and on stable storage; a sentence about it.
     Done { text: String },
+    /// It is done, and here is what it made, which is kept nowhere and shown once.
+    Secret { text: String, secret: String },
+    /// The app passwords of an account.
+    AppPasswords { entries: Vec<AppPasswordEntry> },
     /// A page of accounts; `more` when it is not the last.
     Users { users: Vec<UserEntry>, more: bool },
     /// A page of domains.
@@ -142,6 +169,15 @@ pub struct UserEntry {
     /// `user@domain`
     pub address: String,
     /// The person's name, empty when none was given.
+    pub name: String,
+}
+
+/// An app password in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppPasswordEntry {
+    /// Its number, never given again in the account.
+    pub number: u32,
+    /// What its owner calls it.
     pub name: String,
 }
 
@@ -173,6 +209,8 @@ pub enum AdminErrorKind {
     Exists,
     /// The request cannot be understood or names something impossible.
     Invalid,
+    /// It needs the old password or the recovery key.
+    Locked,
     /// Not now; later perhaps.
     Busy,
     /// It failed on our side.

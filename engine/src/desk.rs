@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fsmtp_proto::sasl::Question;
+use fsmtp_proto::sasl::{Nonce, Question, ScramKeys};
 use fsmtp_proto::smtp::address::{Domain, Path};
 use fsmtp_proto::smtp::ext::{BodyType, Return};
 use fsmtp_proto::smtp::hops::Hops;
@@ -22,13 +22,15 @@ use fsmtp_store::envelope::{
     BodyFlags, ENVELOPE_BYTES_MAX, Envelope, EnvelopeRecipient, Notify, RECIPIENTS_COUNT_MAX, Ret,
 };
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::spool::{Incoming, Stored};
+use fsmtp_store::seal::SealError;
+use fsmtp_store::spool::{Incoming, RecipientKey, Stored};
 use fsmtp_store::{MailboxId, QueueId, StoreError};
 
 use crate::guard::SharedState;
 use crate::log::Event;
 use crate::shard::{Shard, count};
-use crate::signin::{Refused, sign_in};
+use crate::signin::{Refused, prove, scram_keys, sign_in};
+use crate::windows::Held;
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
 const HOPS_MAX: u16 = 100;
@@ -41,6 +43,10 @@ const RECIPIENT_BYTES: usize = 16;
 const MESSAGE_TIME_MAX: Duration = Duration::from_secs(600);
 /// The slowest sender that may take any length of time, in bytes a second.
 const RATE_BYTES_MIN: u64 = 1024;
+/// Windows that are begun before others have their turn; half a millisecond.
+const BEGUN_AT_ONCE_MAX: usize = 16;
+/// What sign-ins are said to be for.
+const SERVICE: &str = "smtp";
 /// How long the magic recipient `slow` takes to answer.
 const SLOW: Duration = Duration::from_secs(5);
 
@@ -53,6 +59,8 @@ pub enum Said {
     Stored([u8; 13]),
     /// The client is the user of this account.
     SignedIn(Arc<Account>),
+    /// What SCRAM goes on with.
+    Keys(Rc<(ScramKeys, Nonce)>),
     /// No.
     Refused(Refusal),
 }
@@ -65,6 +73,7 @@ impl Said {
             Self::Accepted => Answer::Accepted,
             Self::Stored(id) => Answer::Stored { id: core::str::from_utf8(id).unwrap_or("") },
             Self::SignedIn(account) => Answer::SignedIn { user: &account.address },
+            Self::Keys(said) => Answer::Keys { keys: &said.0, nonce: &said.1 },
             Self::Refused(refusal) => Answer::Refused(*refusal),
         }
     }
@@ -78,6 +87,10 @@ struct Transaction {
     discard: bool,
     /// Who gets it, each once, however many addresses lead there.
     mailboxes: BTreeSet<MailboxId>,
+    /// What seals to each of the envelope's recipients, as far as they have keys.
+    seals: Vec<Rc<Held>>,
+    /// A recipient's mail lies in clear, so sealing the message for the others would hide nothing.
+    in_clear: bool,
     /// Recipients that were accepted.
     accepted_count: usize,
     /// About what the recipients need in the envelope.
@@ -90,21 +103,25 @@ impl Transaction {
     fn add(
         &mut self,
         address: &str,
-        mailboxes: &[MailboxId],
+        mailboxes: &[(MailboxId, Option<Rc<Held>>)],
         notify: Notify,
         orcpt: Option<&[u8]>,
     ) -> bool {
         let bytes = RECIPIENT_BYTES + address.len() + orcpt.map_or(0, <[u8]>::len);
-        let new = mailboxes.iter().filter(|m| !self.mailboxes.contains(m)).count();
-        let count = self.envelope.recipients.len() + new;
-        let sum = self.recipients_bytes + new * bytes;
+        let new = mailboxes.iter().filter(|(mailbox, _)| !self.mailboxes.contains(mailbox));
+        let count = self.envelope.recipients.len() + new.clone().count();
+        let key_bytes = |held: &Option<Rc<Held>>| held.as_ref().map_or(0, |held| held.record_bytes());
+        let sum = new.fold(self.recipients_bytes, |sum, (_, held)| sum + bytes + key_bytes(held));
         if count > RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
             return false;
         }
         self.recipients_bytes = sum;
         self.accepted_count += 1;
-        for &mailbox in mailboxes {
+        for (mailbox, held) in mailboxes {
+            let mailbox = *mailbox;
             if self.mailboxes.insert(mailbox) {
+                self.in_clear |= held.is_none();
+                self.seals.extend(held.clone());
                 self.envelope.recipients.push(EnvelopeRecipient {
                     mailbox,
                     address: address.as_bytes().to_vec(),
@@ -187,19 +204,29 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             Ask::Recipient(recipient) => self.recipient(recipient).await,
             Ask::Begin => self.begin(),
             Ask::Commit => self.commit(session).await,
-            // No listener offers AUTH, so no session asks.
             Ask::Auth(question) => self.sign_in(question, session).await,
         }
     }
 
     async fn sign_in(&mut self, question: &Question, session: &Session) -> Said {
-        // Only mechanisms with a password are offered so far.
-        let Question::Password { user, password } = question else {
-            return Said::Refused(Refusal::SignInLater);
+        let (shard, from) = (self.shard, session.peer().ip);
+        let said = match question {
+            Question::Password { user, password } => {
+                sign_in(shard, user, password.bytes(), from, SERVICE).await
+            }
+            Question::ScramKeys { user } => match scram_keys(shard, user, from) {
+                Ok(keys) => return Said::Keys(Rc::new(keys)),
+                Err(refused) => Err(refused),
+            },
+            Question::Proved { user, client_key } => {
+                prove(shard, user, Some(client_key), from, SERVICE).await
+            }
+            Question::Disproved { user } => prove(shard, user, None, from, SERVICE).await,
+            // Not offered.
+            Question::External { .. } | Question::Bearer { .. } => Err(Refused::Later),
         };
-        let from = session.peer().ip;
-        match sign_in(self.shard, user, password.bytes(), from, "smtp").await {
-            Ok(account) => Said::SignedIn(account),
+        match said {
+            Ok(signed_in) => Said::SignedIn(signed_in.account),
             Err(Refused::Wrong) => Said::Refused(Refusal::Credentials),
             Err(Refused::Later) => Said::Refused(Refusal::SignInLater),
         }
@@ -264,14 +291,50 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             text.extend(original.address.decode());
             text
         });
+        let mailboxes = match self.held(mailboxes).await {
+            Ok(mailboxes) => mailboxes,
+            Err(error) => {
+                let why = StoreError::Invalid(format!("cannot seal for {address}: {error}"));
+                return self.storage_refusal(&why);
+            }
+        };
         let Some(transaction) = &mut self.transaction else {
             return Said::Refused(Refusal::Storage);
         };
-        if transaction.add(address, mailboxes, notify, orcpt.as_deref()) {
+        if transaction.add(address, &mailboxes, notify, orcpt.as_deref()) {
             Said::Accepted
         } else {
             self.refuse_recipient(address, Refusal::TooManyRecipients)
         }
+    }
+
+    /// What seals to each of these mailboxes; none for those whose mail lies in clear.
+    async fn held(
+        &self,
+        mailboxes: &[MailboxId],
+    ) -> Result<Vec<(MailboxId, Option<Rc<Held>>)>, SealError> {
+        let shard = self.shard;
+        let mut all = Vec::with_capacity(mailboxes.len());
+        let mut begun_count = 0;
+        for &mailbox in mailboxes {
+            let account = shard.directory.borrow().owner(mailbox).cloned();
+            let held = match &account {
+                None => None,
+                Some(account) => match shard.windows.held(account, shard.rt.now()) {
+                    Some(held) => Some(held),
+                    None => {
+                        begun_count += 1;
+                        if begun_count % BEGUN_AT_ONCE_MAX == 0 {
+                            shard.rt.yield_now().await;
+                        }
+                        let random = &mut |bytes: &mut [u8]| shard.rt.random(bytes);
+                        shard.windows.begin(account, shard.rt.now(), random)?
+                    }
+                },
+            };
+            all.push((mailbox, held));
+        }
+        Ok(all)
     }
 
     fn refuse_recipient(&self, address: &str, refusal: Refusal) -> Said {
@@ -310,7 +373,12 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         self.drop_message();
         let _shared = SharedState;
         match self.shard.spool.incoming() {
-            Ok(incoming) => {
+            Ok(mut incoming) => {
+                if self.transaction.as_ref().is_some_and(|transaction| !transaction.in_clear)
+                    && let Err(error) = incoming.seal(&mut |bytes| self.shard.rt.random(bytes))
+                {
+                    return self.storage_refusal(&error);
+                }
                 self.incoming = Some(incoming);
                 self.since = self.shard.rt.now();
                 Said::Accepted
@@ -338,15 +406,26 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         if transaction.envelope.recipients.is_empty() && transaction.discard {
             return Said::Stored(id.text());
         }
-        let head = self.trace_header(session, &transaction, id);
+        let mut head = self.trace_header(session, &transaction, id);
         let from = self.shard.log.enabled(Event::MessageStored.level()).then(|| {
             (
                 String::from_utf8_lossy(&transaction.envelope.reverse_path).into_owned(),
                 transaction.envelope.recipients.len(),
             )
         });
+        let Transaction { envelope, seals, .. } = *transaction;
         let shared = SharedState;
-        let stored = incoming.commit(&head, transaction.envelope).await;
+        let stored = match incoming.content_key() {
+            None => incoming.commit(&head, envelope).await,
+            Some(content) => {
+                let keys: Result<Vec<RecipientKey>, SealError> =
+                    seals.iter().map(|held| held.wrap(content, id)).collect();
+                match keys {
+                    Ok(keys) => incoming.commit_sealed(&mut head, envelope, keys).await,
+                    Err(why) => Err(StoreError::Invalid(why.to_string())),
+                }
+            }
+        };
         drop(shared);
         self.shard.rt.recycle(head);
         match stored {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fsmtp_proto::access::{Access, TlsMode as Mode};
-use fsmtp_proto::sasl::{Mechanism, Mechanisms};
+use fsmtp_proto::sasl::Mechanisms;
 use fsmtp_proto::{pop3, smtp};
 
 use crate::accept::{Door, Service};
@@ -101,14 +101,13 @@ impl Entrance {
     /// Users sign in where they fetch and submit mail, never where strangers bring it.
     fn access(&self) -> Access {
         let users = self.listener.protocol != Protocol::Smtp;
-        let mechanisms = Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login);
         Access {
             tls: match self.listener.tls {
                 TlsMode::None => Mode::None,
                 TlsMode::Starttls => Mode::StartTls,
                 TlsMode::Implicit => Mode::Implicit,
             },
-            mechanisms: if users { mechanisms } else { Mechanisms::NONE },
+            mechanisms: if users { Mechanisms::PASSWORD } else { Mechanisms::NONE },
             submission: self.listener.protocol == Protocol::Submission,
             // What travels on loopback is seen by this machine only.
             clear_auth_allowed: self.listener.address.ip().is_loopback(),

@@ -91,6 +91,7 @@ events! {
     SignInOk "sign-in-ok" Info "A user has signed in.";
     SignInFailed "sign-in-failed" Warn "A sign-in was refused.";
     SignInDeferred "sign-in-deferred" Warn "Too many failures or too much to do: later.";
+    AccountSealed "account-sealed" Info "An account has got keys: its mail is sealed from now on.";
     MaildropClosed "maildrop-closed" Info "A POP3 session has ended and its deletions are done.";
     SegmentFreed "segment-freed" Info "A segment of the log was compacted or is used again.";
     MessageDamaged "message-damaged" Error "A stored message cannot be read as it was written.";

@@ -11,21 +11,23 @@ use fsmtp_proto::pop3::{
     Answer, Ask, Listing, Nothing, Refusal, Session, Settings, Stuffer, Then, Top,
     refuse_connection,
 };
-use fsmtp_proto::sasl::Question;
+use fsmtp_proto::sasl::{Nonce, Question, ScramKeys};
 use fsmtp_proto::wire::outbox::Outbox;
 use fsmtp_rt::{Conn, IoKind, Runtime};
-use fsmtp_store::directory::Account;
-use fsmtp_store::mailbox::{Mailboxes, Maildrop, Message};
+use fsmtp_store::mailbox::{Found, Mailboxes, Maildrop, Message};
 use fsmtp_store::spool::Reader;
-use fsmtp_store::{QueueId, StoreError};
+use fsmtp_store::{MailboxId, QueueId, StoreError};
 
 use crate::accept::{Visit, handshake_failed};
 use crate::log::Event;
 use crate::shard::{CLOSE_TIMEOUT, Shard, count};
-use crate::signin::{Refused, sign_in};
+use crate::signin::{Refused, SignedIn, prove, scram_keys, sign_in};
 use crate::smtp::End;
 use crate::tls::Stream;
+use crate::unseal::Unsealer;
 
+/// What sign-ins are said to be for.
+const SERVICE: &str = "pop3";
 /// How often a message that compaction has moved away is looked up again before giving up.
 const LOOKUPS_MAX: u32 = 4;
 /// Message bytes that are gathered for one send.
@@ -49,7 +51,8 @@ pub async fn serve<R: Runtime, M: Mailboxes>(
 ) -> End {
     let guest = shard.drain.enter_task().await;
     let reader = Reader::sharing(&shard.files, shard.spool.config().segment_bytes);
-    let mut post = Post { shard, settings, maildrop: None, user: String::new(), reader };
+    let (maildrop, unsealer, keys, user) = (None, None, None, String::new());
+    let mut post = Post { shard, settings, maildrop, user, reader, unsealer, keys };
     let end = post.talk(&mut visit).await.unwrap_or_else(|end| end);
     post.release().await;
     drop(guest);
@@ -81,9 +84,13 @@ struct Post<'s, R: Runtime, M: Mailboxes> {
     user: String,
     /// Borrows the shard's segment files, one read at a time.
     reader: Reader<R::Disk>,
+    /// None until sign-in, and for a mailbox whose mail lies in clear.
+    unsealer: Option<Box<Unsealer<'s, R, M>>>,
+    /// What SCRAM goes on with.
+    keys: Option<Box<(ScramKeys, Nonce)>>,
 }
 
-impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
+impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
     async fn talk(&mut self, visit: &mut Visit<'_, R>) -> Result<End, End> {
         let rt = self.shard.rt.clone();
         let mut out = Outbox::new(rt.buffer());
@@ -182,23 +189,44 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
     }
 
     async fn login(&mut self, user: &str, password: &[u8], from: IpAddr) -> Answer<'static> {
-        match sign_in(self.shard, user, password, from, "pop3").await {
-            Ok(account) => self.open(&account).await,
+        let signed_in = sign_in(self.shard, user, password, from, SERVICE).await;
+        self.enter(signed_in).await
+    }
+
+    async fn authenticate(&mut self, question: &Question, from: IpAddr) -> Answer<'_> {
+        let signed_in = match question {
+            Question::Password { user, password } => {
+                sign_in(self.shard, user, password.bytes(), from, SERVICE).await
+            }
+            Question::ScramKeys { user } => match scram_keys(self.shard, user, from) {
+                Ok(keys) => {
+                    let (keys, nonce) = &**self.keys.insert(Box::new(keys));
+                    return Answer::Keys { keys, nonce };
+                }
+                Err(refused) => Err(refused),
+            },
+            Question::Proved { user, client_key } => {
+                prove(self.shard, user, Some(client_key), from, SERVICE).await
+            }
+            Question::Disproved { user } => prove(self.shard, user, None, from, SERVICE).await,
+            // Not offered.
+            Question::External { .. } | Question::Bearer { .. } => Err(Refused::Later),
+        };
+        self.enter(signed_in).await
+    }
+
+    async fn enter(&mut self, signed_in: Result<SignedIn, Refused>) -> Answer<'static> {
+        self.keys = None;
+        match signed_in {
+            Ok(signed_in) => self.open(signed_in).await,
             Err(Refused::Wrong) => Answer::Refused(Refusal::Credentials),
             Err(Refused::Later) => Answer::Refused(Refusal::Temporary),
         }
     }
 
-    async fn authenticate(&mut self, question: &Question, from: IpAddr) -> Answer<'static> {
-        match question {
-            Question::Password { user, password } => self.login(user, password.bytes(), from).await,
-            // Only mechanisms with a password are offered so far.
-            _ => Answer::Refused(Refusal::Temporary),
-        }
-    }
-
     /// Opens the maildrop of somebody who has signed in.
-    async fn open(&mut self, account: &Account) -> Answer<'static> {
+    async fn open(&mut self, signed_in: SignedIn) -> Answer<'static> {
+        let SignedIn { account, key } = signed_in;
         match self.shard.mailboxes.open(account.mailbox).await {
             Ok(maildrop) => {
                 let messages = maildrop.messages();
@@ -208,6 +236,8 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
                 };
                 self.maildrop = Some(maildrop);
                 self.user.clone_from(&account.address);
+                let unsealer = |key| Box::new(Unsealer::new(self.shard, account.mailbox, key));
+                self.unsealer = key.map(unsealer);
                 answer
             }
             Err(StoreError::InUse) => Answer::Refused(Refusal::InUse),
@@ -228,27 +258,25 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
         index: u32,
         lines: Option<u64>,
     ) -> Result<Outbox, End> {
-        let Some(entry) = self.maildrop.as_ref().and_then(|m| message(m, index)) else {
+        let maildrop = self.maildrop.as_ref();
+        let Some((mailbox, entry)) =
+            maildrop.and_then(|maildrop| Some((maildrop.mailbox(), message(maildrop, index)?)))
+        else {
             session.answer(Answer::Refused(Refusal::Gone), &mut out);
             return Ok(out);
         };
-        let body = match self.shard.mailboxes.locate(entry.id).await {
-            Ok(body) => body,
-            Err(StoreError::NotFound(_)) => {
-                session.answer(Answer::Refused(Refusal::Gone), &mut out);
-                return Ok(out);
+        if let Err(error) = self.find(mailbox, entry).await {
+            let refusal = match error {
+                StoreError::NotFound(_) => Refusal::Gone,
+                StoreError::Corrupt { .. } => Refusal::Permanent,
+                _ => Refusal::Temporary,
+            };
+            if refusal == Refusal::Permanent {
+                self.log(Event::MessageDamaged, &[("id", &entry.id), ("why", &error)]);
             }
-            // The index has named the row.
-            Err(StoreError::Corrupt { .. }) => {
-                session.answer(Answer::Refused(Refusal::Permanent), &mut out);
-                return Ok(out);
-            }
-            Err(_) => {
-                session.answer(Answer::Refused(Refusal::Temporary), &mut out);
-                return Ok(out);
-            }
-        };
-        self.reader.open(body);
+            session.answer(Answer::Refused(refusal), &mut out);
+            return Ok(out);
+        }
         // The first piece is read before the message is announced, so that damage is an `-ERR`.
         let mut piece = match self.piece(entry.id).await {
             Ok(piece) => piece,
@@ -284,6 +312,25 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
         Ok(Outbox::new(self.shard.rt.buffer()))
     }
 
+    /// Has the reader begin with a message.
+    async fn find(&mut self, mailbox: MailboxId, message: Message) -> Result<(), StoreError> {
+        let Found { body, key } = self.shard.mailboxes.find(mailbox, message).await?;
+        match (key, &mut self.unsealer) {
+            (None, _) => self.reader.open(body),
+            (Some(key), Some(unsealer)) => {
+                let key = unsealer.content_key(&key, message.id).await?;
+                self.reader.open_sealed(body, &key);
+            }
+            (Some(_), None) => {
+                return Err(StoreError::Corrupt {
+                    place: format!("message {}", message.id),
+                    why: "it is sealed, and the account has no keys any more".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The next piece; looks again where the message is when compaction has moved it meanwhile.
     async fn piece(&mut self, id: QueueId) -> Result<Option<Vec<u8>>, StoreError> {
         let mut lookups = 0;
@@ -302,6 +349,7 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
     /// QUIT: the deletions become durable, then the maildrop is free (RFC 1939 §6).
     async fn update(&mut self, deletions: Vec<u32>) -> Answer<'static> {
         let Some(maildrop) = self.maildrop.take() else { return Answer::Done };
+        self.settle().await;
         let deleted = deletions.len();
         let uids = deletions.iter().filter_map(|&i| message(&maildrop, i)).map(|m| m.uid).collect();
         let closed = self.shard.mailboxes.close(maildrop, uids).await;
@@ -317,8 +365,16 @@ impl<R: Runtime, M: Mailboxes> Post<'_, R, M> {
         }
     }
 
+    /// Keeps what RSA has opened, for the next visit.
+    async fn settle(&mut self) {
+        if let Some(unsealer) = &mut self.unsealer {
+            unsealer.settle().await;
+        }
+    }
+
     /// The connection has ended without QUIT: nothing is deleted (RFC 1939 §6).
     async fn release(&mut self) {
+        self.settle().await;
         if let Some(maildrop) = self.maildrop.take() {
             // An error leaves the lock to the index, which frees it when the handle is gone.
             let _ = self.shard.mailboxes.close(maildrop, Vec::new()).await;

@@ -17,9 +17,8 @@ use std::time::SystemTime;
 use fsmtp_rt::glommio::{GlommioRuntime, ShardOptions, processors, start_shard};
 use fsmtp_rt::helpers::Helpers;
 use fsmtp_rt::{Class, PAGE_BYTES, Runtime, UnixTime};
-use fsmtp_store::directory::{Change, Directory};
+use fsmtp_store::directory::{Change, Directory, Lock};
 use fsmtp_store::mailbox::{Embedded, Keeper, Options, Registry, wait};
-use fsmtp_store::password::{self, Cost};
 use fsmtp_store::spool::{SpoolConfig, made_with_segment_bytes};
 use fsmtp_store::{ShardId, StoreError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -32,8 +31,9 @@ use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
 use crate::entrance::{Entrance, certificates, entrances};
 use crate::latest::Latest;
+use crate::locks::{self, Protection};
 use crate::log::{Event, Sink};
-use crate::shard::{Overload, PasswordCheck, Shard};
+use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
 use crate::supervise::{Happening, Life, Order, Running, say_damage, supervise};
@@ -111,7 +111,8 @@ pub fn segment_bytes_kept(config: &Config, kept: u64) -> Option<String> {
 /// One line for the operator.
 pub fn open(config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
     let store = open_store(config)?;
-    Ok(Box::new(StoreAdmin::offline(store.mailboxes, &config.domain, store.keeper, lock)))
+    let admin = StoreAdmin::online(store.mailboxes, &config.domain, config.store.sealing);
+    Ok(Box::new(admin.offline(store.keeper, lock)))
 }
 
 /// Runs until SIGTERM.
@@ -133,7 +134,8 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     if let Some(why) = segment_bytes_kept(config, store.mailboxes.segment_bytes()) {
         log.event(now(), Event::SettingIgnored, &[("why", &why)]);
     }
-    let admin = Arc::new(StoreAdmin::online(store.mailboxes.clone(), &config.domain));
+    let admin = StoreAdmin::online(store.mailboxes.clone(), &config.domain, config.store.sealing);
+    let admin = Arc::new(admin);
     let control = control::serve(&config.data, admin)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
     let (events, inbox) = channel();
@@ -175,8 +177,7 @@ fn start_shards(
     let files = Helpers::new("files", FILE_THREADS).map_err(started)?;
     let hashes = Helpers::new("passwords", HASH_THREADS).map_err(started)?;
     let cpus = processors();
-    let secret = crate::admin::random().map_err(|e| e.to_string())?;
-    let gate = Gate::new(&secret, signin::Limits::default());
+    let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
     let mut shards = Vec::new();
     for n in 0..config.cores {
         let options = ShardOptions {
@@ -323,6 +324,8 @@ impl Body {
             mailboxes: self.mailboxes.clone(),
             directory,
             check_password: password_check(self.hashes.clone()),
+            helpers: helpers(self.hashes.clone()),
+            sealing: config.store.sealing,
             gate: Arc::clone(&self.gate),
             magic: config.dev.is_some(),
             node: config.node.as_str().into(),
@@ -334,18 +337,23 @@ impl Body {
 
 /// Checks passwords on the helper threads; an unknown user costs as much as a known one.
 fn password_check(hashes: Helpers) -> PasswordCheck {
-    Rc::new(move |stored, password| {
+    Rc::new(move |account, password| {
         let hashes = hashes.clone();
         Box::pin(async move {
-            let right = hashes
-                .run(move || match stored {
-                    Some(stored) => password::verify(&password, &stored),
-                    None => password::verify_dummy(&password, Cost::default()),
+            let opened = hashes
+                .run(move || match account {
+                    Some(account) => account.lock.open(account.mailbox, &password),
+                    None => Lock::open_nobody(&password),
                 })
                 .map_err(|_| Overload)?;
-            right.await.map_err(|_| Overload)
+            opened.await.map_err(|_| Overload)
         })
     })
+}
+
+/// The helper threads as shards use them.
+fn helpers(threads: Helpers) -> Offload {
+    Rc::new(move |job| threads.run(job).map(drop).map_err(|_| Overload))
 }
 
 /// `--dev`: the domain and the account that the manual names.
@@ -361,11 +369,14 @@ fn prepare_dev(config: &Config, mailboxes: &Embedded) -> Result<(), String> {
         wait(mailboxes.change(Change::AddDomain { domain })).map_err(failed)?;
     }
     if directory.account(dev.account).is_none() {
-        let password = crate::admin::hash(dev.password.as_bytes()).map_err(failed)?;
+        let protection = Protection { bits: config.store.sealing, recovery: false };
+        let mailbox = mailboxes.directory().next_mailbox();
+        let (lock, _) =
+            locks::make(mailbox, dev.password.as_bytes(), protection).map_err(failed)?;
         wait(mailboxes.change(Change::AddAccount {
             address: dev.account.to_owned(),
             name: "Demo".to_owned(),
-            password_phc: password,
+            lock,
             created: now(),
         }))
         .map_err(failed)?;

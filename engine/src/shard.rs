@@ -11,22 +11,30 @@ use std::sync::Arc;
 
 use fsmtp_rt::Runtime;
 use fsmtp_store::ShardId;
-use fsmtp_store::directory::Directory;
+use fsmtp_store::directory::{Account, Directory, Opened};
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::password::Phc;
+use fsmtp_store::seal::RsaBits;
 use fsmtp_store::spool::{SegmentFiles, Spool};
+use futures_channel::oneshot;
+use zeroize::Zeroizing;
 
 use crate::drain::Drain;
 use crate::log::Log;
 use crate::signin::Gate;
+use crate::windows::Windows;
 
 /// How long a connection that we close may take to hear it.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Checks a password against a stored hash, off the shard; no hash means no such user, and takes
+/// Tries a password on an account's lock, off the shard; no account means no such user, and takes
 /// as long. `Err`: too many checks wait.
-pub type PasswordCheck =
-    Rc<dyn Fn(Option<Phc>, Vec<u8>) -> Pin<Box<dyn Future<Output = Result<bool, Overload>>>>>;
+pub type PasswordCheck = Rc<dyn Fn(Option<Arc<Account>>, Zeroizing<Vec<u8>>) -> Checked>;
+
+/// What becomes of a check.
+pub type Checked = Pin<Box<dyn Future<Output = Result<Opened, Overload>>>>;
+
+/// Has work done on a helper thread. `Err`: too much waits there.
+pub type Offload = Rc<dyn Fn(Box<dyn FnOnce() + Send>) -> Result<(), Overload>>;
 
 /// The helper threads have too much to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,8 +88,14 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub directory: RefCell<Arc<Directory>>,
     /// Checks passwords.
     pub check_password: PasswordCheck,
+    /// Does what takes too long for a shard.
+    pub helpers: Offload,
     /// Who may try a password now; of all shards.
     pub gate: Arc<Gate>,
+    /// What seals to mailboxes for the time being.
+    pub windows: Windows,
+    /// The length of RSA keys of accounts that get some; none: mail lies in clear.
+    pub sealing: Option<RsaBits>,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
     /// The node's host name.
@@ -94,6 +108,24 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub log: Log,
     /// What was done.
     pub counters: Counters,
+}
+
+impl<R: Runtime, M: Mailboxes> Shard<R, M> {
+    /// Runs `job` on a helper thread.
+    ///
+    /// # Errors
+    /// [`Overload`] when too much waits there.
+    pub async fn offload<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Overload> {
+        let (done, outcome) = oneshot::channel();
+        (self.helpers)(Box::new(move || {
+            // Nobody may be waiting any more.
+            let _ = done.send(job());
+        }))?;
+        outcome.await.map_err(|_| Overload)
+    }
 }
 
 impl<R: Runtime, M: Mailboxes> core::fmt::Debug for Shard<R, M> {

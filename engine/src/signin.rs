@@ -1,10 +1,16 @@
 //! Signing in, for every protocol: whose password it is, and how often one may be wrong.
 //!
-//! Each check costs an Argon2id run on a helper thread, for unknown users too. Two things stand
-//! before it, both in memory only and shared by all shards: who has signed in with the same
-//! password a short while ago need not pay again, and who was wrong too often is told to come
-//! back later, whatever the password is. A lock around either is held for one look-up; sign-ins
-//! are rare beside mail.
+//! Each check costs an Argon2id run on a helper thread, for unknown users too; what it gives is the
+//! key of the user's mailbox. Two things stand before it, both in memory only and shared by all
+//! shards: who has signed in with the same password a short while ago need not pay again, and who
+//! was wrong too often is told to come back later, whatever the password is. A lock around either
+//! is held for one look-up; sign-ins are rare beside mail.
+//!
+//! SCRAM costs the server nothing, so nothing is remembered for it. A user who is not there has
+//! keys, too: made up, and the same each time.
+//!
+//! An account that came without keys gets them when its password is first known, if mail is to be
+//! sealed; what was stored before stays in clear.
 //!
 //! Wrong answers are slow: the more of them an address has given, the slower. Connections from
 //! loopback are not locked out by address, for there a webmail speaks for all of its users. The
@@ -16,12 +22,16 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fsmtp_rt::{Runtime, UnixTime};
-use fsmtp_store::directory::Account;
+use fsmtp_proto::sasl::{ClientKey, Nonce, ScramKeys};
+use fsmtp_rt::{Class, Runtime, UnixTime};
+use fsmtp_store::directory::{Account, Change, Lock, Opened};
 use fsmtp_store::mailbox::Mailboxes;
+use fsmtp_store::seal::{MailboxKey, SCRAM_ITERATIONS};
 use ring::hmac;
+use zeroize::Zeroizing;
 
 use crate::admit::network;
+use crate::locks::{self, Protection};
 use crate::log::Event;
 use crate::shard::{Shard, count};
 
@@ -34,9 +44,11 @@ const FAILURES_TIME: Duration = Duration::from_secs(600);
 /// How much slower each failure of an address makes the next wrong answer, and the slowest.
 const SLOWER: Duration = Duration::from_millis(200);
 const SLOWEST: Duration = Duration::from_secs(3);
-/// How long a password that was right is remembered, and how many; 64 bytes each.
+/// How long a password that was right is remembered, and how many; some 130 bytes each.
 const REMEMBERED_TIME: Duration = Duration::from_secs(600);
 const REMEMBERED_COUNT_MAX: usize = 10_000;
+/// Bytes of the salt of a real account.
+const SCRAM_SALT_BYTES: usize = 16;
 /// Names and addresses whose failures are counted; beyond, the table begins anew.
 const COUNTED_MAX: usize = 100_000;
 
@@ -78,8 +90,23 @@ impl Default for Limits {
 struct State {
     addresses: BTreeMap<IpAddr, Failures>,
     accounts: BTreeMap<String, Failures>,
-    /// Until when, in milliseconds, a password counts as checked; by its keyed hash.
-    remembered: BTreeMap<[u8; 32], u64>,
+    /// Passwords that were right, by their keyed hash.
+    remembered: BTreeMap<[u8; 32], Remembered>,
+}
+
+struct Remembered {
+    /// In milliseconds.
+    until: u64,
+    key: Option<Arc<MailboxKey>>,
+}
+
+/// Who has signed in, and what that opens.
+#[derive(Clone, Debug)]
+pub struct SignedIn {
+    /// The user's account.
+    pub account: Arc<Account>,
+    /// The key of its mailbox; none when its mail lies in clear.
+    pub key: Option<Arc<MailboxKey>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -90,7 +117,8 @@ struct Failures {
 }
 
 impl Gate {
-    /// A gate without memories. `secret` makes its keyed hashes: random bytes.
+    /// A gate without memories. `secret` makes its keyed hashes: random bytes, the same for as long
+    /// as the data folder lives, so that keys which are made up do not change at a restart.
     #[must_use]
     pub fn new(secret: &[u8; 32], limits: Limits) -> Arc<Self> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
@@ -123,39 +151,73 @@ impl Gate {
     }
 
     /// Forgets the failures of an address whose user has signed in, and remembers the password.
-    pub fn succeeded(&self, known: [u8; 32], from: IpAddr, now: UnixTime) {
+    pub fn succeeded(
+        &self,
+        known: [u8; 32],
+        key: Option<Arc<MailboxKey>>,
+        from: IpAddr,
+        now: UnixTime,
+    ) {
         self.with(|state| {
             state.addresses.remove(&network(from));
             if state.remembered.len() >= REMEMBERED_COUNT_MAX {
-                state.remembered.retain(|_, until| *until > now.ms());
+                state.remembered.retain(|_, known| known.until > now.ms());
             }
             if state.remembered.len() < REMEMBERED_COUNT_MAX {
                 let until = now.ms() + ms(REMEMBERED_TIME);
-                state.remembered.insert(known, until);
+                state.remembered.insert(known, Remembered { until, key });
             }
         });
     }
 
-    /// Whether this password was right for this account a short while ago. The stored hash is part
-    /// of the name, so a new password is not taken for the old one.
+    /// Forgets the failures of an address whose user has signed in.
+    pub fn pardon(&self, from: IpAddr) {
+        self.with(|state| state.addresses.remove(&network(from)));
+    }
+
+    /// Forgets passwords and keys whose time is over.
+    pub fn sweep(&self, now: UnixTime) {
+        self.with(|state| state.remembered.retain(|_, known| known.until > now.ms()));
+    }
+
+    /// The key of the mailbox, if there is one, when this password was right for this account a
+    /// short while ago. What is stored is part of the name, so a new password is not taken for the
+    /// old one, and a credential that was taken away opens nothing.
     #[must_use]
-    pub fn remembers(&self, known: &[u8; 32], now: UnixTime) -> bool {
+    pub fn remembers(&self, known: &[u8; 32], now: UnixTime) -> Option<Option<Arc<MailboxKey>>> {
         self.with(|state| match state.remembered.get(known) {
-            Some(until) if *until > now.ms() => true,
+            Some(known) if known.until > now.ms() => Some(known.key.clone()),
             Some(_) => {
                 state.remembered.remove(known);
-                false
+                None
             }
-            None => false,
+            None => None,
         })
     }
 
     /// The name under which an account's password is remembered.
     #[must_use]
     pub fn name(&self, account: &Account, password: &[u8]) -> [u8; 32] {
+        let stored = match &account.lock {
+            Lock::Hash(hash) => hash.as_str().as_bytes().to_vec(),
+            Lock::Legacy(hash) => hash.0.as_bytes().to_vec(),
+            Lock::Sealed(sealed) => sealed.wraps.encode(),
+        };
+        self.keyed(&[b"password", account.address.as_bytes(), &stored, password])
+    }
+
+    /// What SCRAM says of a user who has no keys for it, or is not there.
+    fn made_up(&self, user: &str) -> ScramKeys {
+        let user = user.to_ascii_lowercase();
+        let keyed = |purpose: &[u8]| self.keyed(&[b"scram", purpose, user.as_bytes()]);
+        let salt = keyed(b"salt").into_iter().take(SCRAM_SALT_BYTES).collect();
+        let (stored_key, server_key) = (keyed(b"stored"), keyed(b"server"));
+        ScramKeys { salt, iterations: SCRAM_ITERATIONS, stored_key, server_key }
+    }
+
+    fn keyed(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
-        for part in [account.address.as_bytes(), account.password_phc.as_str().as_bytes(), password]
-        {
+        for part in parts {
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part);
         }
@@ -206,10 +268,21 @@ pub async fn sign_in<R: Runtime, M: Mailboxes>(
     password: &[u8],
     from: IpAddr,
     service: &str,
-) -> Result<Arc<Account>, Refused> {
+) -> Result<SignedIn, Refused> {
+    let result = check(shard, user, password, from).await;
+    told(shard, user, from, service, result)
+}
+
+/// Says in the log how a sign-in went.
+fn told<R: Runtime, M: Mailboxes, T>(
+    shard: &Shard<R, M>,
+    user: &str,
+    from: IpAddr,
+    service: &str,
+    result: Result<T, Refused>,
+) -> Result<T, Refused> {
     let fields: [(&str, &dyn core::fmt::Display); 3] =
         [("user", &user), ("from", &from), ("for", &service)];
-    let result = check(shard, user, password, from).await;
     let (event, counter) = match &result {
         Ok(_) => (Event::SignInOk, &shard.counters.sign_ins),
         Err(Refused::Wrong) => (Event::SignInFailed, &shard.counters.sign_ins_refused),
@@ -225,7 +298,7 @@ async fn check<R: Runtime, M: Mailboxes>(
     user: &str,
     password: &[u8],
     from: IpAddr,
-) -> Result<Arc<Account>, Refused> {
+) -> Result<SignedIn, Refused> {
     let (gate, rt) = (&shard.gate, &shard.rt);
     if !gate.admits(user, from, rt.unix()) {
         return Err(Refused::Later);
@@ -233,25 +306,107 @@ async fn check<R: Runtime, M: Mailboxes>(
     let account = account(shard, user);
     let name = account.as_ref().map(|account| gate.name(account, password));
     if let (Some(account), Some(name)) = (&account, &name)
-        && gate.remembers(name, rt.unix())
+        && let Some(key) = gate.remembers(name, rt.unix())
     {
-        return Ok(Arc::clone(account));
+        return Ok(SignedIn { account: Arc::clone(account), key });
     }
-    let hash = account.as_ref().map(|account| account.password_phc.clone());
     // copy: for the helper thread
-    let checked = (shard.check_password)(hash, password.to_vec()).await;
-    let right = checked.map_err(|_| Refused::Later)?;
-    match (account, name) {
-        (Some(account), Some(name)) if right => {
-            gate.succeeded(name, from, rt.unix());
-            Ok(account)
+    let checked = (shard.check_password)(account.clone(), Zeroizing::new(password.to_vec())).await;
+    let opened = checked.map_err(|_| Refused::Later)?;
+    match (account, name, opened) {
+        (Some(account), Some(name), Opened::Right(key)) => {
+            let key = key.map(Arc::new);
+            gate.succeeded(name, key.clone(), from, rt.unix());
+            if key.is_none() && shard.sealing.is_some() {
+                rt.spawn(Class::Background, fit_keys(Rc::clone(shard), account.clone(), password));
+            }
+            Ok(SignedIn { account, key })
         }
-        _ => {
-            let slow = gate.failed(user, from, rt.unix());
-            rt.sleep_until(rt.now() + slow).await;
-            Err(Refused::Wrong)
+        _ => Err(wrong(shard, user, from).await),
+    }
+}
+
+/// Counts a failure, and takes the time that it costs.
+async fn wrong<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, user: &str, from: IpAddr) -> Refused {
+    let slow = shard.gate.failed(user, from, shard.rt.unix());
+    shard.rt.sleep_until(shard.rt.now() + slow).await;
+    Refused::Wrong
+}
+
+/// Gives an account keys whose password is known by now. From then on its mail is sealed.
+fn fit_keys<R: Runtime, M: Mailboxes>(
+    shard: Rc<Shard<R, M>>,
+    account: Arc<Account>,
+    password: &[u8],
+) -> impl Future<Output = ()> + use<R, M> {
+    // copy: for the helper thread
+    let password = Zeroizing::new(password.to_vec());
+    async move {
+        let (mailbox, protection) =
+            (account.mailbox, Protection { bits: shard.sealing, recovery: false });
+        let made = shard.offload(move || locks::make(mailbox, &password, protection)).await;
+        let Ok(Ok((lock, _))) = made else { return };
+        let (address, was) = (account.address.clone(), account.lock.clone());
+        // Refused when the account has changed meanwhile: the next sign-in tries again.
+        if shard.mailboxes.change(Change::SetLock { address, was, lock }).await.is_ok() {
+            let fields: [(&str, &dyn core::fmt::Display); 1] = [("user", &account.address)];
+            shard.log.event(shard.rt.unix(), Event::AccountSealed, &fields);
         }
     }
+}
+
+/// What SCRAM goes on with for `user`.
+///
+/// # Errors
+/// [`Refused::Later`].
+pub fn scram_keys<R: Runtime, M: Mailboxes>(
+    shard: &Shard<R, M>,
+    user: &str,
+    from: IpAddr,
+) -> Result<(ScramKeys, Nonce), Refused> {
+    if !shard.gate.admits(user, from, shard.rt.unix()) {
+        return Err(Refused::Later);
+    }
+    let mut nonce = Nonce::default();
+    shard.rt.random(&mut nonce);
+    let account = account(shard, user);
+    let sealed = account.as_ref().and_then(|account| account.lock.sealed());
+    let keys = match sealed.and_then(|sealed| sealed.wraps.scram()) {
+        None => shard.gate.made_up(user),
+        Some(wrap) => ScramKeys {
+            salt: wrap.salt().as_slice().into(),
+            iterations: wrap.iterations(),
+            stored_key: *wrap.stored_key(),
+            server_key: *wrap.server_key(),
+        },
+    };
+    Ok((keys, nonce))
+}
+
+/// Signs in who has proved by SCRAM that it knows the password; `None`: who has not.
+///
+/// # Errors
+/// [`Refused`].
+pub async fn prove<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    user: &str,
+    client_key: Option<&ClientKey>,
+    from: IpAddr,
+    service: &str,
+) -> Result<SignedIn, Refused> {
+    let opened = account(shard, user).and_then(|account| {
+        let wrap = account.lock.sealed()?.wraps.scram()?;
+        let key = wrap.open(account.mailbox, client_key?.bytes()).ok()?;
+        Some(SignedIn { account: Arc::clone(&account), key: Some(Arc::new(key)) })
+    });
+    let result = match opened {
+        Some(signed_in) => {
+            shard.gate.pardon(from);
+            Ok(signed_in)
+        }
+        None => Err(wrong(shard, user, from).await),
+    };
+    told(shard, user, from, service, result)
 }
 
 /// The account of a login name; one without a domain means the node's own.
@@ -292,16 +447,26 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_are_made_up_stay_the_same_and_look_real() {
+        let [one, other] = [7, 8].map(|byte| Gate::new(&[byte; 32], Limits::default()));
+        let (keys, again) = (one.made_up("Bob"), one.made_up("bob"));
+        assert_eq!((&keys.salt, keys.stored_key), (&again.salt, again.stored_key));
+        assert_eq!((keys.salt.len(), keys.iterations), (16, SCRAM_ITERATIONS));
+        assert!(keys.salt != one.made_up("eve").salt && keys.salt != other.made_up("bob").salt);
+        assert!(keys.stored_key != keys.server_key);
+    }
+
+    #[test]
     fn a_success_clears_the_address_and_is_remembered_for_a_while() {
         let gate = Gate::new(&[7; 32], Limits { address_failures_max: 2, ..Limits::default() });
         let a = "192.0.2.1".parse().unwrap();
         let _ = gate.failed("bob", a, NOW);
-        gate.succeeded([1; 32], a, NOW);
+        gate.succeeded([1; 32], None, a, NOW);
         let _ = gate.failed("bob", a, NOW);
         assert!(gate.admits("bob", a, NOW));
-        assert!(gate.remembers(&[1; 32], later(599)));
-        assert!(!gate.remembers(&[1; 32], later(600)));
-        assert!(!gate.remembers(&[2; 32], NOW));
+        assert!(gate.remembers(&[1; 32], later(599)).is_some());
+        assert!(gate.remembers(&[1; 32], later(600)).is_none());
+        assert!(gate.remembers(&[2; 32], NOW).is_none());
     }
 
     #[test]
@@ -320,10 +485,10 @@ mod tests {
         for n in 0..REMEMBERED_COUNT_MAX as u64 + 10 {
             let mut name = [0; 32];
             name[..8].copy_from_slice(&n.to_le_bytes());
-            gate.succeeded(name, a, NOW);
+            gate.succeeded(name, None, a, NOW);
         }
         gate.with(|state| assert_eq!(state.remembered.len(), REMEMBERED_COUNT_MAX));
-        gate.succeeded([9; 32], a, later(601));
+        gate.succeeded([9; 32], None, a, later(601));
         gate.with(|state| assert_eq!(state.remembered.len(), 1));
     }
 }

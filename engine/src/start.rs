@@ -10,20 +10,22 @@ use std::sync::Arc;
 use fsmtp_rt::{Class, Runtime};
 use fsmtp_store::directory::Directory;
 use fsmtp_store::mailbox::Mailboxes;
+use fsmtp_store::seal::RsaBits;
 use fsmtp_store::spool::{SegmentFiles, Spool, SpoolConfig};
 use fsmtp_store::{Lsn, ShardId, StoreError};
 
 use crate::log::{Event, Log};
-use crate::shard::{CLOSE_TIMEOUT, Counters, PasswordCheck, Shard};
+use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
 use crate::signin::Gate;
+use crate::windows::Windows;
 
 /// How often gathered log lines are written out.
 const LOG_FLUSH: Duration = Duration::from_millis(200);
 /// How often space is looked for when the last look found none.
 const COMPACTION_PAUSE: Duration = Duration::from_secs(5);
 
-/// How often segment files that nobody reads any more are closed: until then, one that was given
-/// back takes its space.
+/// How often segment files that nobody reads any more are closed (until then, one that was given
+/// back takes its space), and keys whose time is over are let go.
 const FILES_SWEEP: Duration = Duration::from_secs(5);
 
 /// What a shard is made of, beside its log.
@@ -38,8 +40,12 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub directory: Arc<Directory>,
     /// Checks passwords.
     pub check_password: PasswordCheck,
+    /// Does what takes too long for a shard.
+    pub helpers: Offload,
     /// Who may try a password now; of all shards.
     pub gate: Arc<Gate>,
+    /// The length of RSA keys of accounts that get some; none: mail lies in clear.
+    pub sealing: Option<RsaBits>,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
     /// The node's host name.
@@ -76,7 +82,10 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         mailboxes: parts.mailboxes,
         directory: RefCell::new(parts.directory),
         check_password: parts.check_password,
+        helpers: parts.helpers,
         gate: parts.gate,
+        windows: Windows::default(),
+        sealing: parts.sealing,
         magic: parts.magic,
         node: parts.node,
         domain: parts.domain,
@@ -98,6 +107,8 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         loop {
             inner.rt.sleep_until(inner.rt.now() + FILES_SWEEP).await;
             inner.files.sweep();
+            inner.windows.sweep(inner.rt.now());
+            inner.gate.sweep(inner.rt.unix());
         }
     });
     Ok(shard)

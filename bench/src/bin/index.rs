@@ -14,9 +14,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fsmtp_rt::UnixTime;
-use fsmtp_store::envelope::{BodyFlags, EnvelopeRecipient, Notify};
 use fsmtp_store::mailbox::{Embedded, Mailboxes, Options, wait};
-use fsmtp_store::spool::{Committed, Sink};
+use fsmtp_store::spool::{Committed, Recipient, Sink};
 use fsmtp_store::{Envelope, Lsn, MailboxId, QueueId, ShardId};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -124,12 +123,7 @@ impl Source {
         self.random ^= self.random << 17;
         self.count += 1;
         let ms = 1_790_000_000_000 + self.count / 40;
-        let recipient = EnvelopeRecipient {
-            mailbox: MailboxId(self.random % self.mailboxes_count),
-            address: Vec::new(),
-            notify: Notify::default(),
-            orcpt: None,
-        };
+        let mailbox = MailboxId(self.random % self.mailboxes_count);
         Committed {
             id: QueueId(QueueId::first(ms, ShardId(0)).0 + self.count % 40),
             shard: ShardId(0),
@@ -137,14 +131,8 @@ impl Source {
             end: Lsn((self.count + 1) * RECORD_BYTES),
             octets: RECORD_BYTES,
             chunks: Vec::new(),
-            envelope: Envelope {
-                reverse_path: Vec::new(),
-                received: UnixTime::from_ms(ms),
-                body: BodyFlags::default(),
-                ret: None,
-                envid: None,
-                recipients: vec![recipient],
-            },
+            received: UnixTime::from_ms(ms),
+            recipients: vec![Recipient { mailbox, key: None }],
         }
     }
 }

@@ -5,12 +5,13 @@
 //! begins with make a store where there is none: a mistyped folder is an error for the others, and
 //! nothing is made there. Lists are fetched page by page.
 
-use super::args::{Alias, Command, Domain, PasswordFrom, Person};
+use super::args::{Alias, AppPassword, Command, Domain, PasswordFrom, Person};
 use super::table::table;
 use super::{Engine, Terminal, say};
 use crate::config::Config;
 use crate::control::{
-    self, Admin, AdminError, AdminReply, AdminRequest, AliasEntry, Client, Password, UserEntry,
+    self, Admin, AdminError, AdminErrorKind, AdminReply, AdminRequest, AliasEntry,
+    AppPasswordEntry, Client, Password, UserEntry,
 };
 use crate::dirlock::{self, DirError, DirLock, DirState};
 use std::io::{BufRead as _, Read as _};
@@ -26,7 +27,7 @@ pub(super) fn execute(
     engine: &dyn Engine,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), String> {
-    let begins = matches!(command, Command::Adduser { .. } | Command::Domain(Domain::Add { .. }));
+    let begins = matches!(command, Command::Adduser { .. } | Command::ImportAccount { .. } | Command::Domain(Domain::Add { .. }));
     // Whatever else is wrong with the folder is said where it is opened.
     if !begins && matches!(dirlock::inspect(&config.data), Ok(DirState::Fresh)) {
         let folder = config.data.display();
@@ -34,17 +35,34 @@ pub(super) fn execute(
         return Err(format!("no mail store in {folder}: {makers}"));
     }
     let request = match command {
-        Command::Adduser { address, person: Person { name, password } } => {
+        Command::Adduser { address, person: Person { name, password }, recovery_key } => {
             let address = match address {
                 Some(address) => address,
                 None => ask(terminal, "Address: ")?,
             };
             let password = secret(&password, terminal)?;
-            AdminRequest::UserAdd { address, name, password }
+            AdminRequest::UserAdd { address, name, password, recovery: recovery_key }
+        }
+        Command::ImportAccount { address, name } => {
+            let hash = ask(terminal, "Hash: ")?;
+            AdminRequest::UserImport { address, name, hash }
         }
         Command::Deluser { address } => AdminRequest::UserRemove { address },
-        Command::Passwd { address, password } => {
-            AdminRequest::UserPassword { address, password: secret(&password, terminal)? }
+        Command::Passwd { address, password: from, lose_mail } => {
+            let password = secret(&from, terminal)?;
+            let mut reach = reach(config, engine)?;
+            let reply = new_password(&mut reach, terminal, &from, (address, password), lose_mail)?;
+            return say(terminal, &show(&reply, json));
+        }
+        Command::AppPassword(AppPassword::Add { address, name, password }) => {
+            let credential = known(&password, terminal, "Password or recovery key: ")?;
+            AdminRequest::AppPasswordAdd { address, name, credential }
+        }
+        Command::AppPassword(AppPassword::List { address }) => {
+            AdminRequest::AppPasswordList { address }
+        }
+        Command::AppPassword(AppPassword::Revoke { address, number }) => {
+            AdminRequest::AppPasswordRevoke { address, number }
         }
         Command::Users => AdminRequest::UserList { after: None },
         Command::Domain(Domain::Add { domain }) => AdminRequest::DomainAdd { domain },
@@ -64,6 +82,44 @@ pub(super) fn execute(
     let mut reach = reach(config, engine)?;
     let reply = whole(&mut reach, request).map_err(|error| error.to_string())?;
     say(terminal, &show(&reply, json))
+}
+
+/// Sets a password; asks for the old one when the mail is sealed to it.
+fn new_password(
+    reach: &mut Reach,
+    terminal: &mut Terminal<'_>,
+    from: &PasswordFrom,
+    (address, password): (String, Password),
+    lose_mail: bool,
+) -> Result<AdminReply, String> {
+    let request = |old, lose_mail| {
+        let (address, password) = (address.clone(), password.clone());
+        AdminRequest::UserPassword { address, password, old, lose_mail }
+    };
+    let locked = match reach.execute(request(None, lose_mail)) {
+        Err(error) if error.kind == AdminErrorKind::Locked => error,
+        other => return other.map_err(|error| error.to_string()),
+    };
+    let old = if from.password_stdin {
+        read_line(terminal)?
+    } else {
+        let prompt = "Old password or recovery key, empty when neither is known: ";
+        (terminal.secret)(prompt).map_err(|error| format!("{locked}; cannot ask: {error}"))?
+    };
+    if !old.is_empty() {
+        let old = Password::try_from(old).map_err(str::to_owned)?;
+        return reach.execute(request(Some(old), false)).map_err(|error| error.to_string());
+    }
+    if from.password_stdin {
+        return Err(format!(
+            "{locked}; the second line of standard input may hold either, --lose-mail begins anew"
+        ));
+    }
+    let answer = ask(terminal, &format!("{locked}.\nType `yes` to lose it: "))?;
+    if answer != "yes" {
+        return Err("nothing was changed".to_owned());
+    }
+    reach.execute(request(None, true)).map_err(|error| error.to_string())
 }
 
 /// The way to the store.
@@ -106,7 +162,7 @@ fn whole(reach: &mut Reach, request: AdminRequest) -> Result<AdminReply, AdminEr
         let progress = append(&mut all, page);
         if !progress {
             let text = "the engine's list does not come to its end";
-            return Err(AdminError::new(control::AdminErrorKind::Failed, text));
+            return Err(AdminError::new(AdminErrorKind::Failed, text));
         }
     }
     Ok(all)
@@ -164,6 +220,10 @@ fn show(reply: &AdminReply, json: bool) -> String {
     if json {
         let value = match reply {
             AdminReply::Done { text } => serde_json::json!({ "done": text }),
+            AdminReply::Secret { text, secret } => {
+                serde_json::json!({ "done": text, "secret": secret })
+            }
+            AdminReply::AppPasswords { entries } => serde_json::json!(entries),
             AdminReply::Users { users, .. } => serde_json::json!(users),
             AdminReply::Domains { domains, .. } => serde_json::json!(domains),
             AdminReply::Aliases { aliases, .. } => serde_json::json!(aliases),
@@ -172,6 +232,11 @@ fn show(reply: &AdminReply, json: bool) -> String {
     }
     match reply {
         AdminReply::Done { text } => format!("{text}\n"),
+        AdminReply::Secret { text, secret } => format!("{text}\n{secret}\n"),
+        AdminReply::AppPasswords { entries } => {
+            let row = |entry: &AppPasswordEntry| [entry.number.to_string(), entry.name.clone()];
+            table(["number", "name"], &entries.iter().map(row).collect::<Vec<_>>())
+        }
         AdminReply::Users { users, .. } => {
             let row = |user: &UserEntry| [user.address.clone(), user.name.clone()];
             table(["address", "name"], &users.iter().map(row).collect::<Vec<_>>())
@@ -200,6 +265,21 @@ fn read_line(terminal: &mut Terminal<'_>) -> Result<String, String> {
     let end = line.trim_end_matches(['\r', '\n']).len();
     line.truncate(end);
     Ok(line)
+}
+
+/// A password that exists already, asked for once.
+fn known(
+    from: &PasswordFrom,
+    terminal: &mut Terminal<'_>,
+    prompt: &str,
+) -> Result<Password, String> {
+    let text = if from.password_stdin {
+        read_line(terminal)?
+    } else {
+        let hint = "; --password-stdin reads it from standard input";
+        (terminal.secret)(prompt).map_err(|error| format!("cannot ask: {error}{hint}"))?
+    };
+    Password::try_from(text).map_err(str::to_owned)
 }
 
 /// The password, from where the user wants it to come from.

@@ -114,6 +114,17 @@ pub(super) enum Command {
         address: Option<String>,
         #[command(flatten)]
         person: Person,
+        /// Makes a recovery key, shown once: it opens the mail when the password is forgotten
+        #[arg(long)]
+        recovery_key: bool,
+    },
+    /// Adds an account with a password hash of the original, asked for or from standard input
+    ImportAccount {
+        /// user@domain
+        address: String,
+        /// The name of the person
+        #[arg(long)]
+        name: Option<String>,
     },
     /// Removes an account and its mail
     Deluser {
@@ -121,12 +132,21 @@ pub(super) enum Command {
         address: String,
     },
     /// Sets the password of an account
+    ///
+    /// Mail that is sealed needs the old password or the recovery key, asked for or from the second
+    /// line of standard input.
     Passwd {
         /// user@domain
         address: String,
         #[command(flatten)]
         password: PasswordFrom,
+        /// Begins the mailbox anew when neither is known: the mail in it is lost
+        #[arg(long)]
+        lose_mail: bool,
     },
+    /// Passwords for single programs and devices
+    #[command(subcommand)]
+    AppPassword(AppPassword),
     /// Lists the accounts
     Users,
     /// Domains that mail is taken for
@@ -179,6 +199,33 @@ pub(super) enum Domain {
     },
     /// Lists the domains
     List,
+}
+
+/// `app-password ...`
+#[derive(Debug, Subcommand)]
+pub(super) enum AppPassword {
+    /// Makes one, and shows it once; asks for the password or the recovery key
+    Add {
+        /// user@domain
+        address: String,
+        /// What to call it: the program or device
+        #[arg(long, default_value = "")]
+        name: String,
+        #[command(flatten)]
+        password: PasswordFrom,
+    },
+    /// Lists them
+    List {
+        /// user@domain
+        address: String,
+    },
+    /// Takes one away
+    Revoke {
+        /// user@domain
+        address: String,
+        /// Its number in the list
+        number: u32,
+    },
 }
 
 /// `alias ...`
@@ -279,7 +326,9 @@ impl Original {
         }
         Ok(match (typed, adduser) {
             (Some(command), _) => command,
-            (None, Some(address)) => Command::Adduser { address, person },
+            (None, Some(address)) => {
+                Command::Adduser { address, person, recovery_key: false }
+            }
             _ if test => Command::Test(Start::default()),
             _ if sync => Command::Sync,
             _ if mailtest => Command::Mailtest,

@@ -24,12 +24,12 @@ impl Admin for Accounts {
         let mut users = self.users.lock().unwrap();
         let done = |text: String| Ok(AdminReply::Done { text });
         match request {
-            AdminRequest::UserAdd { address, name, password } => {
+            AdminRequest::UserAdd { address, name, password, .. } => {
                 let user = UserEntry { address: address.clone(), name: name.unwrap_or_default() };
                 users.push((user, password.reveal().to_owned()));
                 done(format!("account {address} added"))
             }
-            AdminRequest::UserPassword { address, password } => {
+            AdminRequest::UserPassword { address, password, .. } => {
                 let user = users.iter_mut().find(|(user, _)| user.address == address);
                 let text = format!("account {address} does not exist");
                 let user =

@@ -6,6 +6,7 @@ use super::file::{self, File, LogFormat, LogLevel, Protocol, TlsMode};
 use super::{Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Smtp, Store, keys};
 use crate::log;
 use crate::tls::Pair;
+use fsmtp_store::seal::RsaBits;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::path::PathBuf;
@@ -60,6 +61,15 @@ pub(super) fn check(
     } else {
         listeners(&mut checker, &mut file, overrides)
     };
+    let rsa_bits = match file.store.rsa_bits {
+        2048 => Some(RsaBits::B2048),
+        3072 => Some(RsaBits::B3072),
+        4096 => Some(RsaBits::B4096),
+        _ => None,
+    };
+    if rsa_bits.is_none() {
+        checker.problem(&["store", "rsa_bits"], "must be 2048, 3072 or 4096");
+    }
     if !file.store.segment_bytes.is_multiple_of(4096) {
         checker.problem(&["store", "segment_bytes"], "must be a multiple of 4096");
     }
@@ -91,6 +101,7 @@ pub(super) fn check(
         store: Store {
             segment_bytes: file.store.segment_bytes,
             reserve_bytes: file.store.reserve_bytes,
+            sealing: rsa_bits.filter(|_| file.store.sealing),
         },
         log: log(&file),
         dev: overrides.dev.then_some(DEV),

@@ -212,11 +212,24 @@ pub(super) struct Store {
     /// bytes.
     #[schemars(range(max = 1_125_899_906_842_624u64))]
     pub(super) reserve_bytes: u64,
+    /// Whether the mail of new accounts is sealed, so that its owner only can read it. Accounts that
+    /// were made without it get keys when they next sign in with their password; what they have got
+    /// by then stays in clear. Turned off, accounts that have keys keep them.
+    pub(super) sealing: bool,
+    /// The length of the RSA keys of new accounts, in bits: 2048, 3072 or 4096. More than 2048 makes the first visit
+    /// after new mail slower: 3 times for 3072, 7 times for 4096.
+    #[schemars(range(min = 2048, max = 4096))]
+    pub(super) rsa_bits: u16,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { segment_bytes: 67_108_864, reserve_bytes: 268_435_456 }
+        Self {
+            segment_bytes: 67_108_864,
+            reserve_bytes: 268_435_456,
+            sealing: true,
+            rsa_bits: 2048,
+        }
     }
 }
 

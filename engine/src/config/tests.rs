@@ -88,6 +88,7 @@ fn every_key_is_taken() {
         [store]
         segment_bytes = 1_048_576
         reserve_bytes = 0
+        sealing = false
         [log]
         level = 'debug'
         format = 'json'
@@ -105,7 +106,7 @@ fn every_key_is_taken() {
     assert_eq!((pop3.connections_max, pop3.connections_per_address_max), (9, 9));
     assert_eq!(config.smtp.command_timeout, Duration::from_secs(1));
     assert_eq!(config.smtp.data_timeout, Duration::from_secs(2));
-    assert_eq!(config.store, Store { segment_bytes: 1 << 20, reserve_bytes: 0 });
+    assert_eq!(config.store, Store { segment_bytes: 1 << 20, reserve_bytes: 0, sealing: None });
     assert_eq!(config.log.level, log::Level::Debug);
     assert_eq!(config.log.format, Some(log::Format::Json));
     assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);

@@ -52,7 +52,7 @@ use crate::{MailboxId, QueueId, StoreError, Uid};
 
 /// A mailbox back end; clones are handles to the same one.
 #[allow(async_fn_in_trait)] // WHY: as in fsmtp-rt, shards share nothing
-pub trait Mailboxes: Sink + Liveness + Registry + Clone {
+pub trait Mailboxes: Sink + Liveness + Registry + Clone + 'static {
     /// Opens a mailbox for one session: all messages that the sink was given before the call, in
     /// the order of their uids. The lock is free again when the maildrop is dropped or closed.
     ///

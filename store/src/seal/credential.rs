@@ -24,8 +24,10 @@ use super::text::{Secret, SecretKind};
 use crate::id::MailboxId;
 use crate::password::{self, Cost, PASSWORD_BYTES_MAX};
 
-/// The usual count of iterations of a [`ScramWrap`].
-pub const SCRAM_ITERATIONS: u32 = 10_000;
+/// The usual count of iterations of a [`ScramWrap`]: what OWASP takes for as strong as Argon2id at
+/// [`Cost::OWASP`], so that SCRAM is not the easier way to guess a password. The client computes
+/// them as well, some 200 ms.
+pub const SCRAM_ITERATIONS: u32 = 600_000;
 /// The least that RFC 7677 §4 allows.
 pub const SCRAM_ITERATIONS_MIN: u32 = 4_096;
 /// The most. The client computes them too; arbitrary, some 100 ms on a desk machine.
@@ -281,6 +283,18 @@ impl ScramWrap {
     #[must_use]
     pub fn server_signature(&self, auth_message: &[u8]) -> [u8; 32] {
         hmac_sha256(&self.server_key, auth_message)
+    }
+
+    /// SHA-256 of the `ClientKey`.
+    #[must_use]
+    pub const fn stored_key(&self) -> &[u8; 32] {
+        &self.stored_key
+    }
+
+    /// What the server proves itself with.
+    #[must_use]
+    pub const fn server_key(&self) -> &[u8; 32] {
+        &self.server_key
     }
 
     /// The salt that the client is told.

@@ -21,22 +21,33 @@ pub const STORED_BYTES_MAX: usize = 128;
 const HASH_BYTES: usize = 32;
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(4_000).unwrap();
 
+/// Whether `stored` has the form that the older program wrote.
+#[must_use]
+pub fn is_readable(stored: &str) -> bool {
+    parts(stored).is_some()
+}
+
+/// Hash and salt.
+fn parts(stored: &str) -> Option<(Vec<u8>, &str)> {
+    if stored.len() > STORED_BYTES_MAX {
+        return None;
+    }
+    let (hash, salt) = stored.split_once('.')?;
+    if salt.is_empty() || !salt.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return None;
+    }
+    let hash = STANDARD.decode(hash).ok()?;
+    // PBKDF2 would be compared at whatever length it is given.
+    (hash.len() == HASH_BYTES).then_some((hash, salt))
+}
+
 /// Whether `password` is the one that `stored` was made from. Takes about 1 ms.
 #[must_use]
 pub fn verify(password: &[u8], stored: &str) -> bool {
-    if password.is_empty() || password.len() > PASSWORD_BYTES_MAX || stored.len() > STORED_BYTES_MAX
-    {
+    if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
         return false;
     }
-    let Some((hash, salt)) = stored.split_once('.') else { return false };
-    if salt.is_empty() || !salt.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return false;
-    }
-    let Ok(hash) = STANDARD.decode(hash) else { return false };
-    // `verify` would compare whatever length it is given.
-    if hash.len() != HASH_BYTES {
-        return false;
-    }
+    let Some((hash, salt)) = parts(stored) else { return false };
     let algorithm = pbkdf2::PBKDF2_HMAC_SHA1;
     pbkdf2::verify(algorithm, ITERATIONS, salt.as_bytes(), password, &hash).is_ok()
 }

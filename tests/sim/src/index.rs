@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use fsmtp_rt::sim::Random;
 use fsmtp_store::directory::{Change, Directory};
-use fsmtp_store::mailbox::{Mailboxes, Maildrop, Memory, Registry, Usage};
+use fsmtp_store::mailbox::{Found, Mailboxes, Maildrop, Memory, Message, Registry, Usage};
+use fsmtp_store::seal::{UserKeys, WindowRecord};
 use fsmtp_store::spool::{BodyRef, Committed, Liveness, Sink};
 use fsmtp_store::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
@@ -144,6 +145,25 @@ impl Mailboxes for Index {
     async fn locate(&self, id: QueueId) -> Result<BodyRef, StoreError> {
         self.free()?;
         self.memory.locate(id).await
+    }
+
+    async fn find(&self, mailbox: MailboxId, message: Message) -> Result<Found, StoreError> {
+        self.free()?;
+        self.memory.find(mailbox, message).await
+    }
+
+    async fn user_keys(&self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {
+        self.free()?;
+        self.memory.user_keys(mailbox).await
+    }
+
+    async fn rewrap(
+        &self,
+        mailbox: MailboxId,
+        windows: Vec<WindowRecord>,
+    ) -> Result<(), StoreError> {
+        self.free()?;
+        self.memory.rewrap(mailbox, windows).await
     }
 
     async fn usage(&self, mailbox: MailboxId) -> Result<Usage, StoreError> {

@@ -12,14 +12,14 @@ use std::sync::OnceLock;
 use fsmtp_engine::accept::{Door, Service, accept};
 use fsmtp_engine::admit::{Admission, Limits};
 use fsmtp_engine::log::{Format, Level, Sink};
-use fsmtp_engine::shard::{PasswordCheck, Shard};
+use fsmtp_engine::shard::{Offload, PasswordCheck, Shard};
 use fsmtp_engine::signin::{self, Gate};
 use fsmtp_engine::start::{Parts, adopt, drain, shards_on_disk, start};
 use fsmtp_proto::access::Access;
 use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::sim::{Counts, Crash, DiskId, HostId, SimDisk, SimRuntime, World};
 use fsmtp_rt::{Class, Runtime, UnixTime};
-use fsmtp_store::directory::Change;
+use fsmtp_store::directory::{Change, Opened};
 use fsmtp_store::mailbox::{Mailboxes, Registry, wait};
 use fsmtp_store::password::{Cost, Phc, hash};
 use fsmtp_store::spool::{Reader, SpoolConfig};
@@ -318,7 +318,7 @@ fn populate(index: &Index) -> Result<Vec<MailboxId>, StoreError> {
         let directory = wait(index.change(Change::AddAccount {
             address: address.clone(),
             name: String::new(),
-            password_phc: hash.clone(),
+            lock: hash.clone().into(),
             created: UnixTime::default(),
         }))?;
         mailboxes.extend(directory.account(&address).map(|account| account.mailbox));
@@ -350,10 +350,19 @@ fn listen(plan: &Plan, shard: &SimShard) {
     }
 }
 
-/// A check that costs nothing: hashing is no business of the simulation.
+/// A check that costs next to nothing: the hashes of the simulation are cheap.
 fn check_password() -> PasswordCheck {
-    Rc::new(|stored, password| {
-        Box::pin(async move { Ok(stored.is_some() && password == PASSWORD.as_bytes()) })
+    Rc::new(|account, password| {
+        let opened = account.map(|account| account.lock.open(account.mailbox, &password));
+        Box::pin(async move { Ok(opened.unwrap_or(Opened::Wrong)) })
+    })
+}
+
+/// Work for helper threads, done at once.
+fn helpers() -> Offload {
+    Rc::new(|job| {
+        job();
+        Ok(())
     })
 }
 
@@ -393,6 +402,8 @@ impl Boot {
             mailboxes: self.index.clone(),
             directory: self.index.directory(),
             check_password: check_password(),
+            helpers: helpers(),
+            sealing: None,
             gate: Gate::new(&[7; 32], never),
             magic: false,
             node: "sim".into(),

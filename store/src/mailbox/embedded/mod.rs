@@ -34,6 +34,7 @@ use std::thread::JoinHandle;
 use crossbeam_queue::ArrayQueue;
 use fsmtp_rt::{IoError, IoKind};
 use futures_channel::oneshot;
+use zeroize::Zeroizing;
 
 use super::pending::Delivery;
 use super::{Found, Liveness, Mailboxes, Maildrop, Message, Registry, Usage};
@@ -133,6 +134,7 @@ struct Shared {
     bell: Bell,
     chunk_bytes: u64,
     segment_bytes: u64,
+    secret: Zeroizing<[u8; 32]>,
     /// The durable marks by shard.
     applied: Box<[AtomicU64]>,
     published: Mutex<Published>,
@@ -239,6 +241,7 @@ impl Embedded {
             bell: Bell::default(),
             chunk_bytes: options.chunk_bytes,
             segment_bytes: options.segment_bytes,
+            secret: core::mem::take(&mut loaded.secret),
             applied: applied.into_boxed_slice(),
             published: Mutex::new(Published {
                 directory: Arc::clone(&directory),
@@ -271,6 +274,13 @@ impl Embedded {
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {
         self.shared.segment_bytes
+    }
+
+    /// Random bytes that the folder was made with: they stay for as long as it lives, and leave it
+    /// for nobody.
+    #[must_use]
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.shared.secret
     }
 
     /// Calls `subscriber` now, and on the index's thread after each change of the directory. It

@@ -18,6 +18,9 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 
+use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroizing;
+
 use super::super::pending::{Body, LiveBytes};
 use super::super::row;
 use super::super::types::Message;
@@ -53,6 +56,7 @@ const REMOVED: TableDefinition<'_, u64, bool> = TableDefinition::new("removed");
 
 const NEXT_MAILBOX: &str = "next mailbox";
 const SEGMENT_BYTES: &str = "segment bytes";
+const SECRET: [&str; 4] = ["secret 0", "secret 1", "secret 2", "secret 3"];
 
 /// The open file.
 pub(super) struct Tables {
@@ -64,6 +68,7 @@ pub(super) struct Tables {
 pub(super) struct Loaded {
     /// Length of the spools' segments, as the file was made for.
     pub(super) segment_bytes: u64,
+    pub(super) secret: Zeroizing<[u8; 32]>,
     pub(super) directory: Directory,
     pub(super) applied: BTreeMap<ShardId, Lsn>,
     pub(super) live: LiveBytes,
@@ -144,6 +149,12 @@ impl Tables {
                     known: FORMAT as u32,
                 });
             }
+            for name in SECRET {
+                let mut part = [0; 8];
+                let filled = SystemRandom::new().fill(&mut part);
+                filled.map_err(|_| StoreError::Invalid("there are no random numbers".into()))?;
+                known(name, u64::from_le_bytes(part))?;
+            }
             match known(SEGMENT_BYTES, segment_bytes)? {
                 0 => return Err(damaged("meta", SEGMENT_BYTES, "no segment is so short").into()),
                 found => found,
@@ -177,12 +188,17 @@ impl Tables {
         let next = meta.get(NEXT_MAILBOX).map_err(failed)?.map_or(1, |next| next.value());
         let mut loaded = Loaded {
             segment_bytes,
+            secret: Zeroizing::new([0; 32]),
             directory: Directory::restore(limits, MailboxId(next), domains, accounts, aliases),
             applied: BTreeMap::new(),
             live: LiveBytes::new(),
             removed: BTreeSet::new(),
             purges: VecDeque::new(),
         };
+        for (name, bytes) in SECRET.iter().zip(loaded.secret.chunks_exact_mut(8)) {
+            let part = meta.get(name).map_err(failed)?.map_or(0, |part| part.value());
+            bytes.copy_from_slice(&part.to_le_bytes());
+        }
         for row in transaction.open_table(APPLIED).map_err(failed)?.iter().map_err(failed)? {
             let (shard, lsn) = row.map_err(failed)?;
             loaded.applied.insert(ShardId(shard.value()), Lsn(lsn.value()));

@@ -1,0 +1,196 @@
+//! Accounts and what opens them: passwords, recovery keys, app passwords, imported hashes.
+//!
+//! Whoever changes the password of a sealed account must hold the old one or the recovery key,
+//! because nothing else opens the mail. Without either the mailbox can only begin anew, and what was
+//! in it is removed, since nobody could read it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fsmtp_rt::UnixTime;
+use fsmtp_store::StoreError;
+use fsmtp_store::directory::{Account, Change, LegacyHash, Lock, NewLock};
+use fsmtp_store::mailbox::{Mailboxes as _, Registry as _, wait};
+use fsmtp_store::seal::{Entry, Wrap, legacy};
+
+use super::{StoreAdmin, invalid, refused};
+use crate::control::{AdminError, AdminErrorKind, AdminReply, AppPasswordEntry, Password};
+use crate::locks::{self, Protection};
+
+impl StoreAdmin {
+    pub(super) fn add_user(
+        &self,
+        address: String,
+        name: Option<String>,
+        password: &Password,
+        recovery: bool,
+    ) -> Result<AdminReply, AdminError> {
+        let address = self.new_address(address)?;
+        if recovery && self.sealing.is_none() {
+            return Err(invalid("a recovery key needs sealing, which is off".to_owned()));
+        }
+        // Making keys takes a second; what is refused is refused before.
+        if self.mailboxes.directory().account(&address).is_some() {
+            return Err(refused(&StoreError::Exists(address)));
+        }
+        let mailbox = self.mailboxes.directory().next_mailbox();
+        let protection = Protection { bits: self.sealing, recovery };
+        let made = locks::make(mailbox, password.reveal().as_bytes(), protection);
+        let (lock, secret) = made.map_err(|e| refused(&e))?;
+        let done = self.put_user(address, name, lock)?;
+        Ok(match secret {
+            None => done,
+            Some(secret) => AdminReply::Secret {
+                text: "The recovery key, shown this once; it opens the mail when the password is \
+                       forgotten:"
+                    .to_owned(),
+                secret: secret.text().to_string(),
+            },
+        })
+    }
+
+    pub(super) fn import_user(
+        &self,
+        address: String,
+        name: Option<String>,
+        hash: &str,
+    ) -> Result<AdminReply, AdminError> {
+        let address = self.new_address(address)?;
+        if !legacy::is_readable(hash) {
+            return Err(invalid("that is no hash of the older program: base64(hash).salt".into()));
+        }
+        self.put_user(address, name, NewLock::Legacy(LegacyHash(hash.into())))
+    }
+
+    fn put_user(
+        &self,
+        address: String,
+        name: Option<String>,
+        lock: NewLock,
+    ) -> Result<AdminReply, AdminError> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let ms = since.unwrap_or_default().as_millis();
+        let created = UnixTime::from_ms(u64::try_from(ms).unwrap_or(0));
+        let done = format!("{address} added");
+        let name = name.unwrap_or_default();
+        self.change(Change::AddAccount { address, name, lock, created }, done)
+    }
+
+    fn account(&self, address: String) -> Result<Arc<Account>, AdminError> {
+        let address = self.address(address)?;
+        let directory = self.mailboxes.directory();
+        let account = directory.account(&address).cloned();
+        account.ok_or_else(|| refused(&StoreError::NotFound(format!("account {address}"))))
+    }
+
+    pub(super) fn set_password(
+        &self,
+        address: String,
+        password: &Password,
+        old: Option<&Password>,
+        lose_mail: bool,
+    ) -> Result<AdminReply, AdminError> {
+        let account = self.account(address)?;
+        let (address, new) = (account.address.clone(), password.reveal().as_bytes());
+        let done = format!("{address} has a new password");
+        let Lock::Sealed(sealed) = &account.lock else {
+            return self.set_lock(&account, new, done);
+        };
+        let Some(old) = old else {
+            if lose_mail {
+                return self.begin_anew(&account, new);
+            }
+            let text = format!(
+                "the mail of {address} is sealed: a new password needs the old one or the recovery \
+                 key. Without them its mail is gone, for nobody can read it any more"
+            );
+            return Err(AdminError::new(AdminErrorKind::Locked, text));
+        };
+        let key = locks::open(&account, old.reveal().as_bytes()).map_err(|e| refused(&e))?;
+        let (was, mut wraps) = (sealed.wraps.clone(), sealed.wraps.clone());
+        let put = locks::put_password(&mut wraps, &key, account.mailbox, new);
+        put.map_err(|e| refused(&e))?;
+        self.change(Change::SetWraps { address, was, wraps }, done)
+    }
+
+    fn set_lock(
+        &self,
+        account: &Account,
+        password: &[u8],
+        done: String,
+    ) -> Result<AdminReply, AdminError> {
+        let protection = Protection { bits: self.sealing, recovery: false };
+        let made = locks::make(account.mailbox, password, protection);
+        let (lock, _) = made.map_err(|e| refused(&e))?;
+        let (address, was) = (account.address.clone(), account.lock.clone());
+        self.change(Change::SetLock { address, was, lock }, done)
+    }
+
+    fn begin_anew(&self, account: &Account, password: &[u8]) -> Result<AdminReply, AdminError> {
+        let maildrop = wait(self.mailboxes.open(account.mailbox)).map_err(|e| refused(&e))?;
+        let uids: Vec<_> = maildrop.messages().iter().map(|message| message.uid).collect();
+        let done = format!(
+            "{} has a new password; {} messages that nobody could read any more are removed",
+            account.address,
+            uids.len()
+        );
+        // The lock first: a crash in between leaves mail that cannot be read, not a loss of mail
+        // that could.
+        let reply = self.set_lock(account, password, done)?;
+        wait(self.mailboxes.close(maildrop, uids)).map_err(|e| refused(&e))?;
+        Ok(reply)
+    }
+
+    pub(super) fn add_app_password(
+        &self,
+        address: String,
+        name: &str,
+        credential: &Password,
+    ) -> Result<AdminReply, AdminError> {
+        let account = self.account(address)?;
+        let key = locks::open(&account, credential.reveal().as_bytes()).map_err(|e| refused(&e))?;
+        let Some(sealed) = account.lock.sealed() else {
+            return Err(invalid(format!("{} has no keys", account.address)));
+        };
+        let (was, mut wraps) = (sealed.wraps.clone(), sealed.wraps.clone());
+        let added = locks::add_app(&mut wraps, &key, account.mailbox, name);
+        let (number, secret) = added.map_err(|e| refused(&e))?;
+        let address = account.address.clone();
+        self.change(Change::SetWraps { address, was, wraps }, String::new())?;
+        Ok(AdminReply::Secret {
+            text: format!("App password {number} of {}, shown this once:", account.address),
+            secret: secret.text().to_string(),
+        })
+    }
+
+    pub(super) fn list_app_passwords(&self, address: String) -> Result<AdminReply, AdminError> {
+        let account = self.account(address)?;
+        let wraps = account.lock.sealed().map(|sealed| sealed.wraps.entries());
+        let app = |entry: &Entry| matches!(entry.wrap, Wrap::App(_));
+        let entry = |entry: &Entry| AppPasswordEntry {
+            number: entry.number,
+            name: entry.name.clone(),
+        };
+        let entries = wraps.unwrap_or_default().iter().filter(|e| app(e)).map(entry).collect();
+        Ok(AdminReply::AppPasswords { entries })
+    }
+
+    pub(super) fn revoke_app_password(
+        &self,
+        address: String,
+        number: u32,
+    ) -> Result<AdminReply, AdminError> {
+        let account = self.account(address)?;
+        let none = || format!("app password {number} of {}", account.address);
+        let missing = || refused(&StoreError::NotFound(none()));
+        let sealed = account.lock.sealed().ok_or_else(missing)?;
+        let (was, mut wraps) = (sealed.wraps.clone(), sealed.wraps.clone());
+        // The others are no app passwords, and not to be taken away like this.
+        wraps
+            .remove(number)
+            .filter(|entry| matches!(entry.wrap, Wrap::App(_)))
+            .ok_or_else(missing)?;
+        let done = format!("{} is revoked", none());
+        self.change(Change::SetWraps { address: account.address.clone(), was, wraps }, done)
+    }
+}

@@ -1,0 +1,123 @@
+//! Making what opens an account: key pairs and the wraps of its credentials.
+//!
+//! Called by the account commands, by `--dev`, and by the sign-in for accounts that came without
+//! keys; never on a shard's thread, for it takes a good second (RSA keys, Argon2, SCRAM's
+//! iterations).
+
+use fsmtp_store::directory::{Account, Lock, NewLock};
+use fsmtp_store::password::{self, Cost, SALT_BYTES};
+use fsmtp_store::seal::{
+    AppWrap, MailboxKey, PasswordWrap, RecoveryWrap, RsaBits, SCRAM_ITERATIONS, ScramWrap,
+    SealError, Secret, SecretKind, UserKeys, Wrap, Wraps,
+};
+use fsmtp_store::{MailboxId, StoreError};
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// The name of the wraps that an account has one of.
+const OWN: &str = "";
+
+/// What protects a new account.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Protection {
+    /// The length of RSA keys; none: mail lies in clear.
+    pub bits: Option<RsaBits>,
+    /// Whether a recovery key is made.
+    pub recovery: bool,
+}
+
+/// A lock for the account that has or will have `mailbox`, and the recovery key if one was wanted.
+///
+/// # Errors
+/// [`StoreError::Invalid`] for a password that cannot be one, or when the machine's cryptography
+/// fails.
+pub fn make(
+    mailbox: MailboxId,
+    password: &[u8],
+    protection: Protection,
+) -> Result<(NewLock, Option<Secret>), StoreError> {
+    let Some(bits) = protection.bits else {
+        let salt = random::<SALT_BYTES>()?;
+        return Ok((NewLock::Hash(password::hash(password, salt, Cost::default())?), None));
+    };
+    let (keys, key) = UserKeys::generate(mailbox, bits, &mut fill).map_err(invalid)?;
+    let mut wraps = Wraps::default();
+    put_password(&mut wraps, &key, mailbox, password)?;
+    let mut recovery = None;
+    if protection.recovery {
+        let (wrap, secret) = RecoveryWrap::seal(&key, mailbox, &mut fill).map_err(invalid)?;
+        wraps.put(OWN, Wrap::Recovery(wrap)).map_err(invalid)?;
+        recovery = Some(secret);
+    }
+    Ok((NewLock::Sealed { mailbox, keys: Box::new(keys), wraps }, recovery))
+}
+
+/// Wraps the mailbox key under a new password, in the place of the old one.
+///
+/// # Errors
+/// As [`make`].
+pub fn put_password(
+    wraps: &mut Wraps,
+    key: &MailboxKey,
+    mailbox: MailboxId,
+    password: &[u8],
+) -> Result<(), StoreError> {
+    let wrap = PasswordWrap::seal(key, mailbox, password, Cost::default(), &mut fill);
+    wraps.put(OWN, Wrap::Password(wrap.map_err(invalid)?)).map_err(invalid)?;
+    let scram = ScramWrap::seal(key, mailbox, password, SCRAM_ITERATIONS, &mut fill);
+    wraps.put(OWN, Wrap::Scram(scram.map_err(invalid)?)).map_err(invalid)?;
+    Ok(())
+}
+
+/// One more credential: an app password called `name`. Gives its number and the secret to show.
+///
+/// # Errors
+/// [`StoreError::Invalid`] when there are too many, or the name is too long.
+pub fn add_app(
+    wraps: &mut Wraps,
+    key: &MailboxKey,
+    mailbox: MailboxId,
+    name: &str,
+) -> Result<(u32, Secret), StoreError> {
+    let (wrap, secret) = AppWrap::seal(key, mailbox, &mut fill).map_err(invalid)?;
+    let number = wraps.put(name, Wrap::App(wrap)).map_err(invalid)?;
+    Ok((number, secret))
+}
+
+/// The mailbox key of a sealed account, by its password, an app password or its recovery key.
+///
+/// # Errors
+/// [`StoreError::Invalid`] when it is none of them, or the account has no keys.
+pub fn open(account: &Account, credential: &[u8]) -> Result<MailboxKey, StoreError> {
+    let Lock::Sealed(sealed) = &account.lock else {
+        return Err(StoreError::Invalid(format!("{} has no keys", account.address)));
+    };
+    let wrong = |_| StoreError::Invalid("that is not the right password or recovery key".into());
+    if let (Ok(secret), Some(wrap)) =
+        (Secret::parse(SecretKind::Recovery, credential), sealed.wraps.recovery())
+    {
+        return wrap.open(account.mailbox, &secret).map_err(wrong);
+    }
+    let opened = sealed.wraps.open(account.mailbox, credential, Cost::default());
+    opened.map(|(_, key)| key).map_err(wrong)
+}
+
+/// Random bytes of the system.
+///
+/// # Errors
+/// [`StoreError::Invalid`] when it has none, which is early in the machine's boot only.
+pub fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| StoreError::Invalid("the system has no random numbers".to_owned()))?;
+    Ok(bytes)
+}
+
+fn fill(bytes: &mut [u8]) {
+    let filled = SystemRandom::new().fill(bytes);
+    assert!(filled.is_ok(), "the system has no random numbers");
+}
+
+fn invalid(error: SealError) -> StoreError {
+    StoreError::Invalid(error.to_string())
+}

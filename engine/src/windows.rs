@@ -1,0 +1,101 @@
+//! The windows that a shard seals with: one for each mailbox that has got mail a short while ago.
+//!
+//! The desk asks for one when a recipient is accepted, so the RSA operation that begins a window
+//! (some 25 µs) is done between commands, and once for all messages of a mailbox within
+//! [`WINDOW_TIME`]. The keys live in the memory of this shard only and are wiped when they end.
+//!
+//! Limits: [`WINDOWS_COUNT_MAX`] windows, some 800 bytes each; when that is reached, all are let go
+//! and begin anew, which costs time only.
+
+use core::cell::RefCell;
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fsmtp_rt::Instant;
+use fsmtp_store::directory::Account;
+use fsmtp_store::seal::{ContentKey, Random, SealError, Window, WindowRecord};
+use fsmtp_store::spool::RecipientKey;
+use fsmtp_store::{MailboxId, QueueId};
+
+/// How long a window is used. Longer makes sealing cheaper, and shows more to who reads the memory
+/// of the running engine: mail of so long ago.
+pub const WINDOW_TIME: Duration = Duration::from_secs(60);
+/// The most windows of a shard.
+pub const WINDOWS_COUNT_MAX: usize = 16 * 1024;
+
+/// What seals to one mailbox for the time being.
+#[derive(Debug)]
+pub struct Held {
+    window: Window,
+    record: Arc<WindowRecord>,
+    /// Whose it is: another public key needs another window.
+    public: Box<[u8]>,
+    until: Instant,
+}
+
+impl Held {
+    /// The key of the message `id`, wrapped for the mailbox. Once for each message.
+    ///
+    /// # Errors
+    /// [`SealError::Unavailable`]; not seen in practice.
+    pub fn wrap(&self, content: &ContentKey, id: QueueId) -> Result<RecipientKey, SealError> {
+        let wrap = self.window.wrap(content, id)?;
+        Ok(RecipientKey { wrap, window: Arc::clone(&self.record) })
+    }
+
+    /// What the recipient's key takes in the record of a message.
+    #[must_use]
+    pub fn record_bytes(&self) -> usize {
+        RecipientKey::record_bytes(&self.record)
+    }
+}
+
+/// The windows of one shard.
+#[derive(Debug, Default)]
+pub struct Windows(RefCell<BTreeMap<MailboxId, Rc<Held>>>);
+
+impl Windows {
+    /// The window of a mailbox if one is in use.
+    #[must_use]
+    pub fn held(&self, account: &Account, now: Instant) -> Option<Rc<Held>> {
+        let sealed = account.lock.sealed()?;
+        let windows = self.0.borrow();
+        let held = windows.get(&account.mailbox)?;
+        (held.until > now && held.public == sealed.public).then(|| Rc::clone(held))
+    }
+
+    /// Begins a window; none for an account whose mail lies in clear.
+    ///
+    /// # Errors
+    /// [`SealError::RsaKey`] when the public key is none, [`SealError::Unavailable`].
+    pub fn begin(
+        &self,
+        account: &Account,
+        now: Instant,
+        random: Random<'_>,
+    ) -> Result<Option<Rc<Held>>, SealError> {
+        let Some(sealed) = account.lock.sealed() else { return Ok(None) };
+        let (window, record) = Window::begin(account.mailbox, &sealed.public_key()?, random)?;
+        let (record, public) = (Arc::new(record), sealed.public.clone());
+        let held = Rc::new(Held { window, record, public, until: now + WINDOW_TIME });
+        let mut windows = self.0.borrow_mut();
+        if windows.len() >= WINDOWS_COUNT_MAX {
+            windows.clear();
+        }
+        windows.insert(account.mailbox, Rc::clone(&held));
+        Ok(Some(held))
+    }
+
+    /// Lets go of those that are over.
+    pub fn sweep(&self, now: Instant) {
+        self.0.borrow_mut().retain(|_, held| held.until > now);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+}
