@@ -242,6 +242,7 @@ fn aliases(directory: &Directory, after: Option<String>) -> AdminReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Password;
 
     /// Carries requests out on an empty store, whose configuration names `domain`.
     fn with_store(domain: &str, run: impl Fn(&dyn Fn(AdminRequest) -> Result<String, AdminError>)) {

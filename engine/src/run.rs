@@ -353,7 +353,7 @@ fn password_check(hashes: Helpers) -> PasswordCheck {
 
 /// The helper threads as shards use them.
 fn helpers(threads: Helpers) -> Offload {
-    Rc::new(move |job| threads.run(job).map(drop).map_err(|_| Overload))
+    Rc::new(move |job| threads.post(job).map_err(|_| Overload))
 }
 
 /// `--dev`: the domain and the account that the manual names.

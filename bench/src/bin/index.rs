@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use fsmtp_rt::UnixTime;
 use fsmtp_store::mailbox::{Embedded, Mailboxes, Options, wait};
 use fsmtp_store::spool::{Committed, Recipient, Sink};
-use fsmtp_store::{Envelope, Lsn, MailboxId, QueueId, ShardId};
+use fsmtp_store::{Lsn, MailboxId, QueueId, ShardId};
 
 type Outcome = Result<(), Box<dyn Error>>;
 

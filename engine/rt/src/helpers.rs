@@ -64,19 +64,28 @@ impl Helpers {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<oneshot::Receiver<T>, TooBusy> {
         let (reply, result) = oneshot::channel();
-        let mut jobs = self.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        if jobs.0.len() >= Self::QUEUE_MAX {
-            return Err(TooBusy);
-        }
-        jobs.0.push_back(Box::new(move || {
+        self.post(Box::new(move || {
             if reply.is_canceled() {
                 return; // the asker is gone
             }
             let _ = reply.send(job());
-        }));
+        }))?;
+        Ok(result)
+    }
+
+    /// Runs `job` on one of the threads, whoever still waits for it.
+    ///
+    /// # Errors
+    /// [`TooBusy`] when the queue is full.
+    pub fn post(&self, job: Box<dyn FnOnce() + Send>) -> Result<(), TooBusy> {
+        let mut jobs = self.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if jobs.0.len() >= Self::QUEUE_MAX {
+            return Err(TooBusy);
+        }
+        jobs.0.push_back(job);
         drop(jobs);
         self.queue.filled.notify_one();
-        Ok(result)
+        Ok(())
     }
 }
 

@@ -435,7 +435,7 @@ mod tests {
             "--adduser al@example.test --password-stdin --json",
             "--name Al --password-stdin -a al@example.test",
         ] {
-            let Command::Adduser { address, person } = parse(line).unwrap().command else {
+            let Command::Adduser { address, person, .. } = parse(line).unwrap().command else {
                 panic!("{line}")
             };
             assert_eq!(address.as_deref(), Some("al@example.test"), "{line}");
