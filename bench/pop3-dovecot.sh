@@ -9,7 +9,7 @@
 #   engine    started with --dev on two cores, filled over SMTP
 #   stock     Dovecot with the settings that it comes with: a process for each sign-in and each session
 #   fast      Dovecot in its high-performance mode: processes stay and serve one client after another,
-#             sign-ins are cached, flags are not written
+#             sign-ins are cached, flags are not written, folders that look unchanged are not read
 #
 # Dovecot has the messages of the engine's first account in a Maildir for each account, named and
 # with line ends as its own delivery does it, all of them read before; passwords are in clear in a
@@ -208,6 +208,9 @@ service pop3-login {
 service pop3 {
   service_count = 1000000
   process_min_avail = $accounts
+}
+service auth {
+  client_limit = 2048
 }
 CONF
 chmod 711 "$work"

@@ -67,7 +67,11 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<String>, String> {
     let mut sizes = Vec::new();
     for number in 0..plan.accounts {
         let account = account(plan, number);
-        sizes.push(look(plan, &account).map_err(|e| format!("{account}: {e}"))?);
+        let there = look(plan, &account).map_err(|e| format!("{account}: {e}"))?;
+        if (there.len() as u64) < plan.retrieve {
+            return Err(format!("{account} has {} messages only", there.len()));
+        }
+        sizes.push(there);
     }
     let cpu_looked = tree.cpu()?;
     let taken = AtomicU64::new(0);
