@@ -15,7 +15,7 @@
 # with line ends as its own delivery does it, all of them read before; passwords are in clear in a
 # file, so no hash is charged to it. The engine checks Argon2id once for each account, before what
 # is measured, and remembers the password for ten minutes. CPU time is that of the process and of
-# all its descendants, ended ones too. Printed: medians over the rounds, and the ratios.
+# all its descendants, ended ones too. Printed: medians over the rounds, of the ratios too.
 #
 # FSMTP_ENGINE and LOADGEN name the programs, else they are built; SESSIONS is how many of them in
 # a round for each server (800). Needs bash, python3 and Debian's dovecot-pop3d 2.3; without these
@@ -250,15 +250,17 @@ for round in $(seq "$rounds"); do
     done | paste -sd' ')"
 done
 
-median() { # NAME COLUMN
-    cut -d' ' -f"$2" "$work/$1.figures" | sort -n |
-        awk '{ all[NR] = $1 } END { print (all[int((NR + 1) / 2)] + all[int(NR / 2) + 1]) / 2 }'
+median() { # of a column of numbers
+    sort -n | awk '{ all[NR] = $1 } END { print (all[int((NR + 1) / 2)] + all[int(NR / 2) + 1]) / 2 }'
 }
+column() { cut -d' ' -f"$2" "$work/$1.figures"; } # NAME NUMBER
 for name in engine stock fast; do
-    echo "$name: $(median $name 1) ms of CPU for a session, $(median $name 2) sessions/s;" \
+    echo "$name: $(column $name 1 | median) ms of CPU for a session," \
+        "$(column $name 2 | median) sessions/s;" \
         "the first look at an account: $(cut -d' ' -f3 "$work/$name.first") ms"
 done
+# Of each round by itself: what else the machine does changes from round to round.
 for name in stock fast; do
-    awk -v e="$(median engine 1)" -v d="$(median $name 1)" -v n=$name \
-        'BEGIN { printf "engine / %s: %.3f, one %.1fth\n", n, e / d, d / e }'
+    paste -d' ' <(column engine 1) <(column $name 1) | awk '{ print $1 / $2 }' | median |
+        awk -v name=$name '{ printf "engine / %s: %.3f, one %.1fth\n", name, $1, 1 / $1 }'
 done
