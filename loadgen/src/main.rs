@@ -1,8 +1,9 @@
-//! `loadgen`: load for an SMTP server, and what the server's process spends on it.
+//! `loadgen`: load for a mail server, and what the server's process spends on it.
 //!
 //! * `idle`: many open connections that do nothing: memory per connection.
 //! * `big`: many connections that each send one large message at once: the peak of memory.
 //! * `flood`: a closed loop of small messages: rate, latencies, CPU time per message.
+//! * `pop3`: clients that fetch mail in a loop: rate, CPU time per session.
 //!
 //! Plain threads and blocking sockets: good for some thousand connections. It is not part of the
 //! tests; it measures. The figures are printed as `name value unit` lines, one a line. Exit status:
@@ -12,7 +13,9 @@ mod big;
 mod client;
 mod flood;
 mod idle;
+mod pop3;
 mod process;
+mod tree;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -84,6 +87,8 @@ enum What {
         #[arg(long)]
         pipelined: bool,
     },
+    /// Each client signs in, fetches some messages, signs out, and begins again.
+    Pop3(#[command(flatten)] pop3::Plan),
 }
 
 fn main() -> ExitCode {
@@ -94,6 +99,7 @@ fn main() -> ExitCode {
             let plan = flood::Plan { connections, messages, bytes, per_connection, pipelined };
             flood::run(&common, &plan)
         }
+        What::Pop3(plan) => pop3::run(&plan),
     };
     match done {
         Ok(figures) => {

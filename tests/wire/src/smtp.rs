@@ -64,7 +64,14 @@ impl Smtp {
     /// # Errors
     /// Those of the socket.
     pub fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// Takes a connection that the caller has made, and does not wait for the greeting.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;

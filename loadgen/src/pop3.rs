@@ -1,0 +1,294 @@
+//! Clients that fetch mail in a loop: how many sessions a server gives, and what one costs it.
+//!
+//! Called by `main`. A session is: connect, USER, PASS, UIDL, some RETR, QUIT, each command after
+//! the answer to the one before. Before anything is measured each account is looked at once, which
+//! learns the sizes that LIST gives; so first sign-ins and indexes that a server makes at first
+//! sight are not in the figures. Every message is counted to its end and must have the octets of
+//! LIST. One thread per client; a maildrop is open once at a time, so no two clients share an
+//! account.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::process::raise_open_files;
+use crate::tree::Tree;
+
+/// The longest wait for one answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Octets of one answer at most: beyond any listing or message that is measured here.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Where two sessions of an account begin in its maildrop is this many messages apart; a prime, so
+/// that sessions touch different messages.
+const STRIDE: u64 = 389;
+
+/// What to fetch, and where.
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct Plan {
+    /// The server's POP3 address, as 127.0.0.1:2110.
+    #[arg(long)]
+    target: SocketAddr,
+    /// A process of the server on this machine; its descendants count with it. More than one may
+    /// be given.
+    #[arg(long)]
+    pid: Vec<u32>,
+    /// Clients at the same time.
+    #[arg(long, default_value_t = 16)]
+    clients: u64,
+    /// Accounts, named u0, u1 and so on; at least one for each client.
+    #[arg(long, default_value_t = 16)]
+    accounts: u64,
+    /// What stands behind the @ of each account.
+    #[arg(long, default_value = "example.test")]
+    domain: String,
+    /// The password of all of them.
+    #[arg(long, default_value = "secret")]
+    password: String,
+    /// Sessions in all.
+    #[arg(long, default_value_t = 1_000)]
+    sessions: u64,
+    /// Messages that a session fetches.
+    #[arg(long, default_value_t = 20)]
+    retrieve: u64,
+}
+
+/// Does them all.
+///
+/// # Errors
+/// What failed, in a sentence: the first session's, and how many failed.
+pub(crate) fn run(plan: &Plan) -> Result<Vec<String>, String> {
+    if plan.clients == 0 || plan.sessions == 0 || plan.accounts < plan.clients {
+        return Err("at least one client and session, and an account for each client".to_owned());
+    }
+    raise_open_files(usize::try_from(plan.clients).unwrap_or(usize::MAX))?;
+    let tree = Tree::new(&plan.pid);
+    let cpu_before = tree.cpu()?;
+    let mut sizes = Vec::new();
+    for number in 0..plan.accounts {
+        let account = account(plan, number);
+        let there = look(plan, &account).map_err(|e| format!("{account}: {e}"))?;
+        if (there.len() as u64) < plan.retrieve {
+            return Err(format!("{account} has {} messages only", there.len()));
+        }
+        sizes.push(there);
+    }
+    let cpu_looked = tree.cpu()?;
+    let taken = AtomicU64::new(0);
+    let begun = Instant::now();
+    let results: Vec<Tally> = std::thread::scope(|scope| {
+        let (sizes, taken) = (&sizes, &taken);
+        let one = |client| scope.spawn(move || client_loop(plan, client, sizes, taken));
+        let all: Vec<_> = (0..plan.clients).map(one).collect();
+        all.into_iter().map(|t| t.join().unwrap_or_else(|_| Tally::panicked())).collect()
+    });
+    let took = begun.elapsed().as_secs_f64();
+    let spent = tree.cpu()?.saturating_sub(cpu_looked);
+    let failures: u64 = results.iter().map(|tally| tally.failures).sum();
+    if let Some(first) = results.iter().find_map(|tally| tally.first.as_deref()) {
+        return Err(format!("{failures} of {} sessions failed, the first: {first}", plan.sessions));
+    }
+    let octets: u64 = results.iter().map(|tally| tally.octets).sum();
+    let mut figures = vec![
+        format!("sessions {} complete", plan.sessions),
+        format!("octets {octets} of messages"),
+        format!("rate {:.1} 1/s", plan.sessions as f64 / took),
+    ];
+    if !plan.pid.is_empty() {
+        let looking = cpu_looked.saturating_sub(cpu_before).as_secs_f64();
+        figures.push(format!("server_cpu_first {:.3} ms/account", each(looking, plan.accounts)));
+        let spent = spent.as_secs_f64();
+        figures.push(format!("server_cpu {:.3} ms/session", each(spent, plan.sessions)));
+    }
+    Ok(figures)
+}
+
+/// Milliseconds for each.
+fn each(seconds: f64, count: u64) -> f64 {
+    seconds * 1e3 / count.max(1) as f64
+}
+
+fn account(plan: &Plan, number: u64) -> String {
+    format!("u{number}@{}", plan.domain)
+}
+
+/// What one client did.
+#[derive(Debug, Default)]
+struct Tally {
+    octets: u64,
+    failures: u64,
+    first: Option<String>,
+}
+
+impl Tally {
+    fn panicked() -> Self {
+        Self { failures: 1, first: Some("a panic".to_owned()), ..Self::default() }
+    }
+}
+
+fn client_loop(plan: &Plan, client: u64, sizes: &[Vec<u64>], taken: &AtomicU64) -> Tally {
+    let mut tally = Tally::default();
+    // Accounts client, client + clients, ..: no other client ever has one of them.
+    let own: Vec<u64> = (client..plan.accounts).step_by(plan.clients.max(1) as usize).collect();
+    for (round, number) in own.iter().cycle().enumerate() {
+        if taken.fetch_add(1, Ordering::Relaxed) >= plan.sessions {
+            break;
+        }
+        let account = account(plan, *number);
+        let sizes = sizes.get(*number as usize).map_or(&[][..], Vec::as_slice);
+        match session(plan, &account, sizes, round as u64) {
+            Ok(octets) => tally.octets += octets,
+            Err(error) => {
+                tally.failures += 1;
+                tally.first.get_or_insert_with(|| format!("{account}: {error}"));
+            }
+        }
+    }
+    tally
+}
+
+/// Which messages, by number from 1, session `round` fetches of `count`: spread evenly, and from
+/// another beginning each time.
+fn picked(count: u64, retrieve: u64, round: u64) -> impl Iterator<Item = u64> {
+    let begin = round.wrapping_mul(STRIDE) % count.max(1);
+    let retrieve = retrieve.min(count);
+    (0..retrieve).map(move |n| 1 + (begin + n * count / retrieve.max(1)) % count)
+}
+
+/// The sizes that LIST gives.
+fn look(plan: &Plan, account: &str) -> io::Result<Vec<u64>> {
+    let mut pop = Pop::login(plan, account)?;
+    let listing = pop.many(b"LIST\r\n")?;
+    let size = |line: &str| line.split(' ').nth(1)?.parse().ok();
+    let sizes: Option<Vec<u64>> = lines(listing).map(size).collect();
+    pop.one(b"QUIT\r\n")?;
+    sizes.ok_or_else(|| io::Error::other("LIST is not a list of sizes"))
+}
+
+/// One session; how many octets the messages had.
+fn session(plan: &Plan, account: &str, sizes: &[u64], round: u64) -> io::Result<u64> {
+    let mut pop = Pop::login(plan, account)?;
+    let named = lines(pop.many(b"UIDL\r\n")?).count();
+    if named != sizes.len() {
+        return Err(io::Error::other(format!("UIDL has {named} lines, LIST {}", sizes.len())));
+    }
+    let mut octets = 0;
+    for number in picked(sizes.len() as u64, plan.retrieve, round) {
+        let message = pop.many(format!("RETR {number}\r\n").as_bytes())?;
+        // RFC 1939 §3: a dot that stands first is doubled, and counts once.
+        let doubled = message.windows(2).filter(|w| w == b"\n.").count();
+        let size = (message.len() - doubled - usize::from(message.starts_with(b"."))) as u64;
+        let due = sizes.get(number as usize - 1).copied().unwrap_or(0);
+        if size != due {
+            return Err(io::Error::other(format!("RETR {number}: {size} octets, LIST has {due}")));
+        }
+        octets += size;
+    }
+    pop.one(b"QUIT\r\n")?;
+    Ok(octets)
+}
+
+/// The lines of a listing.
+fn lines(listing: &[u8]) -> impl Iterator<Item = &str> {
+    listing.split_inclusive(|&b| b == b'\n').map(|l| str::from_utf8(l).unwrap_or("").trim_end())
+}
+
+/// One connection; holds at most one answer.
+#[derive(Debug)]
+struct Pop {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// Octets of the buffer that have arrived.
+    filled: usize,
+}
+
+impl Pop {
+    /// Connects and signs in.
+    fn login(plan: &Plan, account: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&plan.target, PATIENCE)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut pop = Self { stream, buffer: vec![0; 32 * 1024], filled: 0 };
+        pop.one(b"")?;
+        pop.one(format!("USER {account}\r\n").as_bytes())?;
+        pop.one(format!("PASS {}\r\n", plan.password).as_bytes())?;
+        Ok(pop)
+    }
+
+    /// Sends a command, reads an answer of one line.
+    fn one(&mut self, command: &[u8]) -> io::Result<()> {
+        let end = self.status(command)?;
+        if self.filled == end { Ok(()) } else { Err(io::Error::other("more than one answer")) }
+    }
+
+    /// Sends a command, reads an answer of many lines: those between the status and the dot.
+    fn many(&mut self, command: &[u8]) -> io::Result<&[u8]> {
+        let begin = self.status(command)?;
+        let is_whole = |text: &[u8]| text == b".\r\n" || text.ends_with(b"\r\n.\r\n");
+        while !self.buffer.get(begin..self.filled).is_some_and(is_whole) {
+            self.more()?;
+        }
+        Ok(self.buffer.get(begin..self.filled - 3).unwrap_or(&[]))
+    }
+
+    /// Sends a command and reads its status line; where that ends.
+    fn status(&mut self, command: &[u8]) -> io::Result<usize> {
+        self.stream.write_all(command)?;
+        self.filled = 0;
+        loop {
+            let text = self.buffer.get(..self.filled).unwrap_or(&[]);
+            if let Some(at) = text.iter().position(|&b| b == b'\n') {
+                if text.starts_with(b"+OK") {
+                    return Ok(at + 1);
+                }
+                let line = String::from_utf8_lossy(text.get(..at).unwrap_or(&[])).into_owned();
+                return Err(io::Error::other(line.trim_end().to_owned()));
+            }
+            self.more()?;
+        }
+    }
+
+    fn more(&mut self) -> io::Result<()> {
+        if self.filled == self.buffer.len() {
+            if self.filled >= ANSWER_BYTES_MAX {
+                return Err(io::Error::other("an answer without end"));
+            }
+            self.buffer.resize(2 * self.filled, 0);
+        }
+        let read = self.stream.read(self.buffer.get_mut(self.filled..).unwrap_or(&mut []))?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.filled += read;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_picked_all_over_the_maildrop_and_never_twice() {
+        for (count, retrieve) in [(1_000, 20), (20, 20), (7, 20), (1, 1), (0, 20)] {
+            for round in 0..50 {
+                let mut all: Vec<u64> = picked(count, retrieve, round).collect();
+                assert_eq!(all, picked(count, retrieve, round).collect::<Vec<u64>>());
+                all.sort_unstable();
+                all.dedup();
+                assert_eq!(all.len() as u64, retrieve.min(count));
+                assert!(all.iter().all(|n| (1..=count).contains(n)));
+            }
+        }
+        let first: Vec<u64> = picked(1_000, 20, 0).take(3).collect();
+        assert_eq!(first, [1, 51, 101]);
+        assert_ne!(first, picked(1_000, 20, 1).take(3).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn lines_of_a_listing() {
+        assert_eq!(lines(b"1 20\r\n2 30\r\n").collect::<Vec<_>>(), ["1 20", "2 30"]);
+        assert_eq!(lines(b"").count(), 0);
+    }
+}
