@@ -18,6 +18,7 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -300,6 +301,7 @@ async fn check<R: Runtime, M: Mailboxes>(
     from: IpAddr,
 ) -> Result<SignedIn, Refused> {
     let (gate, rt) = (&shard.gate, &shard.rt);
+    let user = &*address(shard, user);
     if !gate.admits(user, from, rt.unix()) {
         return Err(Refused::Later);
     }
@@ -364,6 +366,8 @@ pub fn scram_keys<R: Runtime, M: Mailboxes>(
     user: &str,
     from: IpAddr,
 ) -> Result<(ScramKeys, Nonce), Refused> {
+    // Who asks for `bob` and for `bob@` must not learn from two answers that there is none.
+    let user = &*address(shard, user);
     if !shard.gate.admits(user, from, shard.rt.unix()) {
         return Err(Refused::Later);
     }
@@ -394,7 +398,8 @@ pub async fn prove<R: Runtime, M: Mailboxes>(
     from: IpAddr,
     service: &str,
 ) -> Result<SignedIn, Refused> {
-    let opened = account(shard, user).and_then(|account| {
+    let name = &*address(shard, user);
+    let opened = account(shard, name).and_then(|account| {
         let wrap = account.lock.sealed()?.wraps.scram()?;
         let key = wrap.open(account.mailbox, client_key?.bytes()).ok()?;
         Some(SignedIn { account: Arc::clone(&account), key: Some(Arc::new(key)) })
@@ -404,18 +409,18 @@ pub async fn prove<R: Runtime, M: Mailboxes>(
             shard.gate.pardon(from);
             Ok(signed_in)
         }
-        None => Err(wrong(shard, user, from).await),
+        None => Err(wrong(shard, name, from).await),
     };
     told(shard, user, from, service, result)
 }
 
-/// The account of a login name; one without a domain means the node's own.
-fn account<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, user: &str) -> Option<Arc<Account>> {
-    let directory = shard.directory.borrow();
-    if user.contains('@') {
-        return directory.account(user).cloned();
-    }
-    directory.account(&format!("{user}@{}", shard.domain)).cloned()
+/// The address that a login name means; one without a domain is in the node's own.
+fn address<'u, R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, user: &'u str) -> Cow<'u, str> {
+    if user.contains('@') { user.into() } else { format!("{user}@{}", shard.domain).into() }
+}
+
+fn account<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, address: &str) -> Option<Arc<Account>> {
+    shard.directory.borrow().account(address).cloned()
 }
 
 #[cfg(test)]

@@ -331,6 +331,11 @@ fn who_is_not_there_has_a_salt_that_stays() {
     assert_ne!(known.0.salt, before.0.salt);
     assert_eq!(terms(&engine, Service::Pop, nobody).0, before.0);
     assert_eq!(terms(&engine, Service::Submission, "NoBody@Example.Test").0, before.0);
+    let right = connect(&engine, Service::Submission, false).sign_in("demo", DEMO_PASSWORD);
+    assert!(Service::Submission.welcomes(&right.last), "{right:?}");
+    // A name without its domain: what is the same for who is there is so for who is not.
+    assert_eq!(right.terms.as_ref(), Some(&known.0));
+    assert_eq!(terms(&engine, Service::Pop, "nobody").0, before.0);
     assert_ne!(terms(&engine, Service::Pop, none).0.salt, before.0.salt);
     let mut engine = engine;
     engine.kill();
