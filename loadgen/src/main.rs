@@ -86,6 +86,9 @@ enum What {
         /// MAIL, RCPT and DATA in one write.
         #[arg(long)]
         pipelined: bool,
+        /// How many mailboxes get the messages in turn: `{}` in --rcpt is their number, from 0.
+        #[arg(long, default_value_t = 1)]
+        mailboxes: u64,
     },
     /// Each client signs in, fetches some messages, signs out, and begins again.
     Pop3(#[command(flatten)] pop3::Plan),
@@ -95,8 +98,17 @@ fn main() -> ExitCode {
     let done = match Args::parse().what {
         What::Idle { common, connections } => idle::run(&common, connections),
         What::Big { common, connections, bytes } => big::run(&common, connections, bytes),
-        What::Flood { common, connections, messages, bytes, per_connection, pipelined } => {
-            let plan = flood::Plan { connections, messages, bytes, per_connection, pipelined };
+        What::Flood {
+            common,
+            connections,
+            messages,
+            bytes,
+            per_connection,
+            pipelined,
+            mailboxes,
+        } => {
+            let plan =
+                flood::Plan { connections, messages, bytes, per_connection, pipelined, mailboxes };
             flood::run(&common, &plan)
         }
         What::Pop3(plan) => pop3::run(&plan),
