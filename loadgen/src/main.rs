@@ -3,6 +3,7 @@
 //! * `idle`: many open connections that do nothing: memory per connection.
 //! * `big`: many connections that each send one large message at once: the peak of memory.
 //! * `flood`: a closed loop of small messages: rate, latencies, CPU time per message.
+//! * `handshakes`: connections that encrypt and leave: CPU time per handshake.
 //!
 //! Plain threads and blocking sockets: good for some thousand connections. It is not part of the
 //! tests; it measures. The figures are printed as `name value unit` lines, one a line. Exit status:
@@ -11,8 +12,10 @@
 mod big;
 mod client;
 mod flood;
+mod handshakes;
 mod idle;
 mod process;
+mod tls;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -52,6 +55,8 @@ enum What {
         /// How many.
         #[arg(long, default_value_t = 10_000)]
         connections: usize,
+        #[command(flatten)]
+        tls: tls::Options,
     },
     /// Each connection sends one message, all at the same time.
     Big {
@@ -84,16 +89,24 @@ enum What {
         #[arg(long)]
         pipelined: bool,
     },
+    /// Each connection makes a full handshake of TLS 1.3 and leaves.
+    Handshakes {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        plan: handshakes::Plan,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Args::parse().what {
-        What::Idle { common, connections } => idle::run(&common, connections),
+        What::Idle { common, connections, tls } => idle::run(&common, connections, tls),
         What::Big { common, connections, bytes } => big::run(&common, connections, bytes),
         What::Flood { common, connections, messages, bytes, per_connection, pipelined } => {
             let plan = flood::Plan { connections, messages, bytes, per_connection, pipelined };
             flood::run(&common, &plan)
         }
+        What::Handshakes { common, plan } => handshakes::run(&common, &plan),
     };
     match done {
         Ok(figures) => {
