@@ -3,10 +3,10 @@
 # what comes back must be what went in, byte for byte, behind the engine's own trace headers.
 #
 #   senders   swaks, curl, Python's smtplib, Postfix's smtp-source; curl and smtplib also sign in to
-#             submission, over TLS from the first byte and over STARTTLS; msmtp and openssl's s_client
-#             do both
-#   fetchers  curl, Python's poplib, each also over TLS and STLS; s_client and mpop over both; getmail
-#             over TLS; fetchmail
+#             submission, over TLS from the first byte and over STARTTLS; msmtp, mutt and openssl's
+#             s_client do both
+#   fetchers  curl, Python's poplib, each also over TLS and STLS; s_client, mpop and mutt over both;
+#             getmail over TLS; fetchmail
 #
 # A client that is not installed is skipped, with a line that says so. Exit status 1 when anything
 # differs. Needs bash and coreutils; FSMTP_ENGINE names the engine, else it is built.
@@ -101,6 +101,33 @@ with_msmtp() { # FILE SERVICE on|off, the latter for STARTTLS. It ends lines by 
 }
 with_msmtp_starttls() { with_msmtp "$1" 587 on; }
 with_msmtp_tls() { with_msmtp "$1" 465 off; }
+
+# Mutt wants a terminal, and is given one; keys are pushed. Its bouncing sends a message as it is,
+# behind headers that begin with Resent-.
+mutt_rc() { # More settings, one a line: writes $work/muttrc
+    cat >"$work/muttrc" <<RC
+set certificate_file=$work/data/tls/cert.pem
+set ssl_verify_host=no
+set ssl_force_tls=yes
+set folder=$work mbox_type=Maildir confirmappend=no copy=no header_cache="" message_cachedir=""
+set hostname=client.test from=$user envelope_from_address=$user use_from=yes
+set bounce=yes quit=yes delete=yes pop_delete=no sleep_time=0 wait_key=no timeout=1
+$1
+RC
+}
+with_keys() { # FOLDER KEYS: runs mutt
+    TERM=xterm timeout 20 script --quiet --return --command \
+        "mutt -F '$work/muttrc' -f '$1' -e 'push $2'" "$work/terminal" </dev/null >"$work/mutt" 2>&1
+}
+with_mutt() { # FILE URL
+    rm -rf "$work/bounce"
+    mkdir -p "$work/bounce/cur" "$work/bounce/new" "$work/bounce/tmp"
+    tr -d '\r' <"$1" >"$work/bounce/new/1.client"
+    mutt_rc "set smtp_url=$2"
+    with_keys "$work/bounce" "<bounce-message>$user<enter><exit>"
+}
+with_mutt_starttls() { with_mutt "$1" "smtp://$user:$password@localhost:$((base + 587))/"; }
+with_mutt_tls() { with_mutt "$1" "smtps://$user:$password@localhost:$((base + 465))/"; }
 
 # One conversation through s_client: each step is a line that is sent, once the line before it was
 # answered with the code that is due.
@@ -208,6 +235,11 @@ if have openssl; then
 else
     skip "openssl is not installed"
 fi
+if have mutt && have script; then
+    send_all mutt_starttls && send_all mutt_tls
+else
+    skip "mutt is not installed, or util-linux's script"
+fi
 probe() {
     MAIL_CONFIG=$work/postfix LD_LIBRARY_PATH=${postfix_libraries:-} "$smtp_source" -m 1 \
         -f a@sender.test -t discard@example.test "inet:127.0.0.1:$smtp" >"$work/probe" 2>&1
@@ -224,7 +256,7 @@ fi
 same() { # SENT FETCHED
     size=$(stat -c %s "$1")
     tail -c "$size" "$2" | cmp -s - "$1" || return 1
-    ! head -c "-$size" "$2" | grep -qvE '^(Return-Path: |Received: |X-Fannst-|[[:blank:]])'
+    ! head -c "-$size" "$2" | grep -qvE '^(Return-Path: |Received: |X-Fannst-|Resent-|[[:blank:]])'
 }
 compare() { # FETCHER: holds fetched.N against the Nth message sent; its lines may end in LF
     number=0
@@ -232,7 +264,7 @@ compare() { # FETCHER: holds fetched.N against the Nth message sent; its lines m
         number=$((number + 1))
         file=${entry#*:}
         got=$work/$1.$number
-        if [ -f "$got" ] && [[ " fetchmail mpop mpop-stls getmail " = *" $1 "* ]]; then
+        if [ -f "$got" ] && [[ " fetchmail mpop mpop-stls getmail mutt mutt-stls " = *" $1 "* ]]; then
             # They hand messages to programs and folders with the line ends of Unix.
             tr -d '\r' <"$got" >"$got.lf"
             tr -d '\r' <"$file" >"$work/sent.lf"
@@ -305,6 +337,22 @@ if have openssl; then
         compare "$name"
     done
 fi
+if have mutt && have script; then
+    for name in mutt mutt-stls; do
+        mkdir -p "$work/box.$name/cur" "$work/box.$name/new" "$work/box.$name/tmp"
+        mutt_rc 'set sort=mailbox-order'
+        url=pops://${user/@/%40}:$password@localhost:$((base + 995))/
+        [ "$name" = mutt ] || url=pop://${user/@/%40}:$password@localhost:$pop/
+        with_keys "$url" "<tag-pattern>~A<enter><tag-prefix><copy-message>$work/box.$name<enter><exit>"
+        # The names are TIME.PID_SEQUENCE.HOST. It adds two headers to every copy.
+        number=0
+        for file in $(find "$work/box.$name/new" -type f | sort -t_ -k2 -n); do
+            number=$((number + 1))
+            sed -E '1,/^$/{/^(Content-Length|Lines): /d}' "$file" >"$work/$name.$number"
+        done
+        compare "$name"
+    done
+fi
 if have mpop; then
     for name in mpop mpop-stls; do
         deliver_script "$name"
@@ -371,6 +419,24 @@ RC
     [ "$failed" -gt 0 ] && tail -n 5 "$work/fetchmail-log"
 else
     skip "fetchmail is not installed"
+fi
+
+# ---- tickets ------------------------------------------------------------------------------------
+
+resumed() { # ARGUMENTS: whether a second connection goes on with the session of the first
+    printf 'EHLO client.test\r\nQUIT\r\n' |
+        timeout 20 openssl s_client -quiet -sess_out "$work/session" "$@" >"$work/s_client" 2>&1
+    printf 'EHLO client.test\r\nQUIT\r\n' |
+        timeout 20 openssl s_client -ign_eof -sess_in "$work/session" "$@" 2>&1 | grep -q '^Reused, '
+}
+if have openssl; then
+    for version in -tls1_2 -tls1_3; do
+        for port in "-connect 127.0.0.1:$((base + 465))" \
+            "-starttls smtp -name client.test -connect 127.0.0.1:$((base + 587))"; do
+            # shellcheck disable=SC2086 # words of their own
+            if resumed "$version" $port; then pass; else fail "no session is resumed: $version $port"; fi
+        done
+    done
 fi
 
 if [ "$passed" -eq 0 ]; then fail "no client sent and fetched anything"; fi

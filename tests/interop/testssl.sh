@@ -20,11 +20,14 @@ finish() {
 }
 trap finish EXIT
 
-# Findings that are allowed, by id; each line says why. None so far.
+# Findings that are allowed, by id; all of them warnings about the scanner's own openssl.
 allowed=(
+    engine_problem           # it has no engine for GOST
+    sessionresumption_ticket # with OpenSSL 3 testssl.sh 3.0 cannot tell whether a session is resumed
+    sessionresumption_ID     # the same
 )
-# Fewer lines than this mean that the scanner gave up; a whole scan of a port has about 150.
-findings_min=100
+# Fewer lines than this mean that the scanner gave up; a whole scan of a port has 100 to 130.
+findings_min=90
 
 scanner=$(command -v testssl || command -v testssl.sh) || {
     echo "testssl.sh is not installed"
