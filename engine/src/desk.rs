@@ -110,7 +110,8 @@ impl Transaction {
         let bytes = RECIPIENT_BYTES + address.len() + orcpt.map_or(0, <[u8]>::len);
         let new = mailboxes.iter().filter(|(mailbox, _)| !self.mailboxes.contains(mailbox));
         let count = self.envelope.recipients.len() + new.clone().count();
-        let key_bytes = |held: &Option<Rc<Held>>| held.as_ref().map_or(0, |held| held.record_bytes());
+        let key_bytes =
+            |held: &Option<Rc<Held>>| held.as_ref().map_or(0, |held| held.record_bytes());
         let sum = new.fold(self.recipients_bytes, |sum, (_, held)| sum + bytes + key_bytes(held));
         if count > RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
             return false;

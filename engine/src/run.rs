@@ -37,6 +37,7 @@ use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
 use crate::supervise::{Happening, Life, Order, Running, say_damage, supervise};
+use crate::windows::by_public_key;
 
 /// How long running transactions may take to finish after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -325,6 +326,7 @@ impl Body {
             directory,
             check_password: password_check(self.hashes.clone()),
             helpers: helpers(self.hashes.clone()),
+            begin: Rc::new(by_public_key),
             sealing: config.store.sealing,
             gate: Arc::clone(&self.gate),
             magic: config.dev.is_some(),

@@ -167,10 +167,8 @@ impl StoreAdmin {
         let account = self.account(address)?;
         let wraps = account.lock.sealed().map(|sealed| sealed.wraps.entries());
         let app = |entry: &Entry| matches!(entry.wrap, Wrap::App(_));
-        let entry = |entry: &Entry| AppPasswordEntry {
-            number: entry.number,
-            name: entry.name.clone(),
-        };
+        let entry =
+            |entry: &Entry| AppPasswordEntry { number: entry.number, name: entry.name.clone() };
         let entries = wraps.unwrap_or_default().iter().filter(|e| app(e)).map(entry).collect();
         Ok(AdminReply::AppPasswords { entries })
     }

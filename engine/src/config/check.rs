@@ -6,9 +6,9 @@ use super::file::{self, File, LogFormat, LogLevel, Protocol, TlsMode};
 use super::{Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Smtp, Store, keys};
 use crate::log;
 use crate::tls::Pair;
-use fsmtp_store::seal::RsaBits;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
+use fsmtp_store::seal::RsaBits;
 use std::path::PathBuf;
 use toml::de::DeTable;
 

@@ -192,7 +192,9 @@ impl<R: Runtime> Incoming<R> {
         }
         let envelope_bytes =
             envelope.encoded_bytes().map_err(|why| StoreError::Invalid(why.to_string()))?;
-        self.charge(super::fixed_bytes(envelope.recipients.len(), false) + envelope.memory_bytes())?;
+        self.charge(
+            super::fixed_bytes(envelope.recipients.len(), false) + envelope.memory_bytes(),
+        )?;
         let octets = self.octets + head.len() as u64;
         let payload = MessagePayload {
             fixed: MessageHead {

@@ -171,8 +171,7 @@ impl<D: Disk> Reader<D> {
             tail_at -= TAG_BYTES;
             bytes.truncate(tail_at + tail_bytes);
         }
-        let step =
-            if is_whole { Step::Done } else { Step::Chunk(0, bytes.split_off(tail_at)) };
+        let step = if is_whole { Step::Done } else { Step::Chunk(0, bytes.split_off(tail_at)) };
         bytes.drain(..head_at);
         if let Some(body) = &mut self.body {
             body.step = step;
@@ -222,7 +221,8 @@ impl<D: Disk> Reader<D> {
 
     /// Damage of the message that is open.
     fn corrupt(&self, why: String) -> StoreError {
-        let at = self.body.as_ref().map_or((ShardId(0), Lsn(0)), |body| (body.at.shard, body.at.lsn));
+        let at =
+            self.body.as_ref().map_or((ShardId(0), Lsn(0)), |body| (body.at.shard, body.at.lsn));
         StoreError::Corrupt { place: place(at.0, self.segment_bytes, at.1), why }
     }
 
