@@ -69,6 +69,8 @@ pub struct Config {
     pub smtp: Smtp,
     /// Mail that is fetched.
     pub pop3: Pop3,
+    /// Whether SCRAM is offered where users sign in.
+    pub scram: bool,
     /// How mail lies on disk.
     pub store: Store,
     /// What is written about what happens.

@@ -45,6 +45,18 @@ impl Held {
         Ok(RecipientKey { wrap, window: Arc::clone(&self.record) })
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub fn mailbox(&self) -> MailboxId {
+        self.record.mailbox()
+    }
+
+    /// Whether the account can open it: its keys are still those that it was made for.
+    #[must_use]
+    pub fn seals_to(&self, account: &Account) -> bool {
+        account.lock.sealed().is_some_and(|sealed| sealed.public == self.public)
+    }
+
     /// What the recipient's key takes in the record of a message.
     #[must_use]
     pub fn record_bytes(&self) -> usize {
@@ -91,10 +103,9 @@ impl Windows {
     /// The window of a mailbox if one is in use.
     #[must_use]
     pub fn held(&self, account: &Account, now: Instant) -> Option<Rc<Held>> {
-        let sealed = account.lock.sealed()?;
         let windows = self.held.borrow();
         let held = windows.get(&account.mailbox)?;
-        (held.until > now && held.public == sealed.public).then(|| Rc::clone(held))
+        (held.until > now && held.seals_to(account)).then(|| Rc::clone(held))
     }
 
     /// Begins a window; none for an account whose mail lies in clear.

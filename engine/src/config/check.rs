@@ -98,6 +98,7 @@ pub(super) fn check(
             data_timeout: seconds(file.smtp.data_timeout_s),
         },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
+        scram: file.sign_in.scram || overrides.dev,
         store: Store {
             segment_bytes: file.store.segment_bytes,
             reserve_bytes: file.store.reserve_bytes,

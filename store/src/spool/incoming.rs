@@ -7,8 +7,8 @@
 //! is used up, it is refused with [`StoreError::Busy`] before it takes more.
 //! Dropped without a commit, the message never was: its chunks are dead bytes.
 //!
-//! A message that was begun with [`Incoming::seal`] is sealed on its way: each chunk when its buffer
-//! is full, the rest at the commit. What it holds in clear, it holds in memory only.
+//! A message that was begun with [`Incoming::seal`] is sealed on its way: each chunk when its
+//! buffer is full, the rest at the commit. What it holds in clear, it holds in memory only.
 
 use core::fmt;
 use core::mem;

@@ -5,14 +5,17 @@
 //! record of another one. Layout in the header of `format`. Failure: bytes that encoding would not
 //! have written are refused with a reason.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fsmtp_rt::UnixTime;
 
 use crate::envelope::{Envelope, RECIPIENTS_COUNT_MAX};
 use crate::id::MailboxId;
-use crate::seal::{RECIPIENT_WRAP_BYTES, RecipientWrap, WindowRecord};
+use crate::seal::{RECIPIENT_WRAP_BYTES, RecipientWrap, WindowId, WindowRecord};
 
+/// Windows that are shared during a replay; some 2 MB.
+const WINDOWS_COUNT_MAX: usize = 4096;
 /// Received, count of recipients.
 const FIXED_BYTES: usize = 8 + 4;
 
@@ -63,8 +66,33 @@ pub(super) fn encode(received: UnixTime, keys: &[RecipientKey]) -> Vec<u8> {
     bytes
 }
 
+/// Windows that were read a short while ago: messages of one window share its record in memory, also
+/// when they are replayed.
+#[derive(Default)]
+pub(super) struct Windows(BTreeMap<(MailboxId, WindowId), Arc<WindowRecord>>);
+
+impl Windows {
+    fn share(&mut self, window: WindowRecord) -> Arc<WindowRecord> {
+        if self.0.len() >= WINDOWS_COUNT_MAX {
+            self.0.clear();
+        }
+        let name = (window.mailbox(), window.id());
+        match self.0.get(&name) {
+            Some(known) if **known == window => Arc::clone(known),
+            _ => {
+                let window = Arc::new(window);
+                self.0.insert(name, Arc::clone(&window));
+                window
+            }
+        }
+    }
+}
+
 /// What [`encode`] wrote.
-pub(super) fn decode(bytes: &[u8]) -> Result<(UnixTime, Vec<Recipient>), String> {
+pub(super) fn decode(
+    bytes: &[u8],
+    windows: &mut Windows,
+) -> Result<(UnixTime, Vec<Recipient>), String> {
     let early = || "the keys end early".to_owned();
     let (received, rest) = bytes.split_first_chunk().ok_or_else(early)?;
     let (count, mut rest) = rest.split_first_chunk().ok_or_else(early)?;
@@ -85,7 +113,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(UnixTime, Vec<Recipient>), String>
         if (wrap.mailbox, wrap.window) != (window.mailbox(), window.id()) {
             return Err("a key and its window are not of one mailbox".to_owned());
         }
-        let key = RecipientKey { wrap, window: Arc::new(window) };
+        let key = RecipientKey { wrap, window: windows.share(window) };
         recipients.push(Recipient { mailbox: wrap.mailbox, key: Some(key) });
     }
     if !rest.is_empty() {

@@ -6,9 +6,9 @@
 //! is [`StoreError::Moved`] when the segment was given back meanwhile, so the caller asks the index
 //! again, else [`StoreError::Corrupt`].
 //!
-//! A sealed message is opened on the way, with the key that the caller has ([`Reader::open_sealed`]):
-//! no byte of a chunk is given out before all of it was found to be what was sealed there. A message
-//! that should be sealed and is not, or the other way round, is damage.
+//! A sealed message is opened on the way, with the key that the caller has
+//! ([`Reader::open_sealed`]): no byte of a chunk is given out before all of it was found to be what
+//! was sealed there. A message that should be sealed and is not, or the other way round, is damage.
 
 use core::fmt;
 use std::rc::Rc;
@@ -123,7 +123,7 @@ impl<D: Disk> Reader<D> {
     ///
     /// # Errors
     /// [`StoreError::Moved`], [`StoreError::Corrupt`], or what the disk says. After an error the
-    /// same piece can be asked for again.
+    /// same piece can be asked for again; of a sealed message that did not open, it is refused.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         loop {
             let Some(body) = &mut self.body else { return Ok(None) };
@@ -133,8 +133,10 @@ impl<D: Disk> Reader<D> {
                 Step::Chunk(index, tail) => match body.at.chunks.get(*index).copied() {
                     None => {
                         let mut tail = core::mem::take(tail);
-                        body.step = Step::Done;
                         self.open_chunk(&mut tail, true)?;
+                        if let Some(body) = &mut self.body {
+                            body.step = Step::Done;
+                        }
                         tail
                     }
                     Some(lsn) => {

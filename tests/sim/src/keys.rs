@@ -5,6 +5,7 @@
 //! pairs, made once for a process, never come near the disk of the simulation.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
@@ -29,11 +30,13 @@ pub(crate) fn lock(mailbox: MailboxId, is_sealed: bool) -> Result<NewLock, Store
         return Ok(NewLock::Hash(hash(PASSWORD.as_bytes(), [7; 16], CHEAP)?));
     }
     let mut pairs = PAIRS.lock().unwrap_or_else(PoisonError::into_inner);
-    if !pairs.contains_key(&mailbox) {
-        let pair = pair(mailbox).map_err(|error| StoreError::Invalid(error.to_string()))?;
-        pairs.insert(mailbox, pair);
-    }
-    let (keys, wraps) = pairs.get(&mailbox).cloned().ok_or(StoreError::Busy)?;
+    let (keys, wraps) = match pairs.entry(mailbox) {
+        Entry::Occupied(made) => made.get().clone(),
+        Entry::Vacant(vacant) => {
+            let pair = pair(mailbox).map_err(|error| StoreError::Invalid(error.to_string()))?;
+            vacant.insert(pair).clone()
+        }
+    };
     Ok(NewLock::Sealed { mailbox, keys: Box::new(keys), wraps })
 }
 
