@@ -199,9 +199,9 @@ pub(super) struct Pop3 {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct SignIn {
-    /// Whether SCRAM-SHA-256 and SCRAM-SHA-256-PLUS are offered beside PLAIN and LOGIN; with `--dev`
-    /// they are. Programs that find them use them, and then app passwords, and accounts without keys
-    /// (imported ones before their first sign-in), do not work there.
+    /// Whether SCRAM-SHA-256 and SCRAM-SHA-256-PLUS are offered beside PLAIN and LOGIN; with
+    /// `--dev` they are. Programs that find them use them, and then app passwords, and accounts
+    /// without keys (imported ones before their first sign-in), do not work there.
     pub(super) scram: bool,
 }
 

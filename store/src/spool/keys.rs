@@ -66,8 +66,8 @@ pub(super) fn encode(received: UnixTime, keys: &[RecipientKey]) -> Vec<u8> {
     bytes
 }
 
-/// Windows that were read a short while ago: messages of one window share its record in memory, also
-/// when they are replayed.
+/// Windows that were read a short while ago: messages of one window share its record in memory,
+/// also when they are replayed.
 #[derive(Default)]
 pub(super) struct Windows(BTreeMap<(MailboxId, WindowId), Arc<WindowRecord>>);
 
