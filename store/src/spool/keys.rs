@@ -121,3 +121,79 @@ pub(super) fn decode(
     }
     Ok((UnixTime::from_ms(u64::from_le_bytes(*received)), recipients))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::{ContentKey, MailboxKey, RsaBits, Sealer, UserKeys, Window};
+    use crate::{QueueId, seal};
+    use proptest::prelude::*;
+
+    fn random(seed: u8) -> impl FnMut(&mut [u8]) {
+        let mut next = seed;
+        move |bytes| {
+            for byte in bytes {
+                next = next.wrapping_mul(167).wrapping_add(91);
+                *byte = next;
+            }
+        }
+    }
+
+    fn key(mailbox: u64, owner: &MailboxKey, content: &ContentKey) -> RecipientKey {
+        let mut random = random(mailbox as u8);
+        let begun = Window::begin_under(MailboxId(mailbox), owner, &mut random);
+        let (window, record) = begun.unwrap();
+        let wrap = window.wrap(content, QueueId(5)).unwrap();
+        RecipientKey { wrap, window: Arc::new(record) }
+    }
+
+    fn keys() -> Vec<RecipientKey> {
+        let made = UserKeys::generate(MailboxId(1), RsaBits::B2048, &mut random(1));
+        let (_, owner) = made.unwrap();
+        let sealer = Sealer::begin(QueueId(5), &mut random(2));
+        (1..4).map(|mailbox| key(mailbox, &owner, sealer.content_key())).collect()
+    }
+
+    #[test]
+    fn keys_read_back_and_share_their_windows() {
+        let (received, keys) = (UnixTime::from_ms(7), keys());
+        let bytes = encode(received, &keys);
+        assert_eq!(bytes.len(), FIXED_BYTES + 3 * RecipientKey::record_bytes(&keys[0].window));
+        let mut windows = Windows::default();
+        let first = decode(&bytes, &mut windows).unwrap();
+        let wanted =
+            |key: &RecipientKey| Recipient { mailbox: key.wrap.mailbox, key: Some(key.clone()) };
+        assert_eq!(first, (received, keys.iter().map(wanted).collect()));
+        let again = decode(&bytes, &mut windows).unwrap();
+        for (one, other) in first.1.iter().zip(&again.1) {
+            let [one, other] = [one, other].map(|to| &to.key.as_ref().unwrap().window);
+            assert!(Arc::ptr_eq(one, other));
+        }
+        for end in 0..bytes.len() {
+            assert!(decode(&bytes[..end], &mut windows).is_err(), "cut at {end}");
+        }
+        let longer = [bytes.as_slice(), b"x"].concat();
+        assert_eq!(decode(&longer, &mut windows).unwrap_err(), "the keys go on after their end");
+        let mut many = bytes;
+        many[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+        let said = decode(&many, &mut windows).unwrap_err();
+        assert_eq!(said, "there are more recipients than keys");
+    }
+
+    #[test]
+    fn a_key_and_the_window_of_another_mailbox_are_refused() {
+        let mut keys = keys();
+        keys[0].window = Arc::clone(&keys[1].window);
+        let bytes = encode(UnixTime::from_ms(7), &keys);
+        let said = decode(&bytes, &mut Windows::default()).unwrap_err();
+        assert_eq!(said, "a key and its window are not of one mailbox");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_keys_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(&bytes, &mut Windows::default());
+            let _ = seal::WindowRecord::decode(&bytes);
+        }
+    }
+}
