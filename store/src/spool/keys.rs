@@ -126,7 +126,7 @@ pub(super) fn decode(
 mod tests {
     use super::*;
     use crate::seal::{ContentKey, MailboxKey, RsaBits, Sealer, UserKeys, Window};
-    use crate::{QueueId, seal};
+    use crate::QueueId;
     use proptest::prelude::*;
 
     fn random(seed: u8) -> impl FnMut(&mut [u8]) {
@@ -193,7 +193,7 @@ mod tests {
         #[test]
         fn hostile_keys_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let _ = decode(&bytes, &mut Windows::default());
-            let _ = seal::WindowRecord::decode(&bytes);
+            let _ = WindowRecord::decode(&bytes);
         }
     }
 }
