@@ -151,7 +151,7 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
                 Then::Close => {
                     conn.consume(consumed);
                     let deadline = rt.now() + CLOSE_TIMEOUT;
-                    conn.send(out.take(), deadline).await?;
+                    conn.send_last(out.take(), deadline).await?;
                     conn.close(deadline).await;
                     return Ok(End::Closed);
                 }
