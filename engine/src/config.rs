@@ -16,10 +16,10 @@ pub use render::{explain, explain_json, reference, schema};
 
 use crate::log;
 use crate::tls::Pair;
-use fsmtp_store::seal::RsaBits;
 use core::fmt;
 use core::net::SocketAddr;
 use core::time::Duration;
+use fsmtp_store::seal::RsaBits;
 use std::path::{Path, PathBuf};
 
 /// The largest configuration file that is read; arbitrary, far beyond what people write.
@@ -69,6 +69,8 @@ pub struct Config {
     pub smtp: Smtp,
     /// Mail that is fetched.
     pub pop3: Pop3,
+    /// Whether SCRAM is offered where users sign in.
+    pub scram: bool,
     /// How mail lies on disk.
     pub store: Store,
     /// What is written about what happens.

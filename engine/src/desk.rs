@@ -22,14 +22,14 @@ use fsmtp_store::envelope::{
     BodyFlags, ENVELOPE_BYTES_MAX, Envelope, EnvelopeRecipient, Notify, RECIPIENTS_COUNT_MAX, Ret,
 };
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::seal::SealError;
+use fsmtp_store::seal::{ContentKey, SealError};
 use fsmtp_store::spool::{Incoming, RecipientKey, Stored};
 use fsmtp_store::{MailboxId, QueueId, StoreError};
 
 use crate::guard::SharedState;
 use crate::log::Event;
 use crate::shard::{Shard, count};
-use crate::signin::{Refused, prove, scram_keys, sign_in};
+use crate::signin::{Refused, SUBMISSION as SERVICE, prove, scram_keys, sign_in};
 use crate::windows::Held;
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
@@ -45,8 +45,6 @@ const MESSAGE_TIME_MAX: Duration = Duration::from_secs(600);
 const RATE_BYTES_MIN: u64 = 1024;
 /// Windows that are begun before others have their turn; half a millisecond.
 const BEGUN_AT_ONCE_MAX: usize = 16;
-/// What sign-ins are said to be for.
-const SERVICE: &str = "smtp";
 /// How long the magic recipient `slow` takes to answer.
 const SLOW: Duration = Duration::from_secs(5);
 
@@ -110,7 +108,8 @@ impl Transaction {
         let bytes = RECIPIENT_BYTES + address.len() + orcpt.map_or(0, <[u8]>::len);
         let new = mailboxes.iter().filter(|(mailbox, _)| !self.mailboxes.contains(mailbox));
         let count = self.envelope.recipients.len() + new.clone().count();
-        let key_bytes = |held: &Option<Rc<Held>>| held.as_ref().map_or(0, |held| held.record_bytes());
+        let key_bytes =
+            |held: &Option<Rc<Held>>| held.as_ref().map_or(0, |held| held.record_bytes());
         let sum = new.fold(self.recipients_bytes, |sum, (_, held)| sum + bytes + key_bytes(held));
         if count > RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
             return false;
@@ -292,6 +291,9 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             text
         });
         let mailboxes = match self.held(mailboxes).await {
+            Ok(mailboxes) if mailboxes.is_empty() => {
+                return self.refuse_recipient(address, Refusal::NoSuchUser);
+            }
             Ok(mailboxes) => mailboxes,
             Err(error) => {
                 let why = StoreError::Invalid(format!("cannot seal for {address}: {error}"));
@@ -318,19 +320,18 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         let mut begun_count = 0;
         for &mailbox in mailboxes {
             let account = shard.directory.borrow().owner(mailbox).cloned();
-            let held = match &account {
-                None => None,
-                Some(account) => match shard.windows.held(account, shard.rt.now()) {
-                    Some(held) => Some(held),
-                    None => {
-                        begun_count += 1;
-                        if begun_count % BEGUN_AT_ONCE_MAX == 0 {
-                            shard.rt.yield_now().await;
-                        }
-                        let random = &mut |bytes: &mut [u8]| shard.rt.random(bytes);
-                        shard.windows.begin(account, shard.rt.now(), random)?
+            // Removed since the address was resolved.
+            let Some(account) = account else { continue };
+            let held = match shard.windows.held(&account, shard.rt.now()) {
+                Some(held) => Some(held),
+                None => {
+                    begun_count += 1;
+                    if begun_count % BEGUN_AT_ONCE_MAX == 0 {
+                        shard.rt.yield_now().await;
                     }
-                },
+                    let random = &mut |bytes: &mut [u8]| shard.rt.random(bytes);
+                    shard.windows.begin(&account, shard.rt.now(), random)?
+                }
             };
             all.push((mailbox, held));
         }
@@ -418,11 +419,10 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         let stored = match incoming.content_key() {
             None => incoming.commit(&head, envelope).await,
             Some(content) => {
-                let keys: Result<Vec<RecipientKey>, SealError> =
-                    seals.iter().map(|held| held.wrap(content, id)).collect();
+                let keys = self.keys(&seals, content, id);
                 match keys {
                     Ok(keys) => incoming.commit_sealed(&mut head, envelope, keys).await,
-                    Err(why) => Err(StoreError::Invalid(why.to_string())),
+                    Err(error) => Err(error),
                 }
             }
         };
@@ -432,6 +432,35 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             Ok(stored) => self.stored(&stored, from.as_ref()),
             Err(error) => self.storage_refusal(&error),
         }
+    }
+
+    /// The key of a message, wrapped for each of its recipients.
+    ///
+    /// Between RCPT and the end of a long message an account may have got other keys; mail that is
+    /// sealed to the old ones could never be read.
+    fn keys(
+        &self,
+        seals: &[Rc<Held>],
+        content: &ContentKey,
+        id: QueueId,
+    ) -> Result<Vec<RecipientKey>, StoreError> {
+        let failed = |why: SealError| StoreError::Invalid(format!("cannot seal {id}: {why}"));
+        let (shard, directory) = (self.shard, self.shard.directory.borrow());
+        let mut keys = Vec::with_capacity(seals.len());
+        for held in seals {
+            let account = directory.owner(held.mailbox());
+            let key = match account {
+                Some(account) if !held.seals_to(account) => {
+                    let random = &mut |bytes: &mut [u8]| shard.rt.random(bytes);
+                    let fresh = shard.windows.begin(account, shard.rt.now(), random);
+                    // An account that has no keys any more: the sender may come again.
+                    fresh.map_err(failed)?.ok_or(StoreError::Busy)?.wrap(content, id)
+                }
+                _ => held.wrap(content, id),
+            };
+            keys.push(key.map_err(failed)?);
+        }
+        Ok(keys)
     }
 
     fn stored(&self, stored: &Stored, from: Option<&(String, usize)>) -> Said {

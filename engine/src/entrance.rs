@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fsmtp_proto::access::{Access, TlsMode as Mode};
-use fsmtp_proto::sasl::Mechanisms;
+use fsmtp_proto::sasl::{Mechanism, Mechanisms};
 use fsmtp_proto::{pop3, smtp};
 
 use crate::accept::{Door, Service};
@@ -78,7 +78,7 @@ impl Entrance {
             Protocol::Pop3 => Service::Pop3(Rc::new(pop3::Settings {
                 node: config.node.as_str().into(),
                 idle: config.pop3.idle_timeout,
-                access: self.access(),
+                access: self.access(config),
             })),
         };
         let implicit = self.listener.tls == TlsMode::Implicit;
@@ -94,20 +94,24 @@ impl Entrance {
             ..smtp::server::Limits::default()
         };
         smtp::server::Settings::new(&config.node, limits)
-            .and_then(|settings| settings.with_access(self.access()))
+            .and_then(|settings| settings.with_access(self.access(config)))
             .map_err(|e| e.to_string())
     }
 
     /// Users sign in where they fetch and submit mail, never where strangers bring it.
-    fn access(&self) -> Access {
+    fn access(&self, config: &Config) -> Access {
         let users = self.listener.protocol != Protocol::Smtp;
+        let mechanisms = match config.scram {
+            true => Mechanisms::PASSWORD,
+            false => Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login),
+        };
         Access {
             tls: match self.listener.tls {
                 TlsMode::None => Mode::None,
                 TlsMode::Starttls => Mode::StartTls,
                 TlsMode::Implicit => Mode::Implicit,
             },
-            mechanisms: if users { Mechanisms::PASSWORD } else { Mechanisms::NONE },
+            mechanisms: if users { mechanisms } else { Mechanisms::NONE },
             submission: self.listener.protocol == Protocol::Submission,
             // What travels on loopback is seen by this machine only.
             clear_auth_allowed: self.listener.address.ip().is_loopback(),

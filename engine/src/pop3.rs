@@ -151,7 +151,7 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
                 Then::Close => {
                     conn.consume(consumed);
                     let deadline = rt.now() + CLOSE_TIMEOUT;
-                    conn.send(out.take(), deadline).await?;
+                    conn.send_last(out.take(), deadline).await?;
                     conn.close(deadline).await;
                     return Ok(End::Closed);
                 }
@@ -315,12 +315,15 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
     /// Has the reader begin with a message.
     async fn find(&mut self, mailbox: MailboxId, message: Message) -> Result<(), StoreError> {
         let Found { body, key } = self.shard.mailboxes.find(mailbox, message).await?;
+        let has_keys = self.unsealer.is_some() || self.has_keys(mailbox);
         match (key, &mut self.unsealer) {
             (None, _) => self.reader.open(body),
             (Some(key), Some(unsealer)) => {
                 let key = unsealer.content_key(&key, message.id).await?;
                 self.reader.open_sealed(body, &key);
             }
+            // Whoever has signed in before the account got keys reads on after the next sign-in.
+            (Some(_), None) if has_keys => return Err(StoreError::Busy),
             (Some(_), None) => {
                 return Err(StoreError::Corrupt {
                     place: format!("message {}", message.id),
@@ -329,6 +332,11 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
             }
         }
         Ok(())
+    }
+
+    fn has_keys(&self, mailbox: MailboxId) -> bool {
+        let directory = self.shard.directory.borrow();
+        directory.owner(mailbox).is_some_and(|account| account.lock.sealed().is_some())
     }
 
     /// The next piece; looks again where the message is when compaction has moved it meanwhile.
@@ -349,10 +357,10 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
     /// QUIT: the deletions become durable, then the maildrop is free (RFC 1939 §6).
     async fn update(&mut self, deletions: Vec<u32>) -> Answer<'static> {
         let Some(maildrop) = self.maildrop.take() else { return Answer::Done };
-        self.settle().await;
         let deleted = deletions.len();
         let uids = deletions.iter().filter_map(|&i| message(&maildrop, i)).map(|m| m.uid).collect();
         let closed = self.shard.mailboxes.close(maildrop, uids).await;
+        self.settle().await;
         match closed {
             Ok(()) => {
                 self.log(Event::MaildropClosed, &[("user", &self.user), ("deleted", &deleted)]);
@@ -374,10 +382,10 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
 
     /// The connection has ended without QUIT: nothing is deleted (RFC 1939 §6).
     async fn release(&mut self) {
-        self.settle().await;
         if let Some(maildrop) = self.maildrop.take() {
             // An error leaves the lock to the index, which frees it when the handle is gone.
             let _ = self.shard.mailboxes.close(maildrop, Vec::new()).await;
         }
+        self.settle().await;
     }
 }

@@ -37,11 +37,14 @@ use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
 use crate::supervise::{Happening, Life, Order, Running, say_damage, supervise};
+use crate::windows::by_public_key;
 
 /// How long running transactions may take to finish after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 /// Threads that check passwords; each check is some 20 ms of one core and 19 MiB.
 const HASH_THREADS: usize = 2;
+/// Threads for RSA: reading mail must not wait for the passwords of strangers.
+const KEY_THREADS: usize = 2;
 /// Threads for file system metadata.
 const FILE_THREADS: usize = 2;
 /// Where the segments are, in the data folder.
@@ -176,6 +179,7 @@ fn start_shards(
     let started = |e: std::io::Error| format!("cannot start a thread: {e}");
     let files = Helpers::new("files", FILE_THREADS).map_err(started)?;
     let hashes = Helpers::new("passwords", HASH_THREADS).map_err(started)?;
+    let keys = Helpers::new("keys", KEY_THREADS).map_err(started)?;
     let cpus = processors();
     let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
     let mut shards = Vec::new();
@@ -190,7 +194,8 @@ fn start_shards(
         let directory = Latest::default();
         let newest = directory.clone();
         store.mailboxes.subscribe(move |directory| newest.put(directory));
-        let (config, events, hashes) = (config.clone(), events.clone(), hashes.clone());
+        let (config, events) = (config.clone(), events.clone());
+        let (hashes, keys) = (hashes.clone(), keys.clone());
         let (entrances, gate) = (entrances.to_vec(), Arc::clone(&gate));
         let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
         // Logs without a core are read by the shards in turn.
@@ -206,6 +211,7 @@ fn start_shards(
                 mailboxes,
                 sink,
                 hashes,
+                keys,
                 directory,
                 orphans,
                 id: ShardId(n),
@@ -250,6 +256,7 @@ struct Body {
     mailboxes: Embedded,
     sink: Sink,
     hashes: Helpers,
+    keys: Helpers,
     directory: Latest<Arc<Directory>>,
     orphans: Vec<ShardId>,
     id: ShardId,
@@ -324,7 +331,8 @@ impl Body {
             mailboxes: self.mailboxes.clone(),
             directory,
             check_password: password_check(self.hashes.clone()),
-            helpers: helpers(self.hashes.clone()),
+            helpers: helpers(self.keys.clone()),
+            begin: Rc::new(by_public_key),
             sealing: config.store.sealing,
             gate: Arc::clone(&self.gate),
             magic: config.dev.is_some(),

@@ -18,14 +18,13 @@
 
 use core::net::IpAddr;
 use core::time::Duration;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fsmtp_proto::sasl::{ClientKey, Nonce, ScramKeys};
 use fsmtp_rt::{Class, Runtime, UnixTime};
-use fsmtp_store::directory::{Account, Change, Lock, Opened};
+use fsmtp_store::directory::{Account, Change, Directory, Lock, Opened};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::seal::{MailboxKey, SCRAM_ITERATIONS};
 use ring::hmac;
@@ -48,6 +47,8 @@ const SLOWEST: Duration = Duration::from_secs(3);
 /// How long a password that was right is remembered, and how many; some 130 bytes each.
 const REMEMBERED_TIME: Duration = Duration::from_secs(600);
 const REMEMBERED_COUNT_MAX: usize = 10_000;
+/// The service that needs no key.
+pub const SUBMISSION: &str = "smtp";
 /// Bytes of the salt of a real account.
 const SCRAM_SALT_BYTES: usize = 16;
 /// Names and addresses whose failures are counted; beyond, the table begins anew.
@@ -196,15 +197,16 @@ impl Gate {
         })
     }
 
-    /// The name under which an account's password is remembered.
+    /// The name under which an account's password is remembered for a service.
     #[must_use]
-    pub fn name(&self, account: &Account, password: &[u8]) -> [u8; 32] {
+    pub fn name(&self, account: &Account, password: &[u8], service: &str) -> [u8; 32] {
         let stored = match &account.lock {
             Lock::Hash(hash) => hash.as_str().as_bytes().to_vec(),
             Lock::Legacy(hash) => hash.0.as_bytes().to_vec(),
             Lock::Sealed(sealed) => sealed.wraps.encode(),
         };
-        self.keyed(&[b"password", account.address.as_bytes(), &stored, password])
+        let service = service.as_bytes();
+        self.keyed(&[b"password", service, account.address.as_bytes(), &stored, password])
     }
 
     /// What SCRAM says of a user who has no keys for it, or is not there.
@@ -270,7 +272,7 @@ pub async fn sign_in<R: Runtime, M: Mailboxes>(
     from: IpAddr,
     service: &str,
 ) -> Result<SignedIn, Refused> {
-    let result = check(shard, user, password, from).await;
+    let result = check(shard, user, password, from, service).await;
     told(shard, user, from, service, result)
 }
 
@@ -299,14 +301,14 @@ async fn check<R: Runtime, M: Mailboxes>(
     user: &str,
     password: &[u8],
     from: IpAddr,
+    service: &str,
 ) -> Result<SignedIn, Refused> {
-    let (gate, rt) = (&shard.gate, &shard.rt);
-    let user = &*address(shard, user);
+    let (gate, rt, user) = (&shard.gate, &shard.rt, &canonical(shard, user));
     if !gate.admits(user, from, rt.unix()) {
         return Err(Refused::Later);
     }
     let account = account(shard, user);
-    let name = account.as_ref().map(|account| gate.name(account, password));
+    let name = account.as_ref().map(|account| gate.name(account, password, service));
     if let (Some(account), Some(name)) = (&account, &name)
         && let Some(key) = gate.remembers(name, rt.unix())
     {
@@ -318,8 +320,14 @@ async fn check<R: Runtime, M: Mailboxes>(
     match (account, name, opened) {
         (Some(account), Some(name), Opened::Right(key)) => {
             let key = key.map(Arc::new);
-            gate.succeeded(name, key.clone(), from, rt.unix());
-            if key.is_none() && shard.sealing.is_some() {
+            if key.is_none() && is_sealed(shard, &account) {
+                // It has got keys while the password was checked; with the next one they are had.
+                return Err(Refused::Later);
+            }
+            // Only who reads mail needs the key again.
+            let kept = key.clone().filter(|_| service != SUBMISSION);
+            gate.succeeded(name, kept, from, rt.unix());
+            if key.is_none() && shard.sealing.is_some() && !shard.fitting.replace(true) {
                 rt.spawn(Class::Background, fit_keys(Rc::clone(shard), account.clone(), password));
             }
             Ok(SignedIn { account, key })
@@ -335,7 +343,14 @@ async fn wrong<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, user: &str, from: 
     Refused::Wrong
 }
 
-/// Gives an account keys whose password is known by now. From then on its mail is sealed.
+/// Whether the account has keys by now.
+fn is_sealed<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, account: &Account) -> bool {
+    let directory = shard.directory.borrow();
+    directory.owner(account.mailbox).is_some_and(|account| account.lock.sealed().is_some())
+}
+
+/// Gives an account keys whose password is known by now. From then on its mail is sealed. One at a
+/// time on a shard: the others wait for their next sign-in.
 fn fit_keys<R: Runtime, M: Mailboxes>(
     shard: Rc<Shard<R, M>>,
     account: Arc<Account>,
@@ -347,6 +362,7 @@ fn fit_keys<R: Runtime, M: Mailboxes>(
         let (mailbox, protection) =
             (account.mailbox, Protection { bits: shard.sealing, recovery: false });
         let made = shard.offload(move || locks::make(mailbox, &password, protection)).await;
+        shard.fitting.set(false);
         let Ok(Ok((lock, _))) = made else { return };
         let (address, was) = (account.address.clone(), account.lock.clone());
         // Refused when the account has changed meanwhile: the next sign-in tries again.
@@ -366,8 +382,7 @@ pub fn scram_keys<R: Runtime, M: Mailboxes>(
     user: &str,
     from: IpAddr,
 ) -> Result<(ScramKeys, Nonce), Refused> {
-    // Who asks for `bob` and for `bob@` must not learn from two answers that there is none.
-    let user = &*address(shard, user);
+    let user = &canonical(shard, user);
     if !shard.gate.admits(user, from, shard.rt.unix()) {
         return Err(Refused::Later);
     }
@@ -398,8 +413,8 @@ pub async fn prove<R: Runtime, M: Mailboxes>(
     from: IpAddr,
     service: &str,
 ) -> Result<SignedIn, Refused> {
-    let name = &*address(shard, user);
-    let opened = account(shard, name).and_then(|account| {
+    let name = canonical(shard, user);
+    let opened = account(shard, &name).and_then(|account| {
         let wrap = account.lock.sealed()?.wraps.scram()?;
         let key = wrap.open(account.mailbox, client_key?.bytes()).ok()?;
         Some(SignedIn { account: Arc::clone(&account), key: Some(Arc::new(key)) })
@@ -409,18 +424,23 @@ pub async fn prove<R: Runtime, M: Mailboxes>(
             shard.gate.pardon(from);
             Ok(signed_in)
         }
-        None => Err(wrong(shard, name, from).await),
+        None => Err(wrong(shard, &name, from).await),
     };
     told(shard, user, from, service, result)
 }
 
-/// The address that a login name means; one without a domain is in the node's own.
-fn address<'u, R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, user: &'u str) -> Cow<'u, str> {
-    if user.contains('@') { user.into() } else { format!("{user}@{}", shard.domain).into() }
+/// A login name in the one form that it is known by; one without a domain means the node's own.
+/// Whoever is asked for must not be told from who is not there by how the name was written.
+fn canonical<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, user: &str) -> String {
+    let whole = match user.contains('@') {
+        true => user.to_owned(),
+        false => format!("{user}@{}", shard.domain),
+    };
+    Directory::canonical(&whole).unwrap_or_else(|| whole.to_lowercase())
 }
 
-fn account<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, address: &str) -> Option<Arc<Account>> {
-    shard.directory.borrow().account(address).cloned()
+fn account<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, user: &str) -> Option<Arc<Account>> {
+    shard.directory.borrow().account(user).cloned()
 }
 
 #[cfg(test)]

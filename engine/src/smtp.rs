@@ -130,7 +130,7 @@ async fn talk<R: Runtime, M: Mailboxes>(
             Then::Close => {
                 conn.consume(consumed);
                 let deadline = rt.now() + CLOSE_TIMEOUT;
-                conn.send(out.take(), deadline).await?;
+                conn.send_last(out.take(), deadline).await?;
                 conn.close(deadline).await;
                 return Ok(End::Closed);
             }

@@ -2,7 +2,7 @@
 //!
 //! Called on the shard's own thread by `run.rs`, and by the simulator on its one thread.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use fsmtp_store::{Lsn, ShardId, StoreError};
 use crate::log::{Event, Log};
 use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
 use crate::signin::Gate;
-use crate::windows::Windows;
+use crate::windows::{Begin, Windows};
 
 /// How often gathered log lines are written out.
 const LOG_FLUSH: Duration = Duration::from_millis(200);
@@ -44,6 +44,8 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub helpers: Offload,
     /// Who may try a password now; of all shards.
     pub gate: Arc<Gate>,
+    /// Begins the windows that seal to mailboxes.
+    pub begin: Begin,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
     /// Whether the magic recipients of `--dev` exist.
@@ -84,8 +86,9 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         check_password: parts.check_password,
         helpers: parts.helpers,
         gate: parts.gate,
-        windows: Windows::default(),
+        windows: Windows::new(parts.begin),
         sealing: parts.sealing,
+        fitting: Cell::new(false),
         magic: parts.magic,
         node: parts.node,
         domain: parts.domain,

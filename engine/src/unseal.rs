@@ -1,11 +1,13 @@
-//! Opening sealed messages for the owner of a mailbox: from the key of the mailbox to the message's.
+//! Opening sealed messages for the owner of a mailbox: from the key of the mailbox to the
+//! message's.
 //!
 //! One for each POP3 session. The first message of a window may take an RSA operation with the
-//! private key, which a helper thread does; what is opened is kept for the messages that follow, and
-//! stored so that the next visit needs no RSA.
+//! private key, which a helper thread does; what is opened is kept for the messages that follow,
+//! and stored so that the next visit needs no RSA.
 //!
 //! Limits: [`WINDOWS_COUNT_MAX`] open windows; beyond, they are let go and opened again. Failure: a
-//! key that does not open what it should is [`StoreError::Corrupt`], for then something was changed.
+//! key that does not open what it should is [`StoreError::Corrupt`], for then something was
+//! changed.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -87,7 +89,14 @@ impl<'s, R: Runtime, M: Mailboxes> Unsealer<'s, R, M> {
         if let Some(private) = &self.private {
             return Ok(Arc::clone(private));
         }
-        let keys = self.shard.mailboxes.user_keys(self.mailbox).await?;
+        let keys = self.shard.mailboxes.user_keys(self.mailbox).await;
+        let keys = keys.map_err(|error| match error {
+            // Not the message is missing.
+            StoreError::NotFound(what) => {
+                StoreError::Corrupt { place: what, why: "it is missing".to_owned() }
+            }
+            other => other,
+        })?;
         let (mailbox, key) = (self.mailbox, Arc::clone(&self.key));
         let opened = self.shard.offload(move || keys.private_key(mailbox, &key)).await;
         let damaged = |why| corrupt(&format!("the key pair of mailbox {}", mailbox.0), why);

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fsmtp_rt::Instant;
-use fsmtp_store::directory::Account;
+use fsmtp_store::directory::{Account, Sealed};
 use fsmtp_store::seal::{ContentKey, Random, SealError, Window, WindowRecord};
 use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, QueueId};
@@ -45,6 +45,18 @@ impl Held {
         Ok(RecipientKey { wrap, window: Arc::clone(&self.record) })
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub fn mailbox(&self) -> MailboxId {
+        self.record.mailbox()
+    }
+
+    /// Whether the account can open it: its keys are still those that it was made for.
+    #[must_use]
+    pub fn seals_to(&self, account: &Account) -> bool {
+        account.lock.sealed().is_some_and(|sealed| sealed.public == self.public)
+    }
+
     /// What the recipient's key takes in the record of a message.
     #[must_use]
     pub fn record_bytes(&self) -> usize {
@@ -52,18 +64,48 @@ impl Held {
     }
 }
 
+/// Begins a window for an account whose mail is sealed.
+pub type Begin =
+    Rc<dyn Fn(&Account, &Sealed, Random<'_>) -> Result<(Window, WindowRecord), SealError>>;
+
+/// By the public key of the account: nobody needs to be signed in.
+///
+/// # Errors
+/// [`SealError::RsaKey`] when that is none, [`SealError::Unavailable`].
+pub fn by_public_key(
+    account: &Account,
+    sealed: &Sealed,
+    random: Random<'_>,
+) -> Result<(Window, WindowRecord), SealError> {
+    Window::begin(account.mailbox, &sealed.public_key()?, random)
+}
+
 /// The windows of one shard.
-#[derive(Debug, Default)]
-pub struct Windows(RefCell<BTreeMap<MailboxId, Rc<Held>>>);
+pub struct Windows {
+    begin: Begin,
+    held: RefCell<BTreeMap<MailboxId, Rc<Held>>>,
+}
+
+impl core::fmt::Debug for Windows {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Windows({})", self.count())
+    }
+}
 
 impl Windows {
+    /// None are held yet. `begin` is [`by_public_key`] but in simulations, where RSA's own random
+    /// numbers would make two runs differ.
+    #[must_use]
+    pub fn new(begin: Begin) -> Self {
+        Self { begin, held: RefCell::default() }
+    }
+
     /// The window of a mailbox if one is in use.
     #[must_use]
     pub fn held(&self, account: &Account, now: Instant) -> Option<Rc<Held>> {
-        let sealed = account.lock.sealed()?;
-        let windows = self.0.borrow();
+        let windows = self.held.borrow();
         let held = windows.get(&account.mailbox)?;
-        (held.until > now && held.public == sealed.public).then(|| Rc::clone(held))
+        (held.until > now && held.seals_to(account)).then(|| Rc::clone(held))
     }
 
     /// Begins a window; none for an account whose mail lies in clear.
@@ -77,10 +119,10 @@ impl Windows {
         random: Random<'_>,
     ) -> Result<Option<Rc<Held>>, SealError> {
         let Some(sealed) = account.lock.sealed() else { return Ok(None) };
-        let (window, record) = Window::begin(account.mailbox, &sealed.public_key()?, random)?;
+        let (window, record) = (self.begin)(account, sealed, random)?;
         let (record, public) = (Arc::new(record), sealed.public.clone());
         let held = Rc::new(Held { window, record, public, until: now + WINDOW_TIME });
-        let mut windows = self.0.borrow_mut();
+        let mut windows = self.held.borrow_mut();
         if windows.len() >= WINDOWS_COUNT_MAX {
             windows.clear();
         }
@@ -90,12 +132,12 @@ impl Windows {
 
     /// Lets go of those that are over.
     pub fn sweep(&self, now: Instant) {
-        self.0.borrow_mut().retain(|_, held| held.until > now);
+        self.held.borrow_mut().retain(|_, held| held.until > now);
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.borrow().len()
+        self.held.borrow().len()
     }
 }

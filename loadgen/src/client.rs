@@ -1,41 +1,77 @@
 //! The client side of a measurement: as little work as possible, and no surprises ignored.
 //!
 //! Used by every kind of load. Reads replies with one buffer per connection; any reply that is not
-//! the expected one is an error with its text. Blocks for at most [`PATIENCE`].
+//! the expected one is an error with its text. Blocks for at most [`PATIENCE`]. What makes a
+//! connection encrypted is in `tls`.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+use rustls::{ClientConnection, StreamOwned};
 
 /// The longest wait for one reply; RFC 5321 §4.5.3.2 gives a server 10 minutes after the data.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// More than any reply; a server that sends a longer one is not measured.
 const REPLY_BYTES_MAX: usize = 4_096;
 
+/// What bytes go through.
+#[derive(Debug)]
+pub(crate) enum Wire {
+    Clear(TcpStream),
+    Encrypted(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Client {
-    stream: TcpStream,
+    wire: Wire,
     buffer: Vec<u8>,
+}
+
+/// A socket that waits for [`PATIENCE`] and no longer.
+pub(crate) fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 impl Client {
     /// Connects, reads the greeting, says EHLO.
     pub(crate) fn hello(target: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut client = Self { stream, buffer: Vec::new() };
+        Self::greeted(Wire::Clear(connect(target)?))
+    }
+
+    /// Reads the greeting, says EHLO.
+    pub(crate) fn greeted(wire: Wire) -> io::Result<Self> {
+        let mut client = Self { wire, buffer: Vec::new() };
         client.expect(220)?;
         client.send(b"EHLO loadgen.test\r\n")?;
         client.expect(250)?;
         Ok(client)
     }
 
+    /// Goes on encrypted, as `handshake` makes it.
+    pub(crate) fn encrypt(
+        self,
+        handshake: impl FnOnce(TcpStream) -> io::Result<Wire>,
+    ) -> io::Result<Self> {
+        match self.wire {
+            Wire::Clear(stream) if self.buffer.is_empty() => {
+                Ok(Self { wire: handshake(stream)?, buffer: Vec::new() })
+            }
+            _ => Err(io::Error::other("bytes behind the reply to STARTTLS")),
+        }
+    }
+
     /// Sends bytes as they are.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        match &mut self.wire {
+            Wire::Clear(stream) => stream.write_all(bytes),
+            Wire::Encrypted(stream) => stream.write_all(bytes),
+        }
     }
 
     /// Reads one reply, which must have this code.
@@ -56,7 +92,11 @@ impl Client {
                 return Err(io::Error::other("a reply without end"));
             }
             self.buffer.resize(before + 1_024, 0);
-            let read = self.stream.read(self.buffer.get_mut(before..).unwrap_or(&mut []));
+            let room = self.buffer.get_mut(before..).unwrap_or(&mut []);
+            let read = match &mut self.wire {
+                Wire::Clear(stream) => stream.read(room),
+                Wire::Encrypted(stream) => stream.read(room),
+            };
             self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
             if read? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());

@@ -21,6 +21,7 @@ pub(crate) struct Plan {
     pub(crate) bytes: usize,
     pub(crate) per_connection: u64,
     pub(crate) pipelined: bool,
+    pub(crate) mailboxes: u64,
 }
 
 type Latencies = Histogram<u64>;
@@ -74,10 +75,15 @@ fn latencies() -> Latencies {
 fn one(common: &Common, plan: &Plan, wire: &[u8], taken: &AtomicU64) -> io::Result<Latencies> {
     let mut latencies = latencies();
     let mail = format!("MAIL FROM:<{}>\r\n", common.from);
-    let rcpt = format!("RCPT TO:<{}>\r\n", common.rcpt);
-    let group = format!("{mail}{rcpt}DATA\r\n");
     let mut client: Option<(Client, u64)> = None;
-    while taken.fetch_add(1, Ordering::Relaxed) < plan.messages {
+    loop {
+        let number = taken.fetch_add(1, Ordering::Relaxed);
+        if number >= plan.messages {
+            break;
+        }
+        let to = common.rcpt.replace("{}", &(number % plan.mailboxes.max(1)).to_string());
+        let rcpt = format!("RCPT TO:<{to}>\r\n");
+        let group = format!("{mail}{rcpt}DATA\r\n");
         let (mut open, sent) = match client.take() {
             Some(kept) => kept,
             None => (Client::hello(common.target)?, 0),

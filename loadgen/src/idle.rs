@@ -1,13 +1,15 @@
 //! Many open connections that do nothing: what one costs the server and the kernel.
 //!
-//! Called by `main`. Each connection has read the greeting and the reply to EHLO, so the server has
-//! served it before it is counted. Memory is read when it has not moved for [`STILL`].
+//! Called by `main`. Each connection has read the greeting and the reply to EHLO, has made its
+//! handshake if one is due, and has read the reply to NOOP, so the server has served it before it
+//! is counted. Memory is read when it has not moved for [`STILL`].
 
 use std::time::{Duration, Instant};
 
 use crate::Common;
 use crate::client::Client;
 use crate::process::{Kernel, Memory, Process, raise_open_files};
+use crate::tls::{Dialer, Options};
 
 /// How long the server's memory must have stood still before it is read, and how often to look.
 const STILL: Duration = Duration::from_secs(2);
@@ -21,17 +23,28 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// What failed, in a sentence.
-pub(crate) fn run(common: &Common, connections: usize) -> Result<Vec<String>, String> {
+pub(crate) fn run(
+    common: &Common,
+    connections: usize,
+    tls: Options,
+) -> Result<Vec<String>, String> {
     raise_open_files(connections)?;
+    let dialer = Dialer::new(tls)?;
+    let open_one = || -> std::io::Result<Client> {
+        let mut client = dialer.hello(common.target)?;
+        client.send(b"NOOP\r\n")?;
+        client.expect(250)?;
+        Ok(client)
+    };
     let process = common.pid.map(Process::new);
     // One connection first, so that what is set up once does not count for each.
-    let first = Client::hello(common.target).map_err(|e| format!("{}: {e}", common.target))?;
+    let first = open_one().map_err(|e| format!("{}: {e}", common.target))?;
     let before = still(process.as_ref())?;
     let kernel_before = Kernel::now()?;
     let begun = Instant::now();
     let mut open = Vec::with_capacity(connections);
     for number in 0..connections {
-        let client = Client::hello(common.target);
+        let client = open_one();
         open.push(client.map_err(|e| format!("connection {number}: {e}"))?);
     }
     let took = begun.elapsed();

@@ -4,6 +4,7 @@
 //! * `big`: many connections that each send one large message at once: the peak of memory.
 //! * `flood`: a closed loop of small messages: rate, latencies, CPU time per message.
 //! * `pop3`: clients that fetch mail in a loop: rate, CPU time per session.
+//! * `handshakes`: connections that encrypt and leave: CPU time per handshake.
 //!
 //! Plain threads and blocking sockets: good for some thousand connections. It is not part of the
 //! tests; it measures. The figures are printed as `name value unit` lines, one a line. Exit status:
@@ -12,9 +13,11 @@
 mod big;
 mod client;
 mod flood;
+mod handshakes;
 mod idle;
 mod pop3;
 mod process;
+mod tls;
 mod tree;
 
 use std::net::SocketAddr;
@@ -55,6 +58,8 @@ enum What {
         /// How many.
         #[arg(long, default_value_t = 10_000)]
         connections: usize,
+        #[command(flatten)]
+        tls: tls::Options,
     },
     /// Each connection sends one message, all at the same time.
     Big {
@@ -86,20 +91,40 @@ enum What {
         /// MAIL, RCPT and DATA in one write.
         #[arg(long)]
         pipelined: bool,
+        /// How many mailboxes get the messages in turn: `{}` in --rcpt is their number, from 0.
+        #[arg(long, default_value_t = 1)]
+        mailboxes: u64,
     },
     /// Each client signs in, fetches some messages, signs out, and begins again.
     Pop3(#[command(flatten)] pop3::Plan),
+    /// Each connection makes a full handshake of TLS 1.3 and leaves.
+    Handshakes {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        plan: handshakes::Plan,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Args::parse().what {
-        What::Idle { common, connections } => idle::run(&common, connections),
+        What::Idle { common, connections, tls } => idle::run(&common, connections, tls),
         What::Big { common, connections, bytes } => big::run(&common, connections, bytes),
-        What::Flood { common, connections, messages, bytes, per_connection, pipelined } => {
-            let plan = flood::Plan { connections, messages, bytes, per_connection, pipelined };
+        What::Flood {
+            common,
+            connections,
+            messages,
+            bytes,
+            per_connection,
+            pipelined,
+            mailboxes,
+        } => {
+            let plan =
+                flood::Plan { connections, messages, bytes, per_connection, pipelined, mailboxes };
             flood::run(&common, &plan)
         }
         What::Pop3(plan) => pop3::run(&plan),
+        What::Handshakes { common, plan } => handshakes::run(&common, &plan),
     };
     match done {
         Ok(figures) => {

@@ -49,6 +49,19 @@ impl Process {
         Ok(kib(&self.read("status")?, "VmHWM:"))
     }
 
+    /// CPU time of the threads that run now, to the nanosecond; those that have ended are left out.
+    pub(crate) fn cpu_of_threads(&self) -> Result<Duration, String> {
+        let path = format!("/proc/{}/task", self.pid);
+        let mut ns: u64 = 0;
+        for thread in fs::read_dir(&path).map_err(|e| format!("{path}: {e}"))? {
+            let thread = thread.map_err(|e| format!("{path}: {e}"))?;
+            // A thread that has ended since the folder was listed has no file any more.
+            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            ns += text.split(' ').next().and_then(|spent| spent.parse().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(ns))
+    }
+
     /// CPU time of all its threads so far, user and system.
     pub(crate) fn cpu(&self) -> Result<Duration, String> {
         let text = self.read("stat")?;
@@ -121,6 +134,7 @@ mod tests {
         assert!(me.resident().unwrap() > 0);
         assert!(me.resident_peak().unwrap() >= me.resident().unwrap() / 2);
         assert!(me.cpu().unwrap() < Duration::from_secs(3600));
+        assert!(!me.cpu_of_threads().unwrap().is_zero());
         assert!(Kernel::now().unwrap().slab > 0);
         assert_eq!(kib("A: 1 kB\nB:   20 kB\n", "B:"), 20 * 1024);
     }

@@ -6,11 +6,11 @@
 //! it.
 //!
 //! Limits: [`Limits`]; all of it lies in memory, some 900 bytes for an account (its public key and
-//! the wraps of its key are half of that), 200 and the targets for an alias. A change copies one of 1024 buckets,
-//! not the whole. An alias names at most
-//! [`ALIAS_TARGETS_MAX`] targets and reaches at most [`ALIAS_VISITS_MAX`] entries through
-//! other aliases, at most [`ALIAS_DEPTH_MAX`] deep; a loop is refused when it is made.
-//! Failure: a change is checked whole before anything is changed, and refused with the reason.
+//! the wraps of its key are half of that), 200 and the targets for an alias. A change copies one of
+//! 1024 buckets, not the whole. An alias names at most [`ALIAS_TARGETS_MAX`] targets and reaches at
+//! most [`ALIAS_VISITS_MAX`] entries through other aliases, at most [`ALIAS_DEPTH_MAX`] deep; a
+//! loop is refused when it is made. Failure: a change is checked whole before anything is changed,
+//! and refused with the reason.
 
 mod address;
 mod change;
@@ -188,6 +188,13 @@ impl Directory {
             Some(Entry::Account(account)) => Some(account),
             _ => None,
         }
+    }
+
+    /// An address as it is stored: in lower case; none for what cannot be one.
+    #[must_use]
+    pub fn canonical(address: &str) -> Option<String> {
+        let (local, domain) = address.rsplit_once('@')?;
+        Folded::new(local, domain).map(|folded| folded.address().to_owned())
     }
 
     /// The account that has this mailbox.

@@ -10,8 +10,8 @@
 use core::fmt;
 use core::hint::black_box;
 
+use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::phc::{Output, PasswordHash, Salt};
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
 use zeroize::Zeroizing;
 
@@ -140,9 +140,24 @@ pub fn verify(password: &[u8], stored: &Phc) -> bool {
     if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
         return false;
     }
-    let Ok(stored) = PasswordHash::new(stored.as_str()) else { return false };
-    // The cost of the stored string counts; the hasher's own is only a default.
-    Argon2::default().verify_password(password, &stored).is_ok()
+    PasswordHash::new(stored.as_str()).ok().and_then(|stored| matches(password, &stored))
+        == Some(true)
+}
+
+/// Computes the hash at the stored cost and compares. The memory it took is wiped, as it is when a
+/// key is derived: who measures must not tell the one from the other.
+fn matches(password: &[u8], stored: &PasswordHash) -> Option<bool> {
+    let (salt, hash) = (stored.salt.as_ref()?, stored.hash.as_ref()?);
+    let version = Version::try_from(stored.version?).ok()?;
+    let hasher = Argon2::new(Algorithm::Argon2id, version, Params::try_from(stored).ok()?);
+    let mut memory = Zeroizing::new(vec![Block::new(); hasher.params().block_count()]);
+    let mut output = vec![0; hash.as_ref().len()];
+    let memory = memory.as_mut_slice();
+    hasher.hash_password_into_with_memory(password, salt.as_ref(), &mut output, memory).ok()?;
+    // In constant time, as far as xor and or are.
+    let pairs = output.iter().zip(hash.as_ref());
+    let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
+    Some(black_box(difference) == 0)
 }
 
 /// Does the work of [`verify`] for a user who does not exist, so that the time it takes tells

@@ -3,8 +3,10 @@
 # what comes back must be what went in, byte for byte, behind the engine's own trace headers.
 #
 #   senders   swaks, curl, Python's smtplib, Postfix's smtp-source; curl and smtplib also sign in to
-#             submission, over TLS from the first byte and over STARTTLS
-#   fetchers  curl, Python's poplib, each also over TLS and STLS; fetchmail
+#             submission, over TLS from the first byte and over STARTTLS; msmtp, mutt and openssl's
+#             s_client do both
+#   fetchers  curl, Python's poplib, each also over TLS and STLS; s_client, mpop and mutt over both;
+#             getmail over TLS; fetchmail
 #
 # A client that is not installed is skipped, with a line that says so. Exit status 1 when anything
 # differs. Needs bash and coreutils; FSMTP_ENGINE names the engine, else it is built.
@@ -13,8 +15,9 @@ cd "$(dirname "$0")/../.." || exit 1
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/fsmtp-interop.XXXXXX") || exit 1
 engine_pid=
+. tests/interop/engine.sh
 stop() {
-    [ -n "$engine_pid" ] && kill -KILL "$engine_pid" 2>"$work/kill" && wait "$engine_pid" 2>"$work/wait"
+    engine_stop
     rm -rf "$work"
 }
 trap stop EXIT
@@ -31,35 +34,8 @@ have() { command -v "$1" >"$work/have" 2>&1; }
 
 # ---- the engine ---------------------------------------------------------------------------------
 
-engine=${FSMTP_ENGINE:-}
-if [ -z "$engine" ]; then
-    cargo build --quiet --locked --profile fast --package fsmtp-engine --bin fsmtp-engine || exit 1
-    engine=${CARGO_TARGET_DIR:-target}/fast/fsmtp-engine
-fi
-
-# Whether something listens on a port of this machine.
-taken() { (: <"/dev/tcp/127.0.0.1/$1") 2>"$work/taken"; }
-
-start() {
-    for _ in 1 2 3 4 5; do
-        base=$((12000 + RANDOM % 18000))
-        for service in 25 110 465 587 995; do
-            if taken $((base + service)); then continue 2; fi
-        done
-        "$engine" --cores 2 --dev --data "$work/data" --ports "$base" >"$work/out" 2>"$work/log" &
-        engine_pid=$!
-        for _ in $(seq 300); do
-            grep -q '^ready' "$work/out" && return 0
-            kill -0 "$engine_pid" 2>"$work/alive" || break
-            sleep 0.1
-        done
-        kill -KILL "$engine_pid" 2>"$work/kill"
-    done
-    echo "the engine did not get ready:"
-    cat "$work/log"
-    return 1
-}
-start || exit 1
+engine_path || exit 1
+engine_start || exit 1
 smtp=$((base + 25))
 pop=$((base + 110))
 
@@ -117,6 +93,81 @@ with smtplib.SMTP("127.0.0.1", port, local_hostname="client.test") as s:
     s.sendmail(user, [user], open(path, "rb").read())
 PYTHON
 }
+with_msmtp() { # FILE SERVICE on|off, the latter for STARTTLS. It ends lines by itself.
+    tr -d '\r' <"$1" | msmtp --file= --host=127.0.0.1 --port="$((base + $2))" --domain=client.test \
+        --auth=plain --user="$user" --passwordeval="echo $password" --from="$user" \
+        --tls=on --tls-starttls="$3" --tls-certcheck=off \
+        --set-from-header=off --set-date-header=off --set-msgid-header=off "$user"
+}
+with_msmtp_starttls() { with_msmtp "$1" 587 on; }
+with_msmtp_tls() { with_msmtp "$1" 465 off; }
+
+# Mutt wants a terminal, and is given one; keys are pushed. Its bouncing sends a message as it is,
+# behind headers that begin with Resent-.
+mutt_rc() { # More settings, one a line: writes $work/muttrc
+    cat >"$work/muttrc" <<RC
+set certificate_file=$work/data/tls/cert.pem
+set ssl_verify_host=no
+set ssl_force_tls=yes
+set folder=$work mbox_type=Maildir confirmappend=no copy=no header_cache="" message_cachedir=""
+set hostname=client.test from=$user envelope_from_address=$user use_from=yes
+set bounce=yes quit=yes delete=yes pop_delete=no sleep_time=0 wait_key=no timeout=1
+$1
+RC
+}
+with_keys() { # FOLDER KEYS: runs mutt
+    TERM=xterm timeout 20 script --quiet --return --command \
+        "mutt -F '$work/muttrc' -f '$1' -e 'push $2'" "$work/terminal" </dev/null >"$work/mutt" 2>&1
+}
+with_mutt() { # FILE URL
+    rm -rf "$work/bounce"
+    mkdir -p "$work/bounce/cur" "$work/bounce/new" "$work/bounce/tmp"
+    tr -d '\r' <"$1" >"$work/bounce/new/1.client"
+    mutt_rc "set smtp_url=$2"
+    with_keys "$work/bounce" "<bounce-message>$user<enter><exit>"
+}
+with_mutt_starttls() { with_mutt "$1" "smtp://$user:$password@localhost:$((base + 587))/"; }
+with_mutt_tls() { with_mutt "$1" "smtps://$user:$password@localhost:$((base + 465))/"; }
+
+# One conversation through s_client: each step is a line that is sent, once the line before it was
+# answered with the code that is due.
+s_client() { # ARGUMENTS: then $to and $from are its ends
+    coproc CLIENT { openssl s_client -quiet -verify_quiet "$@" 2>"$work/s_client"; }
+    to=${CLIENT[1]} from=${CLIENT[0]} client_pid=$CLIENT_PID
+}
+due() { # CODE: reads replies up to the last line of the one with this code
+    local line
+    while read -r -t 20 line <&"$from"; do
+        case $line in "$1 "*) return 0 ;; [45]??[\ -]* | -ERR*) break ;; esac
+    done
+    echo "not $1 but $line"
+    return 1
+}
+with_s_client() { # FILE ARGUMENTS
+    local file=$1 to from client_pid plain
+    shift
+    plain=$(printf '\0%s\0%s' "$user" "$password" | base64)
+    s_client "$@"
+    {
+        if [ "$1" != -starttls ]; then due 220; fi &&
+            printf 'EHLO client.test\r\n' >&"$to" && due 250 &&
+            printf 'AUTH PLAIN %s\r\n' "$plain" >&"$to" && due 235 &&
+            printf 'MAIL FROM:<%s>\r\n' "$user" >&"$to" && due 250 &&
+            printf 'RCPT TO:<%s>\r\n' "$user" >&"$to" && due 250 &&
+            printf 'DATA\r\n' >&"$to" && due 354 &&
+            { sed 's/^\./../' "$file" && printf '.\r\n'; } >&"$to" && due 250 &&
+            printf 'QUIT\r\n' >&"$to" && due 221
+    } || {
+        kill "$client_pid" 2>"$work/kill"
+        return 1
+    }
+    wait "$client_pid" 2>"$work/wait"
+    return 0
+}
+with_s_client_starttls() {
+    with_s_client "$1" -starttls smtp -name client.test -connect "127.0.0.1:$((base + 587))"
+}
+with_s_client_tls() { with_s_client "$1" -connect "127.0.0.1:$((base + 465))"; }
 with_smtp_source() {
     # It ends every message with an empty line of its own, which is due in what comes back.
     tr -d '\r' <"$1" >"$work/lf"
@@ -178,6 +229,17 @@ send_all() { # NAME: sends every sample with the function with_NAME
 if have swaks; then send_all swaks; else skip "swaks is not installed"; fi
 if have curl; then send_all curl && send_all curl_tls; else skip "curl is not installed"; fi
 if have python3; then send_all smtplib && send_all smtplib_tls; else skip "python3 is not installed"; fi
+if have msmtp; then send_all msmtp_starttls && send_all msmtp_tls; else skip "msmtp is not installed"; fi
+if have openssl; then
+    send_all s_client_starttls && send_all s_client_tls
+else
+    skip "openssl is not installed"
+fi
+if have mutt && have script; then
+    send_all mutt_starttls && send_all mutt_tls
+else
+    skip "mutt is not installed, or util-linux's script"
+fi
 probe() {
     MAIL_CONFIG=$work/postfix LD_LIBRARY_PATH=${postfix_libraries:-} "$smtp_source" -m 1 \
         -f a@sender.test -t discard@example.test "inet:127.0.0.1:$smtp" >"$work/probe" 2>&1
@@ -194,7 +256,7 @@ fi
 same() { # SENT FETCHED
     size=$(stat -c %s "$1")
     tail -c "$size" "$2" | cmp -s - "$1" || return 1
-    ! head -c "-$size" "$2" | grep -qvE '^(Return-Path: |Received: |X-Fannst-|[[:blank:]])'
+    ! head -c "-$size" "$2" | grep -qvE '^(Return-Path: |Received: |X-Fannst-|Resent-|[[:blank:]])'
 }
 compare() { # FETCHER: holds fetched.N against the Nth message sent; its lines may end in LF
     number=0
@@ -202,8 +264,8 @@ compare() { # FETCHER: holds fetched.N against the Nth message sent; its lines m
         number=$((number + 1))
         file=${entry#*:}
         got=$work/$1.$number
-        if [ "$1" = fetchmail ] && [ -f "$got" ]; then
-            # It hands messages to programs with the line ends of Unix.
+        if [ -f "$got" ] && [[ " fetchmail mpop mpop-stls getmail mutt mutt-stls " = *" $1 "* ]]; then
+            # They hand messages to programs and folders with the line ends of Unix.
             tr -d '\r' <"$got" >"$got.lf"
             tr -d '\r' <"$file" >"$work/sent.lf"
             got=$got.lf
@@ -248,21 +310,102 @@ PYTHON
     compare poplib
     compare poplib-stls
 fi
-if have fetchmail; then
-    cat >"$work/deliver" <<SCRIPT
+deliver_script() { # NAME: a program that takes messages on standard input, in their order
+    cat >"$work/deliver.$1" <<SCRIPT
 #!/bin/sh
 n=1
-while [ -e "$work/fetchmail.\$n" ]; do n=\$((n + 1)); done
-cat >"$work/fetchmail.\$n"
+while [ -e "$work/$1.\$n" ]; do n=\$((n + 1)); done
+cat >"$work/$1.\$n"
 SCRIPT
-    chmod 700 "$work/deliver"
+    chmod 700 "$work/deliver.$1"
+}
+if have openssl; then
+    for name in s_client s_client-stls; do
+        arguments=(-connect "127.0.0.1:$((base + 995))")
+        [ "$name" = s_client ] || arguments=(-starttls pop3 -connect "127.0.0.1:$pop")
+        # Everything in one go: PIPELINING (RFC 2449 §6.6).
+        {
+            printf 'USER %s\r\nPASS %s\r\n' "$user" "$password"
+            for number in $(seq ${#sent[@]}); do printf 'RETR %s\r\n' "$number"; done
+            printf 'QUIT\r\n'
+        } | timeout 30 openssl s_client -quiet -verify_quiet "${arguments[@]}" >"$work/$name" 2>"$work/s_client"
+        # A reply with octets in it begins a message, a lone dot ends it, a doubled one is one.
+        LC_ALL=C awk -v name="$work/$name." '
+            !inside && /^\+OK [0-9]+ octets/ { inside = 1; n++; file = name n; printf "" >file; next }
+            inside && $0 == ".\r" { inside = 0; close(file); next }
+            inside { sub(/^\.\./, "."); print >file }' "$work/$name"
+        compare "$name"
+    done
+fi
+if have mutt && have script; then
+    for name in mutt mutt-stls; do
+        mkdir -p "$work/box.$name/cur" "$work/box.$name/new" "$work/box.$name/tmp"
+        mutt_rc 'set sort=mailbox-order'
+        url=pops://${user/@/%40}:$password@localhost:$((base + 995))/
+        [ "$name" = mutt ] || url=pop://${user/@/%40}:$password@localhost:$pop/
+        with_keys "$url" "<tag-pattern>~A<enter><tag-prefix><copy-message>$work/box.$name<enter><exit>"
+        # The names are TIME.PID_SEQUENCE.HOST. It adds two headers to every copy.
+        number=0
+        for file in $(find "$work/box.$name/new" -type f | sort -t_ -k2 -n); do
+            number=$((number + 1))
+            sed -E '1,/^$/{/^(Content-Length|Lines): /d}' "$file" >"$work/$name.$number"
+        done
+        compare "$name"
+    done
+fi
+if have mpop; then
+    for name in mpop mpop-stls; do
+        deliver_script "$name"
+        tls=(--port=$((base + 995)) --tls-starttls=off)
+        [ "$name" = mpop ] || tls=(--port="$pop" --tls-starttls=on)
+        mpop --file= --host=127.0.0.1 "${tls[@]}" --tls=on --tls-certcheck=off --auth=user \
+            --user="$user" --passwordeval="echo $password" --keep=on --quiet \
+            --received-header=off --uidls-file="$work/uidls.$name" \
+            --delivery=mda,"$work/deliver.$name" >"$work/mpop-log" 2>&1 ||
+            tail -n 5 "$work/mpop-log"
+        compare "$name"
+    done
+else
+    skip "mpop is not installed"
+fi
+if have getmail; then
+    deliver_script getmail
+    mkdir "$work/getmail"
+    (
+        umask 077
+        cat >"$work/getmail/getmailrc" <<RC
+[retriever]
+type = SimplePOP3SSLRetriever
+server = 127.0.0.1
+port = $((base + 995))
+username = $user
+password = $password
+[destination]
+type = MDA_external
+path = $work/deliver.getmail
+allow_root_commands = true
+[options]
+delivered_to = false
+received = false
+read_all = true
+verbose = 0
+RC
+    )
+    getmail --getmaildir="$work/getmail" --rcfile=getmailrc >"$work/getmail-log" 2>&1 ||
+        tail -n 5 "$work/getmail-log"
+    compare getmail
+else
+    skip "getmail is not installed"
+fi
+if have fetchmail; then
+    deliver_script fetchmail
     (
         umask 077
         cat >"$work/fetchmailrc" <<RC
 set invisible
 poll 127.0.0.1 service $pop protocol POP3 auth password
     user "$user" password "$password"
-    mda "$work/deliver" sslproto "" fetchall no rewrite no mimedecode no dropstatus
+    mda "$work/deliver.fetchmail" sslproto "" fetchall no rewrite no mimedecode no dropstatus
 RC
     )
     FETCHMAILHOME=$work fetchmail --fetchmailrc "$work/fetchmailrc" --nodetach --nosyslog \
@@ -276,6 +419,24 @@ RC
     [ "$failed" -gt 0 ] && tail -n 5 "$work/fetchmail-log"
 else
     skip "fetchmail is not installed"
+fi
+
+# ---- tickets ------------------------------------------------------------------------------------
+
+resumed() { # ARGUMENTS: whether a second connection goes on with the session of the first
+    printf 'EHLO client.test\r\nQUIT\r\n' |
+        timeout 20 openssl s_client -quiet -sess_out "$work/session" "$@" >"$work/s_client" 2>&1
+    printf 'EHLO client.test\r\nQUIT\r\n' |
+        timeout 20 openssl s_client -ign_eof -sess_in "$work/session" "$@" 2>&1 | grep -q '^Reused, '
+}
+if have openssl; then
+    for version in -tls1_2 -tls1_3; do
+        for port in "-connect 127.0.0.1:$((base + 465))" \
+            "-starttls smtp -name client.test -connect 127.0.0.1:$((base + 587))"; do
+            # shellcheck disable=SC2086 # words of their own
+            if resumed "$version" $port; then pass; else fail "no session is resumed: $version $port"; fi
+        done
+    done
 fi
 
 if [ "$passed" -eq 0 ]; then fail "no client sent and fetched anything"; fi

@@ -1,8 +1,8 @@
 //! Accounts and what opens them: passwords, recovery keys, app passwords, imported hashes.
 //!
 //! Whoever changes the password of a sealed account must hold the old one or the recovery key,
-//! because nothing else opens the mail. Without either the mailbox can only begin anew, and what was
-//! in it is removed, since nobody could read it.
+//! because nothing else opens the mail. Without either the mailbox can only begin anew, and what
+//! was in it is removed, since nobody could read it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -113,20 +113,26 @@ impl StoreAdmin {
         self.change(Change::SetWraps { address, was, wraps }, done)
     }
 
+    fn lock_for(&self, account: &Account, password: &[u8]) -> Result<NewLock, AdminError> {
+        let protection = Protection { bits: self.sealing, recovery: false };
+        let made = locks::make(account.mailbox, password, protection);
+        made.map(|(lock, _)| lock).map_err(|e| refused(&e))
+    }
+
     fn set_lock(
         &self,
         account: &Account,
         password: &[u8],
         done: String,
     ) -> Result<AdminReply, AdminError> {
-        let protection = Protection { bits: self.sealing, recovery: false };
-        let made = locks::make(account.mailbox, password, protection);
-        let (lock, _) = made.map_err(|e| refused(&e))?;
+        let lock = self.lock_for(account, password)?;
         let (address, was) = (account.address.clone(), account.lock.clone());
         self.change(Change::SetLock { address, was, lock }, done)
     }
 
     fn begin_anew(&self, account: &Account, password: &[u8]) -> Result<AdminReply, AdminError> {
+        // Making keys takes a second, in which mail may come; the list is made after it.
+        let lock = self.lock_for(account, password)?;
         let maildrop = wait(self.mailboxes.open(account.mailbox)).map_err(|e| refused(&e))?;
         let uids: Vec<_> = maildrop.messages().iter().map(|message| message.uid).collect();
         let done = format!(
@@ -136,7 +142,8 @@ impl StoreAdmin {
         );
         // The lock first: a crash in between leaves mail that cannot be read, not a loss of mail
         // that could.
-        let reply = self.set_lock(account, password, done)?;
+        let (address, was) = (account.address.clone(), account.lock.clone());
+        let reply = self.change(Change::SetLock { address, was, lock }, done)?;
         wait(self.mailboxes.close(maildrop, uids)).map_err(|e| refused(&e))?;
         Ok(reply)
     }
@@ -167,10 +174,8 @@ impl StoreAdmin {
         let account = self.account(address)?;
         let wraps = account.lock.sealed().map(|sealed| sealed.wraps.entries());
         let app = |entry: &Entry| matches!(entry.wrap, Wrap::App(_));
-        let entry = |entry: &Entry| AppPasswordEntry {
-            number: entry.number,
-            name: entry.name.clone(),
-        };
+        let entry =
+            |entry: &Entry| AppPasswordEntry { number: entry.number, name: entry.name.clone() };
         let entries = wraps.unwrap_or_default().iter().filter(|e| app(e)).map(entry).collect();
         Ok(AdminReply::AppPasswords { entries })
     }

@@ -27,7 +27,12 @@ pub(super) fn execute(
     engine: &dyn Engine,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), String> {
-    let begins = matches!(command, Command::Adduser { .. } | Command::ImportAccount { .. } | Command::Domain(Domain::Add { .. }));
+    let begins = matches!(
+        command,
+        Command::Adduser { .. }
+            | Command::ImportAccount { .. }
+            | Command::Domain(Domain::Add { .. })
+    );
     // Whatever else is wrong with the folder is said where it is opened.
     if !begins && matches!(dirlock::inspect(&config.data), Ok(DirState::Fresh)) {
         let folder = config.data.display();

@@ -326,9 +326,7 @@ impl Original {
         }
         Ok(match (typed, adduser) {
             (Some(command), _) => command,
-            (None, Some(address)) => {
-                Command::Adduser { address, person, recovery_key: false }
-            }
+            (None, Some(address)) => Command::Adduser { address, person, recovery_key: false },
             _ if test => Command::Test(Start::default()),
             _ if sync => Command::Sync,
             _ if mailtest => Command::Mailtest,

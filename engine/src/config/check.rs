@@ -6,9 +6,9 @@ use super::file::{self, File, LogFormat, LogLevel, Protocol, TlsMode};
 use super::{Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Smtp, Store, keys};
 use crate::log;
 use crate::tls::Pair;
-use fsmtp_store::seal::RsaBits;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
+use fsmtp_store::seal::RsaBits;
 use std::path::PathBuf;
 use toml::de::DeTable;
 
@@ -98,6 +98,7 @@ pub(super) fn check(
             data_timeout: seconds(file.smtp.data_timeout_s),
         },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
+        scram: file.sign_in.scram || overrides.dev,
         store: Store {
             segment_bytes: file.store.segment_bytes,
             reserve_bytes: file.store.reserve_bytes,

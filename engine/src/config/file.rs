@@ -23,6 +23,8 @@ pub(super) struct File {
     pub(super) smtp: Smtp,
     /// Mail that is fetched.
     pub(super) pop3: Pop3,
+    /// How users sign in, over every protocol.
+    pub(super) sign_in: SignIn,
     /// How mail lies on disk.
     pub(super) store: Store,
     /// What is written about what happens.
@@ -193,6 +195,16 @@ pub(super) struct Pop3 {
     pub(super) idle_timeout_s: u32,
 }
 
+/// How users sign in, over every protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct SignIn {
+    /// Whether SCRAM-SHA-256 and SCRAM-SHA-256-PLUS are offered beside PLAIN and LOGIN; with
+    /// `--dev` they are. Programs that find them use them, and then app passwords, and accounts
+    /// without keys (imported ones before their first sign-in), do not work there.
+    pub(super) scram: bool,
+}
+
 impl Default for Pop3 {
     fn default() -> Self {
         Self { idle_timeout_s: 600 }
@@ -212,12 +224,12 @@ pub(super) struct Store {
     /// bytes.
     #[schemars(range(max = 1_125_899_906_842_624u64))]
     pub(super) reserve_bytes: u64,
-    /// Whether the mail of new accounts is sealed, so that its owner only can read it. Accounts that
-    /// were made without it get keys when they next sign in with their password; what they have got
-    /// by then stays in clear. Turned off, accounts that have keys keep them.
+    /// Whether the mail of new accounts is sealed, so that its owner only can read it. Accounts
+    /// that were made without it get keys when they next sign in with their password; what they
+    /// have got by then stays in clear. Turned off, accounts that have keys keep them.
     pub(super) sealing: bool,
-    /// The length of the RSA keys of new accounts, in bits: 2048, 3072 or 4096. More than 2048 makes the first visit
-    /// after new mail slower: 3 times for 3072, 7 times for 4096.
+    /// The length of the RSA keys of new accounts, in bits: 2048, 3072 or 4096. More than 2048
+    /// makes the first visit after new mail slower: 3 times for 3072, 7 times for 4096.
     #[schemars(range(min = 2048, max = 4096))]
     pub(super) rsa_bits: u16,
 }

@@ -235,7 +235,10 @@ fn what_is_explained_can_be_read_again() {
 fn the_schema_knows_every_key() {
     let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
     let sections: Vec<&str> = keys::properties(&schema).map(|(name, _)| name).collect();
-    assert_eq!(sections, ["server", "listener", "tls", "smtp", "pop3", "store", "log", "dev"]);
+    assert_eq!(
+        sections,
+        ["server", "listener", "tls", "smtp", "pop3", "sign_in", "store", "log", "dev"]
+    );
 }
 
 #[test]

@@ -13,8 +13,9 @@ pub use stream::Stream;
 use core::fmt;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::{CipherSuite, ServerConfig};
 
 /// The most bytes of a certificate's or key's file; arbitrary, far beyond a long chain.
 pub const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -59,14 +60,27 @@ impl Acceptor {
         config.send_tls13_tickets = 1;
         // Tickets alone: a cache of sessions would be state that shards share.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        // Ours is the same for everybody and is what scanners look for; any suite of it is good.
+        config.ignore_client_order = true;
         Ok(Self(Arc::new(config)))
+    }
+
+    /// How rustls is told to make handshakes; what `bench` makes its own with.
+    #[must_use]
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0)
     }
 }
 
-/// ring's suites, and the hybrid key exchange that ring lacks in front of its own.
+/// ring's suites; the key exchanges of aws-lc-rs: it has the hybrid one, and the faster X25519.
 fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
-    provider.kx_groups.insert(0, aws_lc_rs::kx_group::X25519MLKEM768);
+    // A handshake hashes much, and processors have instructions for SHA-256.
+    provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
+        _ => 1,
+    });
+    provider.kx_groups = vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1];
     provider
 }
 

@@ -9,11 +9,10 @@
 
 use core::net::SocketAddr;
 use std::io::{BufRead as _, ErrorKind, Write as _};
-use std::sync::Arc;
 
 use fsmtp_proto::access::Tls as Agreed;
 use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
-use rustls::ServerConnection;
+use rustls::{ProtocolVersion, ServerConnection};
 
 use super::Acceptor;
 
@@ -35,6 +34,11 @@ struct Tls {
     start: usize,
     /// The client has said that nothing more comes, or is gone.
     ended: bool,
+    /// We have said that nothing more comes.
+    goodbye: bool,
+    /// All that rustls has to say is a ticket, which no client waits for (RFC 8446, section 4.6.1):
+    /// it goes along with the next reply.
+    ticket: bool,
 }
 
 impl<R: Runtime> Stream<R> {
@@ -61,10 +65,17 @@ impl<R: Runtime> Stream<R> {
     ) -> Result<Agreed, IoError> {
         let failed =
             |_| IoError::new(IoKind::Failed, "start TLS with", self.conn.peer().to_string());
-        let mut session = ServerConnection::new(Arc::clone(&acceptor.0)).map_err(failed)?;
+        let mut session = ServerConnection::new(acceptor.config()).map_err(failed)?;
         // What is given to it at once is bounded by the outboxes, and sent at once.
         session.set_buffer_limit(None);
-        let tls = Tls { session, window: Vec::new(), start: 0, ended: false };
+        let tls = Tls {
+            session,
+            window: Vec::new(),
+            start: 0,
+            ended: false,
+            goodbye: false,
+            ticket: false,
+        };
         let tls = self.tls.insert(Box::new(tls));
         while tls.session.is_handshaking() {
             let arrived = self.conn.filled().is_empty();
@@ -72,10 +83,24 @@ impl<R: Runtime> Stream<R> {
                 return Err(IoError::new(IoKind::Closed, "start TLS with", peer_of(&self.conn)));
             }
             let fed = tls.feed(&mut self.conn);
-            flush(&self.rt, &mut self.conn, tls, deadline).await?;
+            tls.ticket = fed.is_ok() && tls.established_tls13();
+            if !tls.ticket {
+                flush(&self.rt, &mut self.conn, tls, deadline).await?;
+            }
             fed?;
         }
         Ok(tls.agreed())
+    }
+
+    /// Sends the last bytes there are, and the goodbye of TLS with them: one packet, not two.
+    ///
+    /// # Errors
+    /// As [`Conn::send`].
+    pub async fn send_last(&mut self, bytes: Vec<u8>, deadline: Instant) -> Result<(), IoError> {
+        if let Some(tls) = &mut self.tls {
+            tls.goodbye = true;
+        }
+        self.send(bytes, deadline).await
     }
 
     async fn fill_tls(&mut self, deadline: Instant) -> Result<usize, IoError> {
@@ -91,7 +116,7 @@ impl<R: Runtime> Stream<R> {
                 return Ok(0);
             }
             let fed = tls.feed(&mut self.conn);
-            if tls.session.wants_write() {
+            if fed.is_err() || (tls.session.wants_write() && !tls.ticket) {
                 flush(&self.rt, &mut self.conn, tls, deadline).await?;
             }
             fed?;
@@ -110,6 +135,7 @@ async fn flush<R: Runtime>(
     tls: &mut Tls,
     deadline: Instant,
 ) -> Result<(), IoError> {
+    tls.ticket = false;
     let mut out = rt.buffer();
     while tls.session.wants_write() {
         // Writing to memory cannot fail.
@@ -136,6 +162,13 @@ impl Tls {
         let state = self.session.process_new_packets().map_err(|why| invalid(&why))?;
         self.ended |= state.peer_has_closed();
         Ok(())
+    }
+
+    /// Whether the handshake is done, and left nothing to say but a ticket. In TLS 1.2 the client
+    /// waits for our last message.
+    fn established_tls13(&self) -> bool {
+        let version = self.session.protocol_version();
+        !self.session.is_handshaking() && version == Some(ProtocolVersion::TLSv1_3)
     }
 
     /// Moves decrypted bytes to the window, as far as there is room; says how many.
@@ -180,7 +213,7 @@ impl Tls {
     fn agreed(&self) -> Agreed {
         let session = &self.session;
         let version = match session.protocol_version() {
-            Some(rustls::ProtocolVersion::TLSv1_2) => "TLS1.2",
+            Some(ProtocolVersion::TLSv1_2) => "TLS1.2",
             _ => "TLS1.3",
         };
         let suite = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
@@ -233,11 +266,14 @@ impl<R: Runtime> Conn for Stream<R> {
         if written.is_err() {
             return Err(IoError::new(IoKind::Closed, "send to", peer_of(&self.conn)));
         }
+        if tls.goodbye {
+            tls.session.send_close_notify();
+        }
         flush(&self.rt, &mut self.conn, tls, deadline).await
     }
 
     async fn close(&mut self, deadline: Instant) {
-        if let Some(tls) = &mut self.tls {
+        if let Some(tls) = self.tls.as_mut().filter(|tls| !tls.goodbye) {
             tls.session.send_close_notify();
             // Whoever is gone needs no goodbye.
             let _ = flush(&self.rt, &mut self.conn, tls, deadline).await;

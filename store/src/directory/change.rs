@@ -105,7 +105,10 @@ pub(crate) enum Edit {
     DropDomain(String),
     /// With the keys, when those are new.
     PutAccount(Arc<Account>, Option<Box<UserKeys>>),
-    DropAccount { address: String, mailbox: MailboxId },
+    DropAccount {
+        address: String,
+        mailbox: MailboxId,
+    },
     PutAlias(Arc<Alias>),
     DropAlias(String),
 }

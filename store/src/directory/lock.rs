@@ -1,4 +1,5 @@
-//! What opens an account: a hash to compare with, or wraps of the key that its mail is sealed under.
+//! What opens an account: a hash to compare with, or wraps of the key that its mail is sealed
+//! under.
 //!
 //! The desk asks a lock for the public key, the sign-in has [`Lock::open`] run on a helper thread.
 //! An account with a hash keeps its mail in clear. Costs: one run of Argon2 for each try, whatever
@@ -8,7 +9,7 @@ use core::fmt;
 
 use crate::id::MailboxId;
 use crate::password::{self, Cost, Phc};
-use crate::seal::{MailboxKey, PublicKey, SealError, UserKeys, Wraps, legacy};
+use crate::seal::{MailboxKey, PasswordWrap, PublicKey, SealError, UserKeys, Wraps, legacy};
 
 /// What the password of an account is tried on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,7 +68,7 @@ impl Lock {
             Self::Hash(hash) => password::verify(password, hash),
             Self::Legacy(hash) => {
                 // Its own hash is quick: who measures must not learn that the account exists.
-                let _ = password::verify_dummy(password, Cost::default());
+                let _ = PasswordWrap::open_dummy(password, Cost::default());
                 legacy::verify(password, &hash.0)
             }
             Self::Sealed(sealed) => {
@@ -83,7 +84,7 @@ impl Lock {
     /// Takes as long as [`Self::open`], for a user who does not exist.
     #[must_use]
     pub fn open_nobody(password: &[u8]) -> Opened {
-        let _ = password::verify_dummy(password, Cost::default());
+        let _ = PasswordWrap::open_dummy(password, Cost::default());
         Opened::Wrong
     }
 

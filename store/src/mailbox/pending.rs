@@ -17,6 +17,8 @@ pub(super) struct Delivery {
     pub(super) body: Body,
     pub(super) end: Lsn,
     pub(super) recipients: Recipients,
+    /// Recipients that the message named.
+    pub(super) weight: usize,
 }
 
 /// The recipients of one message, each once; nothing is allocated for one.
@@ -61,6 +63,7 @@ impl Delivery {
             },
             end: message.end,
             recipients: Recipients::new(&message.recipients),
+            weight: message.recipients.len(),
         }
     }
 }
@@ -161,7 +164,7 @@ impl Pending {
         removed: &BTreeSet<MailboxId>,
         segment_bytes: u64,
     ) {
-        let Delivery { mut body, end, recipients } = delivery;
+        let Delivery { mut body, end, recipients, .. } = delivery;
         let rows = &mut self.rows;
         rows.applied.insert(body.shard, end);
         for Recipient { mailbox, key } in recipients.as_slice() {

@@ -294,9 +294,9 @@ pub(super) fn read_account(address: &str, row: &[u8]) -> Result<Account, Damage>
         created: UnixTime::from_ms(rest.number()?),
         name: rest.text()?.into(),
         lock: match rest.number()? {
-            LOCK_HASH => Lock::Hash(
-                Phc::parse(rest.text()?).map_err(|_| "the password hash is damaged")?,
-            ),
+            LOCK_HASH => {
+                Lock::Hash(Phc::parse(rest.text()?).map_err(|_| "the password hash is damaged")?)
+            }
             LOCK_LEGACY => Lock::Legacy(LegacyHash(rest.text()?.into())),
             LOCK_SEALED => {
                 let public = rest.bytes()?.into();

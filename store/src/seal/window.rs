@@ -91,6 +91,24 @@ impl Window {
         Ok((Self { mailbox, id, key }, WindowRecord { mailbox, id, blob }))
     }
 
+    /// The same for a mailbox whose key is at hand: no RSA, and the record is one that the mailbox
+    /// key opens. For mail that the engine keeps for itself, and for simulation.
+    ///
+    /// # Errors
+    /// [`SealError::Unavailable`]; not seen in practice.
+    pub fn begin_under(
+        mailbox: MailboxId,
+        key: &MailboxKey,
+        random: Random<'_>,
+    ) -> Result<(Self, WindowRecord), SealError> {
+        let mut id = [0; 8];
+        random(&mut id);
+        let id = WindowId(u64::from_le_bytes(id));
+        let own = Key::fresh(random);
+        let record = OpenWindow { mailbox, id, key: own.clone() }.rewrap(key, random)?;
+        Ok((Self { mailbox, id, key: own }, record))
+    }
+
     /// Wraps the content key of the message `id` for the mailbox. Once for each message: two
     /// content keys with the same `id` would lay each other open.
     ///

@@ -7,8 +7,8 @@
 //! is used up, it is refused with [`StoreError::Busy`] before it takes more.
 //! Dropped without a commit, the message never was: its chunks are dead bytes.
 //!
-//! A message that was begun with [`Incoming::seal`] is sealed on its way: each chunk when its buffer
-//! is full, the rest at the commit. What it holds in clear, it holds in memory only.
+//! A message that was begun with [`Incoming::seal`] is sealed on its way: each chunk when its
+//! buffer is full, the rest at the commit. What it holds in clear, it holds in memory only.
 
 use core::fmt;
 use core::mem;
@@ -192,7 +192,9 @@ impl<R: Runtime> Incoming<R> {
         }
         let envelope_bytes =
             envelope.encoded_bytes().map_err(|why| StoreError::Invalid(why.to_string()))?;
-        self.charge(super::fixed_bytes(envelope.recipients.len(), false) + envelope.memory_bytes())?;
+        self.charge(
+            super::fixed_bytes(envelope.recipients.len(), false) + envelope.memory_bytes(),
+        )?;
         let octets = self.octets + head.len() as u64;
         let payload = MessagePayload {
             fixed: MessageHead {

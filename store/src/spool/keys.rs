@@ -5,14 +5,17 @@
 //! record of another one. Layout in the header of `format`. Failure: bytes that encoding would not
 //! have written are refused with a reason.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fsmtp_rt::UnixTime;
 
 use crate::envelope::{Envelope, RECIPIENTS_COUNT_MAX};
 use crate::id::MailboxId;
-use crate::seal::{RECIPIENT_WRAP_BYTES, RecipientWrap, WindowRecord};
+use crate::seal::{RECIPIENT_WRAP_BYTES, RecipientWrap, WindowId, WindowRecord};
 
+/// Windows that are shared during a replay; some 2 MB.
+const WINDOWS_COUNT_MAX: usize = 4096;
 /// Received, count of recipients.
 const FIXED_BYTES: usize = 8 + 4;
 
@@ -63,8 +66,33 @@ pub(super) fn encode(received: UnixTime, keys: &[RecipientKey]) -> Vec<u8> {
     bytes
 }
 
+/// Windows that were read a short while ago: messages of one window share its record in memory,
+/// also when they are replayed.
+#[derive(Default)]
+pub(super) struct Windows(BTreeMap<(MailboxId, WindowId), Arc<WindowRecord>>);
+
+impl Windows {
+    fn share(&mut self, window: WindowRecord) -> Arc<WindowRecord> {
+        if self.0.len() >= WINDOWS_COUNT_MAX {
+            self.0.clear();
+        }
+        let name = (window.mailbox(), window.id());
+        match self.0.get(&name) {
+            Some(known) if **known == window => Arc::clone(known),
+            _ => {
+                let window = Arc::new(window);
+                self.0.insert(name, Arc::clone(&window));
+                window
+            }
+        }
+    }
+}
+
 /// What [`encode`] wrote.
-pub(super) fn decode(bytes: &[u8]) -> Result<(UnixTime, Vec<Recipient>), String> {
+pub(super) fn decode(
+    bytes: &[u8],
+    windows: &mut Windows,
+) -> Result<(UnixTime, Vec<Recipient>), String> {
     let early = || "the keys end early".to_owned();
     let (received, rest) = bytes.split_first_chunk().ok_or_else(early)?;
     let (count, mut rest) = rest.split_first_chunk().ok_or_else(early)?;
@@ -85,11 +113,87 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(UnixTime, Vec<Recipient>), String>
         if (wrap.mailbox, wrap.window) != (window.mailbox(), window.id()) {
             return Err("a key and its window are not of one mailbox".to_owned());
         }
-        let key = RecipientKey { wrap, window: Arc::new(window) };
+        let key = RecipientKey { wrap, window: windows.share(window) };
         recipients.push(Recipient { mailbox: wrap.mailbox, key: Some(key) });
     }
     if !rest.is_empty() {
         return Err("the keys go on after their end".to_owned());
     }
     Ok((UnixTime::from_ms(u64::from_le_bytes(*received)), recipients))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::{ContentKey, MailboxKey, RsaBits, Sealer, UserKeys, Window};
+    use crate::QueueId;
+    use proptest::prelude::*;
+
+    fn random(seed: u8) -> impl FnMut(&mut [u8]) {
+        let mut next = seed;
+        move |bytes| {
+            for byte in bytes {
+                next = next.wrapping_mul(167).wrapping_add(91);
+                *byte = next;
+            }
+        }
+    }
+
+    fn key(mailbox: u64, owner: &MailboxKey, content: &ContentKey) -> RecipientKey {
+        let mut random = random(mailbox as u8);
+        let begun = Window::begin_under(MailboxId(mailbox), owner, &mut random);
+        let (window, record) = begun.unwrap();
+        let wrap = window.wrap(content, QueueId(5)).unwrap();
+        RecipientKey { wrap, window: Arc::new(record) }
+    }
+
+    fn keys() -> Vec<RecipientKey> {
+        let made = UserKeys::generate(MailboxId(1), RsaBits::B2048, &mut random(1));
+        let (_, owner) = made.unwrap();
+        let sealer = Sealer::begin(QueueId(5), &mut random(2));
+        (1..4).map(|mailbox| key(mailbox, &owner, sealer.content_key())).collect()
+    }
+
+    #[test]
+    fn keys_read_back_and_share_their_windows() {
+        let (received, keys) = (UnixTime::from_ms(7), keys());
+        let bytes = encode(received, &keys);
+        assert_eq!(bytes.len(), FIXED_BYTES + 3 * RecipientKey::record_bytes(&keys[0].window));
+        let mut windows = Windows::default();
+        let first = decode(&bytes, &mut windows).unwrap();
+        let wanted =
+            |key: &RecipientKey| Recipient { mailbox: key.wrap.mailbox, key: Some(key.clone()) };
+        assert_eq!(first, (received, keys.iter().map(wanted).collect()));
+        let again = decode(&bytes, &mut windows).unwrap();
+        for (one, other) in first.1.iter().zip(&again.1) {
+            let [one, other] = [one, other].map(|to| &to.key.as_ref().unwrap().window);
+            assert!(Arc::ptr_eq(one, other));
+        }
+        for end in 0..bytes.len() {
+            assert!(decode(&bytes[..end], &mut windows).is_err(), "cut at {end}");
+        }
+        let longer = [bytes.as_slice(), b"x"].concat();
+        assert_eq!(decode(&longer, &mut windows).unwrap_err(), "the keys go on after their end");
+        let mut many = bytes;
+        many[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+        let said = decode(&many, &mut windows).unwrap_err();
+        assert_eq!(said, "there are more recipients than keys");
+    }
+
+    #[test]
+    fn a_key_and_the_window_of_another_mailbox_are_refused() {
+        let mut keys = keys();
+        keys[0].window = Arc::clone(&keys[1].window);
+        let bytes = encode(UnixTime::from_ms(7), &keys);
+        let said = decode(&bytes, &mut Windows::default()).unwrap_err();
+        assert_eq!(said, "a key and its window are not of one mailbox");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_keys_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = decode(&bytes, &mut Windows::default());
+            let _ = WindowRecord::decode(&bytes);
+        }
+    }
 }

@@ -6,9 +6,9 @@
 //! is [`StoreError::Moved`] when the segment was given back meanwhile, so the caller asks the index
 //! again, else [`StoreError::Corrupt`].
 //!
-//! A sealed message is opened on the way, with the key that the caller has ([`Reader::open_sealed`]):
-//! no byte of a chunk is given out before all of it was found to be what was sealed there. A message
-//! that should be sealed and is not, or the other way round, is damage.
+//! A sealed message is opened on the way, with the key that the caller has
+//! ([`Reader::open_sealed`]): no byte of a chunk is given out before all of it was found to be what
+//! was sealed there. A message that should be sealed and is not, or the other way round, is damage.
 
 use core::fmt;
 use std::rc::Rc;
@@ -123,7 +123,7 @@ impl<D: Disk> Reader<D> {
     ///
     /// # Errors
     /// [`StoreError::Moved`], [`StoreError::Corrupt`], or what the disk says. After an error the
-    /// same piece can be asked for again.
+    /// same piece can be asked for again; of a sealed message that did not open, it is refused.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         loop {
             let Some(body) = &mut self.body else { return Ok(None) };
@@ -133,8 +133,10 @@ impl<D: Disk> Reader<D> {
                 Step::Chunk(index, tail) => match body.at.chunks.get(*index).copied() {
                     None => {
                         let mut tail = core::mem::take(tail);
-                        body.step = Step::Done;
                         self.open_chunk(&mut tail, true)?;
+                        if let Some(body) = &mut self.body {
+                            body.step = Step::Done;
+                        }
                         tail
                     }
                     Some(lsn) => {
@@ -171,8 +173,7 @@ impl<D: Disk> Reader<D> {
             tail_at -= TAG_BYTES;
             bytes.truncate(tail_at + tail_bytes);
         }
-        let step =
-            if is_whole { Step::Done } else { Step::Chunk(0, bytes.split_off(tail_at)) };
+        let step = if is_whole { Step::Done } else { Step::Chunk(0, bytes.split_off(tail_at)) };
         bytes.drain(..head_at);
         if let Some(body) = &mut self.body {
             body.step = step;
@@ -222,7 +223,8 @@ impl<D: Disk> Reader<D> {
 
     /// Damage of the message that is open.
     fn corrupt(&self, why: String) -> StoreError {
-        let at = self.body.as_ref().map_or((ShardId(0), Lsn(0)), |body| (body.at.shard, body.at.lsn));
+        let at =
+            self.body.as_ref().map_or((ShardId(0), Lsn(0)), |body| (body.at.shard, body.at.lsn));
         StoreError::Corrupt { place: place(at.0, self.segment_bytes, at.1), why }
     }
 

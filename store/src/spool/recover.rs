@@ -68,6 +68,7 @@ struct Walk<'a, R: Runtime> {
     /// The last whole batch: where it is, and its messages, which are not replayed yet.
     last: Option<(u64, u64, BatchHead)>,
     held: VecDeque<Committed>,
+    windows: keys::Windows,
 }
 
 /// Opens the log; no task runs yet.
@@ -90,6 +91,7 @@ pub(super) async fn open<R: Runtime>(
         pins: Pins::default(),
         last: None,
         held: VecDeque::new(),
+        windows: keys::Windows::default(),
     };
     let (current, next) = walk.follow(&folder).await?;
     let number = current.number;
@@ -269,8 +271,9 @@ impl<R: Runtime> Walk<'_, R> {
         Ok(())
     }
 
-    fn message(&self, record: RecordHead, payload: &[u8]) -> Result<Committed, StoreError> {
-        let object = || place(self.config.shard, self.config.segment_bytes, record.lsn);
+    fn message(&mut self, record: RecordHead, payload: &[u8]) -> Result<Committed, StoreError> {
+        let config = self.config;
+        let object = || place(config.shard, config.segment_bytes, record.lsn);
         let corrupt = |why: String| StoreError::Corrupt { place: object(), why };
         let parts = MessageParts::decode(payload)
             .ok_or_else(|| corrupt("the message record contradicts itself".to_owned()))?;
@@ -285,7 +288,7 @@ impl<R: Runtime> Walk<'_, R> {
             })?;
             (envelope.received, keys::in_clear(&envelope))
         } else {
-            keys::decode(parts.keys).map_err(corrupt)?
+            keys::decode(parts.keys, &mut self.windows).map_err(corrupt)?
         };
         Ok(Committed {
             id: record.id,

@@ -12,6 +12,7 @@ mod client;
 #[cfg(test)]
 mod farewell;
 mod index;
+mod keys;
 mod ledger;
 mod mail;
 mod model;

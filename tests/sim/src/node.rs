@@ -7,7 +7,6 @@ use core::cell::{Cell, RefCell};
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::rc::Rc;
-use std::sync::OnceLock;
 
 use fsmtp_engine::accept::{Door, Service, accept};
 use fsmtp_engine::admit::{Admission, Limits};
@@ -20,13 +19,14 @@ use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::sim::{Counts, Crash, DiskId, HostId, SimDisk, SimRuntime, World};
 use fsmtp_rt::{Class, Runtime, UnixTime};
 use fsmtp_store::directory::{Change, Opened};
-use fsmtp_store::mailbox::{Mailboxes, Registry, wait};
-use fsmtp_store::password::{Cost, Phc, hash};
+use fsmtp_store::mailbox::{Found, Mailboxes, Registry, wait};
+use fsmtp_store::seal::MailboxKey;
 use fsmtp_store::spool::{Reader, SpoolConfig};
 use fsmtp_store::{MailboxId, QueueId, ShardId, StoreError};
 
 use crate::client::ACCOUNTS;
 use crate::index::Index;
+use crate::keys;
 use crate::plan::Plan;
 
 /// The port at which every shard takes mail.
@@ -110,7 +110,8 @@ impl Node {
         let hosts: Vec<HostId> = (0..plan.shards).map(|_| world.host()).collect();
         let disk = world.disk();
         let index = Index::new(plan, seed);
-        let mailboxes = populate(&index).expect("an empty directory takes a few accounts");
+        let mailboxes =
+            populate(&index, plan.sealed).expect("an empty directory takes a few accounts");
         let (plan, shards) = (Rc::clone(plan), plan.shards);
         let (life, view) = (Rc::default(), Rc::default());
         Self { hosts, disk, plan, index, life, shards, mailboxes, view }
@@ -263,9 +264,11 @@ impl Node {
             let mut found = Vec::new();
             for (account, mailbox) in (0..).zip(mailboxes) {
                 let maildrop = index.open(mailbox).await?;
+                let key = index.directory().owner(mailbox).and_then(|account| keys::open(account));
                 for message in maildrop.messages() {
                     let id = message.id;
-                    match read(&mut reader, &index, id).await {
+                    let place = index.find(mailbox, *message).await?;
+                    match read(&mut reader, &index, place, key.as_ref()).await {
                         Ok(bytes) => found.push(Delivery { account, id, bytes }),
                         Err(_) if rotten => {}
                         Err(error) => {
@@ -287,11 +290,21 @@ pub(crate) type Read = Result<Vec<Delivery>, StoreError>;
 async fn read(
     reader: &mut Reader<SimDisk>,
     index: &Index,
-    id: QueueId,
+    Found { body, key }: Found,
+    mailbox_key: Option<&MailboxKey>,
 ) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
     let mut moves = 0;
-    reader.open(index.locate(id).await?);
+    let id = body.id;
+    match (key, mailbox_key) {
+        (None, _) => reader.open(body),
+        (Some(key), Some(mailbox_key)) => {
+            let opened = key.window.open(mailbox_key).and_then(|open| open.open(&key.wrap, id));
+            let content = opened.map_err(|error| StoreError::Invalid(error.to_string()))?;
+            reader.open_sealed(body, &content);
+        }
+        (Some(_), None) => return Err(StoreError::Invalid("nobody can open it".into())),
+    }
     loop {
         match reader.next().await {
             Ok(Some(piece)) => bytes.extend_from_slice(&piece),
@@ -306,11 +319,7 @@ async fn read(
 }
 
 /// Makes the domain and its accounts `u0`, `u1`, ...
-fn populate(index: &Index) -> Result<Vec<MailboxId>, StoreError> {
-    static HASH: OnceLock<Option<Phc>> = OnceLock::new();
-    let cheap = Cost { memory_kib: 8, passes: 1, lanes: 1 };
-    let hash = HASH.get_or_init(|| hash(PASSWORD.as_bytes(), [7; 16], cheap).ok());
-    let hash = hash.as_ref().ok_or_else(|| StoreError::Invalid("no password hash".into()))?;
+fn populate(index: &Index, sealed: bool) -> Result<Vec<MailboxId>, StoreError> {
     wait(index.change(Change::AddDomain { domain: DOMAIN.into() }))?;
     let mut mailboxes = Vec::new();
     for number in 0..ACCOUNTS {
@@ -318,7 +327,7 @@ fn populate(index: &Index) -> Result<Vec<MailboxId>, StoreError> {
         let directory = wait(index.change(Change::AddAccount {
             address: address.clone(),
             name: String::new(),
-            lock: hash.clone().into(),
+            lock: keys::lock(index.directory().next_mailbox(), sealed && number > 0)?,
             created: UnixTime::default(),
         }))?;
         mailboxes.extend(directory.account(&address).map(|account| account.mailbox));
@@ -403,6 +412,7 @@ impl Boot {
             directory: self.index.directory(),
             check_password: check_password(),
             helpers: helpers(),
+            begin: keys::begin(),
             sealing: None,
             gate: Gate::new(&[7; 32], never),
             magic: false,

@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) connections_max: usize,
     /// The largest message.
     pub(crate) message_bytes_max: u64,
+    /// Whether mail is sealed, but for that of one account.
+    pub(crate) sealed: bool,
     /// How the spools are laid out.
     pub(crate) layout: SpoolConfig,
     /// Planted: chance that the index delivers a message twice.
@@ -133,6 +135,7 @@ impl Plan {
             index_busy: *random.pick(&[0, 0, MILLION / 10, MILLION / 2]),
             connections_max: if random.chance(100_000) { 2 } else { 1_000 },
             message_bytes_max: if random.chance(150_000) { 1_000 } else { 10_485_760 },
+            sealed: random.chance(600_000),
             layout,
             index_doubles: 0,
             index_drops: 0,
@@ -154,6 +157,7 @@ impl Plan {
             index_busy: 0,
             connections_max: 1_000,
             message_bytes_max: 10_485_760,
+            sealed: false,
             layout: SpoolConfig::new(ShardId(0)),
             index_doubles: 0,
             index_drops: 0,

@@ -1,5 +1,6 @@
 //! Encrypted ports, as far as they can be told from outside without a TLS library: what is offered
-//! where, and what happens to clients that do not speak TLS. Handshakes are in tests/interop.
+//! where, and what happens to clients that do not speak TLS. Who speaks it and breaks it is in
+//! `tls_hostile`; other people's clients are in tests/interop.
 
 use core::net::{Ipv4Addr, SocketAddr};
 

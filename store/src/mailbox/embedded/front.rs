@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering;
 use super::super::lock::{Hold, Locks};
 use super::super::pending::{Body, Entry, LiveBytes, Lookups, Pending, Rows, View};
 use super::super::types::{Found, Maildrop, Message, Usage};
+use super::reading::Reading;
 use super::request::{Read, Reply, Request, Write};
-use super::tables::{Reading, Tables};
+use super::tables::Tables;
 use super::{Options, Shared};
 use crate::seal::UserKeys;
 use crate::spool::{BodyRef, RecipientKey};
@@ -101,6 +102,8 @@ impl Front {
                 }
                 let Some(delivery) = queue.pop() else { break };
                 count += 1;
+                // As many as the message had, doubles included.
+                shared.queued_recipients.fetch_sub(delivery.weight, Ordering::Relaxed);
                 let seen = self.seen.entry(delivery.body.shard).or_default();
                 // A replay begins at the mark, or before it.
                 if delivery.end > *seen {
@@ -234,7 +237,12 @@ impl Sight<'_> {
             None => None,
             Some(wrap) => {
                 // The window may have come with an earlier message, and been rewrapped since.
-                let kept = self.reading()?.window(mailbox, wrap.window)?;
+                let kept = match (self.reading()?.window(mailbox, wrap.window), fresh) {
+                    (Ok(kept), _) => kept,
+                    // Damage there does not harm what is still in memory.
+                    (Err(StoreError::Corrupt { .. }), Some(_)) => None,
+                    (Err(error), _) => return Err(error),
+                };
                 let window = kept.map(Arc::new).or_else(|| fresh.cloned());
                 let window = window.ok_or_else(|| StoreError::Corrupt {
                     place: format!("the window of message {}", message.id),

@@ -5,9 +5,9 @@
 //! thread holds the [`Keeper`], which ends the thread.
 //!
 //! Limits: [`Options`]. Memory: the cache; two generations of at most twice `merge_count`
-//! deliveries, some 250 bytes each; the queues; the directory; a few bytes for each segment and each
-//! removed account. Failure: a full queue gives the delivery back (the spool offers it again) or
-//! answers [`StoreError::Busy`]; after a failed transaction everything is answered with
+//! deliveries, some 250 bytes each; the queues; the directory; a few bytes for each segment and
+//! each removed account. Failure: a full queue gives the delivery back (the spool offers it again)
+//! or answers [`StoreError::Busy`]; after a failed transaction everything is answered with
 //! [`StoreError::Poisoned`]. A damaged row of a mailbox is named once
 //! ([`take_damage`](Embedded::take_damage)) and passed over: a list lacks its message, compaction
 //! keeps what cannot be accounted for, all others are served. Damage in the format or the directory
@@ -16,6 +16,7 @@
 mod bell;
 mod damage;
 mod front;
+mod reading;
 mod request;
 mod tables;
 #[cfg(test)]
@@ -24,7 +25,7 @@ mod thread;
 mod work;
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -47,6 +48,9 @@ use damage::Damages;
 use request::{Read, Reply, Request, Write};
 use tables::Tables;
 use thread::Index;
+
+/// Recipients of queued deliveries, of all shards: some 30 MB, 100 MB when none share a window.
+const QUEUED_RECIPIENTS_MAX: usize = 256 * 1024;
 
 /// How the index is laid out and how it works.
 #[derive(Clone, Debug)]
@@ -131,6 +135,8 @@ struct Published {
 struct Shared {
     queues: Box<[ArrayQueue<Delivery>]>,
     requests: ArrayQueue<Request>,
+    /// Recipients of the deliveries in all queues.
+    queued_recipients: AtomicUsize,
     bell: Bell,
     chunk_bytes: u64,
     segment_bytes: u64,
@@ -238,6 +244,7 @@ impl Embedded {
         let shared = Arc::new(Shared {
             queues: (0..options.shards_count).map(queue).collect(),
             requests: ArrayQueue::new(options.requests_count),
+            queued_recipients: AtomicUsize::new(0),
             bell: Bell::default(),
             chunk_bytes: options.chunk_bytes,
             segment_bytes: options.segment_bytes,
@@ -382,12 +389,23 @@ impl Sink for Embedded {
         if shared.is_closed() || queue.is_full() {
             return Err(message);
         }
+        // Messages for very many weigh more than their number says. One always has room.
+        let count = message.recipients.len();
+        let before = shared.queued_recipients.fetch_add(count, Ordering::Relaxed);
+        let too_many = before > 0 && before + count > QUEUED_RECIPIENTS_MAX;
+        if too_many {
+            shared.queued_recipients.fetch_sub(count, Ordering::Relaxed);
+            return Err(message);
+        }
         match queue.push(Delivery::new(&message, shared.chunk_bytes)) {
             Ok(()) => {
                 shared.bell.nudge();
                 Ok(())
             }
-            Err(_) => Err(message),
+            Err(_) => {
+                shared.queued_recipients.fetch_sub(count, Ordering::Relaxed);
+                Err(message)
+            }
         }
     }
 

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use fsmtp_rt::{IoError, IoKind};
 use redb::{
-    AccessGuard, Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, Table,
-    TableDefinition, WriteTransaction,
+    Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    WriteTransaction,
 };
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -25,10 +25,11 @@ use super::super::pending::{Body, LiveBytes};
 use super::super::row;
 use super::super::types::Message;
 use super::damage::{DamagedRow, Damages};
+use super::reading::{Kept, Reading, body, message, next_uid};
 use super::work::UNACCOUNTED;
 use crate::directory::{Account, Alias, Directory, Edit, Limits};
-use crate::seal::{RecipientWrap, UserKeys, WindowId, WindowRecord};
-use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
+use crate::seal::{RecipientWrap, WindowRecord};
+use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError};
 
 /// 3: entries have keys, there are windows and key pairs.
 const FORMAT: u64 = 3;
@@ -88,7 +89,7 @@ pub(super) fn failed(error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-fn damaged(table: &str, key: impl core::fmt::Debug, why: row::Damage) -> DamagedRow {
+pub(super) fn damaged(table: &str, key: impl core::fmt::Debug, why: row::Damage) -> DamagedRow {
     DamagedRow { place: format!("{FILE}, table {table}, key {key:?}"), why }
 }
 
@@ -175,7 +176,8 @@ impl Tables {
         let mut accounts: Vec<Account> = Vec::new();
         for row in transaction.open_table(ACCOUNTS).map_err(failed)?.iter().map_err(failed)? {
             let (address, value) = row.map_err(failed)?;
-            let read = row::read_account(address.value(), value.value());
+            let row = row::unseal(address.value().as_bytes(), value.value());
+            let read = row.and_then(|row| row::read_account(address.value(), row));
             accounts.push(read.map_err(|why| damaged("accounts", address.value(), why))?);
         }
         let mut aliases: Vec<Alias> = Vec::new();
@@ -266,146 +268,15 @@ fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(error)
 }
 
-/// The committed state at one moment.
-pub(super) struct Reading {
-    entries: ReadOnlyTable<(u64, u32), &'static [u8]>,
-    bodies: ReadOnlyTable<u64, &'static [u8]>,
-    windows: ReadOnlyTable<(u64, u64), &'static [u8]>,
-    keys: ReadOnlyTable<u64, &'static [u8]>,
-    damages: Arc<Damages>,
-}
+/// The count of a window that is kept whatever is deleted.
+const NEEDED_FOR_EVER: u64 = u64::MAX;
 
-impl Reading {
-    /// Up to `rows_max` rows of a mailbox from uid `from` on, `None` for a damaged one; says where
-    /// to go on when there may be more.
-    pub(super) fn messages(
-        &self,
-        mailbox: MailboxId,
-        from: u32,
-        rows_max: usize,
-        mut each: impl FnMut(Option<Message>),
-    ) -> Result<Option<u32>, StoreError> {
-        let mut next = from.max(1);
-        let range = (mailbox.0, next)..=(mailbox.0, u32::MAX);
-        let mut rows = self.entries.range(range).map_err(failed)?;
-        for _ in 0..rows_max {
-            let Some(row) = rows.next() else { return Ok(None) };
-            let (key, value) = row.map_err(failed)?;
-            let key = key.value();
-            each(self.damages.pass(message(key, value.value())).map(|(message, _)| message));
-            let Some(behind) = key.1.checked_add(1) else { return Ok(None) };
-            next = behind;
-        }
-        Ok(Some(next))
-    }
-
-    /// The uid that the next message of a mailbox will get.
-    pub(super) fn next_uid(&self, mailbox: MailboxId) -> Result<Option<u32>, StoreError> {
-        next_uid(&self.entries, mailbox, &self.damages)
-    }
-
-    /// The key of a message of a mailbox, if the message is still there: under its uid, or anywhere
-    /// when the mailbox was numbered anew. A damaged row is an error for who asks, and noted.
-    pub(super) fn wrap(
-        &self,
-        mailbox: MailboxId,
-        wanted: Message,
-    ) -> Result<Option<Option<RecipientWrap>>, StoreError> {
-        let key = (mailbox.0, wanted.uid.0);
-        if let Some(value) = self.entries.get(key).map_err(failed)? {
-            let (found, wrap) = self.noted(message(key, value.value()))?;
-            if found.id == wanted.id {
-                return Ok(Some(wrap));
-            }
-        }
-        let range = (mailbox.0, 1)..=(mailbox.0, u32::MAX);
-        for row in self.entries.range(range).map_err(failed)? {
-            let (key, value) = row.map_err(failed)?;
-            let read = self.damages.pass(message(key.value(), value.value()));
-            if let Some((found, wrap)) = read
-                && found.id == wanted.id
-            {
-                return Ok(Some(wrap));
-            }
-        }
-        Ok(None)
-    }
-
-    /// A window of a mailbox.
-    pub(super) fn window(
-        &self,
-        mailbox: MailboxId,
-        window: WindowId,
-    ) -> Result<Option<WindowRecord>, StoreError> {
-        let key = (mailbox.0, window.0);
-        let Some(value) = self.windows.get(key).map_err(failed)? else { return Ok(None) };
-        let row = row::unseal(&row::window_key(key), value.value()).and_then(row::read_window);
-        let record = row.and_then(|(_, record)| row::read_window_record(key, record));
-        self.noted(record.map_err(|why| damaged("windows", key, why))).map(Some)
-    }
-
-    /// The key pair of a mailbox.
-    pub(super) fn keys(&self, mailbox: MailboxId) -> Result<Option<UserKeys>, StoreError> {
-        let Some(value) = self.keys.get(mailbox.0).map_err(failed)? else { return Ok(None) };
-        let row = row::unseal(&mailbox.0.to_be_bytes(), value.value());
-        let keys = row.and_then(|row| UserKeys::decode(row).map_err(|_| "it is not a key pair"));
-        self.noted(keys.map_err(|why| damaged("keys", mailbox, why))).map(Some)
-    }
-
-    /// Damage is an error for who asks, and noted.
-    fn noted<T>(&self, read: Result<T, DamagedRow>) -> Result<T, StoreError> {
-        read.map_err(|row| {
-            self.damages.note(row.clone());
-            row.into()
-        })
-    }
-
-    /// The body of a message. A damaged row is an error for who asks, and noted.
-    pub(super) fn body(&self, id: QueueId) -> Result<Option<Body>, StoreError> {
-        let Some(row) = self.bodies.get(id.0).map_err(failed)? else { return Ok(None) };
-        self.noted(body(id, &row)).map(Some)
-    }
-}
-
-fn message(key: (u64, u32), value: &[u8]) -> Result<Kept, DamagedRow> {
-    let row = row::unseal(&row::entry_key(key), value);
-    let read = row.and_then(|row| row::read_entry(MailboxId(key.0), row));
-    let (id, octets, wrap) = read.map_err(|why| damaged("entries", key, why))?;
-    Ok((Message { id, octets, uid: Uid(key.1) }, wrap))
-}
-
-/// A message of a mailbox, with its key when it is sealed.
-pub(super) type Kept = (Message, Option<RecipientWrap>);
-
-fn body(id: QueueId, value: &AccessGuard<'_, &'static [u8]>) -> Result<Body, DamagedRow> {
-    let row = row::unseal(&id.0.to_be_bytes(), value.value());
-    row.and_then(|row| row::read_body(id, row)).map_err(|why| damaged("bodies", id, why))
-}
-
-/// One more than the highest uid, or the row under uid 0 if that is more; `None` when all are used
-/// up. A range knows both its ends, so this looks into the tree once. Where the row under uid 0 is
-/// damaged, uids of deleted messages may be given out again.
-fn next_uid(
-    entries: &impl ReadableTable<(u64, u32), &'static [u8]>,
-    mailbox: MailboxId,
-    damages: &Damages,
-) -> Result<Option<u32>, StoreError> {
-    let mut rows = entries.range((mailbox.0, 0)..=(mailbox.0, u32::MAX)).map_err(failed)?;
-    let Some(first) = rows.next() else { return Ok(Some(1)) };
-    let (key, value) = first.map_err(failed)?;
-    let (key, mut next) = (key.value(), 1);
-    match key.1 {
-        0 => {
-            let row = row::unseal(&row::entry_key(key), value.value());
-            let floor = row.and_then(row::read_floor);
-            next = damages.pass(floor.map_err(|why| damaged("entries", key, why))).unwrap_or(next);
-        }
-        uid => next = next.max(u64::from(uid) + 1),
-    }
-    if let Some(last) = rows.next_back() {
-        next = next.max(u64::from(last.map_err(failed)?.0.value().1) + 1);
-    }
-    Ok(u32::try_from(next).ok())
+/// The row of a window.
+enum Row {
+    Missing,
+    Damaged,
+    /// How many messages need it, and its record.
+    Whole(u64, Vec<u8>),
 }
 
 /// The tables within a write transaction.
@@ -504,37 +375,41 @@ impl<'t> Writing<'t> {
         count: u64,
     ) -> Result<(), StoreError> {
         let key = (record.mailbox().0, record.id().0);
-        let found = self.read_window(key)?;
-        // Where the row is damaged, this record opens it again.
-        let (before, record) = found.unwrap_or_else(|| (0, record.encode()));
+        let (before, record) = match self.read_window(key)? {
+            Row::Whole(count, record) => (count, record),
+            Row::Missing => (0, record.encode()),
+            // This record opens it again, and nothing says how many need it: it stays.
+            Row::Damaged => (NEEDED_FOR_EVER, record.encode()),
+        };
         self.put_window(key, before.saturating_add(count), &record)
     }
 
     /// A message less needs a window; the last one takes it along.
     pub(super) fn release_window(&mut self, wrap: &RecipientWrap) -> Result<(), StoreError> {
         let key = (wrap.mailbox.0, wrap.window.0);
-        let found = self.read_window(key)?;
-        match found {
+        match self.read_window(key)? {
             // A damaged row stays; nothing says who needs it.
-            None => Ok(()),
-            Some((..=1, _)) => self.windows.remove(key).map(drop).map_err(failed),
-            Some((count, record)) => self.put_window(key, count - 1, &record),
+            Row::Missing | Row::Damaged | Row::Whole(NEEDED_FOR_EVER, _) => Ok(()),
+            Row::Whole(..=1, _) => self.windows.remove(key).map(drop).map_err(failed),
+            Row::Whole(count, record) => self.put_window(key, count - 1, &record),
         }
     }
 
     /// Replaces the record of a window that is still needed.
     pub(super) fn replace_window(&mut self, record: &WindowRecord) -> Result<(), StoreError> {
         let key = (record.mailbox().0, record.id().0);
-        let found = self.read_window(key)?;
-        found.map_or(Ok(()), |(count, _)| self.put_window(key, count, &record.encode()))
+        match self.read_window(key)? {
+            Row::Missing | Row::Damaged => Ok(()),
+            Row::Whole(count, _) => self.put_window(key, count, &record.encode()),
+        }
     }
 
-    /// How many messages need a window, and its record; none when the row is damaged.
-    fn read_window(&self, key: (u64, u64)) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
-        let Some(value) = self.windows.get(key).map_err(failed)? else { return Ok(None) };
+    fn read_window(&self, key: (u64, u64)) -> Result<Row, StoreError> {
+        let Some(value) = self.windows.get(key).map_err(failed)? else { return Ok(Row::Missing) };
         let row = row::unseal(&row::window_key(key), value.value()).and_then(row::read_window);
         let read = row.map_err(|why| damaged("windows", key, why));
-        Ok(self.damages.pass(read).map(|(count, record)| (count, record.to_vec())))
+        let whole = |(count, record): (u64, &[u8])| Row::Whole(count, record.to_vec());
+        Ok(self.damages.pass(read).map_or(Row::Damaged, whole))
     }
 
     fn put_window(&mut self, key: (u64, u64), count: u64, record: &[u8]) -> Result<(), StoreError> {
@@ -644,7 +519,8 @@ impl<'t> Writing<'t> {
             Edit::PutDomain(name) => drop(self.domains.insert(name.as_str(), ()).map_err(failed)?),
             Edit::DropDomain(name) => drop(self.domains.remove(name.as_str()).map_err(failed)?),
             Edit::PutAccount(account, keys) => {
-                let row = row::account(account);
+                let mut row = row::account(account);
+                row::seal(account.address.as_bytes(), &mut row);
                 self.accounts.insert(account.address.as_str(), row.as_slice()).map_err(failed)?;
                 let mailbox = account.mailbox.0;
                 if let Some(keys) = keys {

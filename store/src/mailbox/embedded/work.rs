@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use super::super::pending::{Body, LiveBytes, Rows};
 use super::super::types::Message;
-use super::tables::{Kept, Writing};
+use super::reading::Kept;
+use super::tables::Writing;
 use crate::seal::WindowRecord;
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError};
 

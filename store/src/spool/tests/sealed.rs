@@ -95,9 +95,10 @@ async fn read_sealed(
 }
 
 fn finds(plate: &Plate, known: &[u8]) -> bool {
-    plate.names().iter().any(|name| {
-        plate.contents(name).windows(known.len()).any(|window| window == known)
-    })
+    plate
+        .names()
+        .iter()
+        .any(|name| plate.contents(name).windows(known.len()).any(|window| window == known))
 }
 
 const SIZES: [usize; 9] = [0, 1, 100, 4095, 4096, 4097, 8192, 9000, 40_000];
@@ -225,11 +226,8 @@ fn no_change_of_a_byte_gives_wrong_bytes() {
     let keys_bytes = 12 + RecipientKey::record_bytes(&owner.record);
     let (octets, chunks, sealed) = (8, message.chunks.len() * 8, envelope(1).encoded_bytes());
     assert_eq!(harmless_count, octets + chunks + keys_bytes + sealed.unwrap() + 16);
-    let envelope_at = message.lsn.0 as usize
-        + RECORD_HEAD_BYTES
-        + MESSAGE_FIXED_BYTES
-        + chunks
-        + keys_bytes;
+    let envelope_at =
+        message.lsn.0 as usize + RECORD_HEAD_BYTES + MESSAGE_FIXED_BYTES + chunks + keys_bytes;
     let record = message.lsn.0 as usize..message.end.0 as usize;
     plate.change(&segment(0), |bytes| {
         bytes[envelope_at + 5] ^= 1;

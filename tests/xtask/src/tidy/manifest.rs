@@ -31,7 +31,7 @@ const KEPT_IN: [(&str, &[&str], &str); 10] = [
     ("redb", &["fsmtp-store"], "the embedded database stays in the store"),
     ("argon2", &["fsmtp-store"], "password hashes stay in store/src/password.rs"),
     ("aws-lc-rs", &["fsmtp-store"], "RSA stays in store/src/seal/rsa.rs"),
-    ("mimalloc", &["fsmtp-engine"], "the allocator is the binary's choice"),
+    ("mimalloc", &["fsmtp-engine", "bench"], "the allocator is the binary's choice"),
 ];
 
 /// The only foreign crates that protocol code may use: no I/O, no clock, no threads. Wiping memory
