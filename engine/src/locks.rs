@@ -121,3 +121,92 @@ fn fill(bytes: &mut [u8]) {
 fn invalid(error: SealError) -> StoreError {
     StoreError::Invalid(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fsmtp_rt::UnixTime;
+    use fsmtp_store::directory::Sealed;
+
+    const MAILBOX: MailboxId = MailboxId(7);
+
+    fn account(lock: Lock) -> Account {
+        Account {
+            mailbox: MAILBOX,
+            address: "alice@example.test".to_owned(),
+            name: String::new(),
+            lock,
+            created: UnixTime::from_ms(0),
+        }
+    }
+
+    /// An account whose password is `one`, its keys, and its recovery key.
+    fn sealed() -> (Account, Box<UserKeys>, Option<Secret>) {
+        let protection = Protection { bits: Some(RsaBits::B2048), recovery: true };
+        let (lock, recovery) = make(MAILBOX, b"one", protection).unwrap();
+        let NewLock::Sealed { mailbox, keys, wraps } = lock else { panic!("it has keys") };
+        assert_eq!(mailbox, MAILBOX);
+        let public = keys.public_der().into();
+        (account(Lock::Sealed(Box::new(Sealed { public, wraps }))), keys, recovery)
+    }
+
+    fn with(account: &Account, change: impl FnOnce(&mut Wraps)) -> Account {
+        let mut sealed = account.lock.sealed().unwrap().clone();
+        change(&mut sealed.wraps);
+        Account { lock: Lock::Sealed(Box::new(sealed)), ..account.clone() }
+    }
+
+    #[test]
+    fn every_credential_opens_the_keys_and_nothing_else_does() {
+        let (alice, keys, recovery) = sealed();
+        let recovery = recovery.unwrap().text().to_string();
+        let key = open(&alice, b"one").unwrap();
+        let mut app = None;
+        let alice = with(&alice, |wraps| {
+            let (number, secret) = add_app(wraps, &key, MAILBOX, "phone").unwrap();
+            app = Some((number, secret.text().to_string()));
+        });
+        let (number, app) = app.unwrap();
+        for credential in ["one", &recovery, &app] {
+            let key = open(&alice, credential.as_bytes()).unwrap();
+            assert!(keys.private_key(MAILBOX, &key).is_ok(), "{credential}");
+        }
+        let longer = format!("{recovery}0");
+        for wrong in ["", "two", "One", &recovery[1..], &app[1..], &longer] {
+            let said = open(&alice, wrong.as_bytes()).unwrap_err().to_string();
+            assert!(said.contains("not the right password or recovery key"), "{said}");
+        }
+        let alice = with(&alice, |wraps| assert!(wraps.remove(number).is_some()));
+        assert!(open(&alice, app.as_bytes()).is_err());
+        let other = Account { mailbox: MailboxId(8), ..alice };
+        assert!(open(&other, b"one").is_err() && open(&other, recovery.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_new_password_takes_the_place_of_the_old_one() {
+        let (alice, keys, recovery) = sealed();
+        let key = open(&alice, b"one").unwrap();
+        let before = alice.lock.sealed().unwrap().wraps.entries().len();
+        let alice = with(&alice, |wraps| put_password(wraps, &key, MAILBOX, b"two").unwrap());
+        let wraps = &alice.lock.sealed().unwrap().wraps;
+        assert_eq!(wraps.entries().len(), before, "password, SCRAM, recovery");
+        assert!(wraps.scram().is_some() && open(&alice, b"one").is_err());
+        let recovery = recovery.unwrap().text().to_string();
+        for credential in ["two", &recovery] {
+            let key = open(&alice, credential.as_bytes()).unwrap();
+            assert!(keys.private_key(MAILBOX, &key).is_ok());
+        }
+        let mut wraps = wraps.clone();
+        assert!(put_password(&mut wraps, &key, MAILBOX, b"").is_err());
+    }
+
+    #[test]
+    fn without_sealing_there_is_a_hash_and_nothing_to_open() {
+        let (lock, recovery) =
+            make(MAILBOX, b"one", Protection { bits: None, recovery: false }).unwrap();
+        let NewLock::Hash(hash) = lock else { panic!("it has no keys") };
+        assert!(recovery.is_none() && password::verify(b"one", &hash));
+        let said = open(&account(Lock::Hash(hash)), b"one").unwrap_err().to_string();
+        assert!(said.contains("has no keys"), "{said}");
+    }
+}

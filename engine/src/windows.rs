@@ -141,3 +141,93 @@ impl Windows {
         self.held.borrow().len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fsmtp_rt::UnixTime;
+    use fsmtp_store::conformance::cheap_phc;
+    use fsmtp_store::directory::Lock;
+    use fsmtp_store::seal::{RsaBits, UserKeys, Wraps};
+
+    fn windows() -> Windows {
+        Windows::new(Rc::new(by_public_key))
+    }
+
+    fn random() -> impl FnMut(&mut [u8]) {
+        let mut next = 0_u8;
+        move |bytes| {
+            for byte in bytes {
+                next = next.wrapping_mul(5).wrapping_add(7);
+                *byte = next;
+            }
+        }
+    }
+
+    fn keys(mailbox: u64) -> UserKeys {
+        UserKeys::generate(MailboxId(mailbox), RsaBits::B2048, &mut random()).unwrap().0
+    }
+
+    fn account(mailbox: u64, keys: &UserKeys) -> Account {
+        let sealed = Sealed { public: keys.public_der().into(), wraps: Wraps::default() };
+        Account {
+            mailbox: MailboxId(mailbox),
+            address: "alice@example.test".to_owned(),
+            name: String::new(),
+            lock: Lock::Sealed(Box::new(sealed)),
+            created: UnixTime::from_ms(0),
+        }
+    }
+
+    const NOW: Instant = Instant::from_ns(1_000_000_000);
+
+    #[test]
+    fn a_window_is_held_for_its_time_and_no_longer() {
+        let (windows, alice) = (windows(), account(1, &keys(1)));
+        assert!(windows.held(&alice, NOW).is_none());
+        let begun = windows.begin(&alice, NOW, &mut random()).unwrap().unwrap();
+        let end = NOW + WINDOW_TIME;
+        let last = NOW + (WINDOW_TIME - Duration::from_millis(1));
+        for now in [NOW, last] {
+            assert!(Rc::ptr_eq(&windows.held(&alice, now).unwrap(), &begun));
+        }
+        assert!(windows.held(&alice, end).is_none());
+        windows.sweep(last);
+        assert_eq!(windows.count(), 1);
+        windows.sweep(end);
+        assert_eq!(windows.count(), 0);
+    }
+
+    #[test]
+    fn another_public_key_begins_another_window() {
+        let windows = windows();
+        let [before, after] = [(); 2].map(|()| account(1, &keys(1)));
+        let old = windows.begin(&before, NOW, &mut random()).unwrap().unwrap();
+        assert!(windows.held(&after, NOW).is_none(), "what it seals could not be opened");
+        let new = windows.begin(&after, NOW, &mut random()).unwrap().unwrap();
+        assert!(Rc::ptr_eq(&windows.held(&after, NOW).unwrap(), &new));
+        assert!(windows.held(&before, NOW).is_none() && !Rc::ptr_eq(&old, &new));
+        assert_eq!(windows.count(), 1);
+    }
+
+    #[test]
+    fn an_account_without_keys_has_no_window() {
+        let windows = windows();
+        let mut alice = account(1, &keys(1));
+        alice.lock = Lock::Hash(cheap_phc());
+        assert!(windows.begin(&alice, NOW, &mut random()).unwrap().is_none());
+        assert!(windows.held(&alice, NOW).is_none());
+        assert_eq!(windows.count(), 0);
+    }
+
+    #[test]
+    fn the_windows_of_a_shard_are_bounded() {
+        let (windows, keys) = (windows(), keys(1));
+        let random = &mut random();
+        for mailbox in 0..=WINDOWS_COUNT_MAX as u64 {
+            assert_eq!(windows.count() as u64, mailbox);
+            windows.begin(&account(mailbox, &keys), NOW, random).unwrap();
+        }
+        assert_eq!(windows.count(), 1);
+    }
+}

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use fsmtp_rt::UnixTime;
 
-use crate::directory::{Change, Directory, Resolution};
+use crate::directory::{Change, Directory, NewLock, Resolution};
 use crate::mailbox::{Liveness, Mailboxes, Maildrop, Registry, Usage, wait};
 use crate::password::{Cost, Phc, hash};
-use crate::spool::{BodyRef, Committed, Recipient};
+use crate::seal::{RsaBits, SealError, Sealer, UserKeys, Window, WindowRecord, Wraps};
+use crate::spool::{BodyRef, Committed, Recipient, RecipientKey};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
 /// The length of a segment that back ends under test are made for.
@@ -76,6 +77,13 @@ impl ShardLog {
         };
         self.messages.push(message.clone());
         message
+    }
+
+    /// Puts `message` in the place of the one with its id.
+    fn replace(&mut self, message: &Committed) {
+        if let Some(place) = self.messages.iter_mut().find(|other| other.id == message.id) {
+            place.clone_from(message);
+        }
     }
 
     /// All messages at or after the mark, as a spool replays them when it opens.
@@ -155,6 +163,7 @@ pub fn run<F: Factory>(factory: &mut F) {
     live_bytes_are_exact(factory);
     the_directory_survives(factory);
     removed_accounts_lose_their_mail(factory);
+    keys_stay_with_the_mail_that_needs_them(factory);
     large_mailboxes_are_listed_whole(factory);
 }
 
@@ -472,6 +481,128 @@ fn removed_accounts_lose_their_mail<F: Factory>(factory: &mut F) {
     assert!(matches!(wait(store.locate(late.id)), Err(StoreError::NotFound(_))));
     must(wait(store.persist()));
     assert_eq!(must(wait(store.applied(ShardId(0)))), late.end);
+}
+
+/// Bytes that are the same ones each time.
+fn counting() -> impl FnMut(&mut [u8]) {
+    let mut next = 0_u8;
+    move |bytes| {
+        for byte in bytes {
+            next = next.wrapping_mul(5).wrapping_add(7);
+            *byte = next;
+        }
+    }
+}
+
+/// A window of a mailbox, and its record.
+struct Opened {
+    window: Window,
+    record: Arc<WindowRecord>,
+}
+
+impl Opened {
+    fn begin(mailbox: MailboxId, keys: &UserKeys, seed: usize) -> Self {
+        let mut random = counting();
+        random(&mut vec![0; seed]);
+        let public = sealed(keys.public_key());
+        let (window, record) = sealed(Window::begin(mailbox, &public, &mut random));
+        Self { window, record: Arc::new(record) }
+    }
+
+    /// Delivers a message that this window wraps.
+    fn deliver(&self, store: &impl Mailboxes, log: &mut ShardLog) -> (QueueId, RecipientKey) {
+        let mut message = log.message(&[self.record.mailbox()], 100, 0);
+        let sealer = Sealer::begin(message.id, &mut counting());
+        let wrap = sealed(self.window.wrap(sealer.content_key(), message.id));
+        let key = RecipientKey { wrap, window: Arc::clone(&self.record) };
+        message.recipients = vec![Recipient { mailbox: wrap.mailbox, key: Some(key.clone()) }];
+        log.replace(&message);
+        deliver(store, &message);
+        (message.id, key)
+    }
+}
+
+fn sealed<T>(outcome: Result<T, SealError>) -> T {
+    match outcome {
+        Ok(value) => value,
+        Err(error) => panic!("sealing failed: {error}"),
+    }
+}
+
+/// What opens a message for the owner of `mailbox`.
+fn key_of(store: &impl Mailboxes, mailbox: MailboxId, id: QueueId) -> Option<RecipientKey> {
+    let maildrop = must(wait(store.open(mailbox)));
+    let message = maildrop.messages().iter().find(|message| message.id == id);
+    message.and_then(|message| must(wait(store.find(mailbox, *message))).key)
+}
+
+fn keys_stay_with_the_mail_that_needs_them<F: Factory>(factory: &mut F) {
+    let store = factory.fresh();
+    must(wait(store.change(Change::AddDomain { domain: "x.test".into() })));
+    let plain = add(&store, "plain@x.test");
+    let mailbox = store.directory().next_mailbox();
+    let (keys, key) = sealed(UserKeys::generate(mailbox, RsaBits::B2048, &mut counting()));
+    let lock = NewLock::Sealed { mailbox, keys: Box::new(keys.clone()), wraps: Wraps::default() };
+    let (address, name) = ("sealed@x.test".to_owned(), String::new());
+    let created = UnixTime::from_ms(5);
+    let change = Change::AddAccount { address: address.clone(), name, lock, created };
+    must(wait(store.change(change)));
+    let stored = |store: &F::Store| wait(store.user_keys(mailbox)).map(|keys| keys.encode());
+    assert_eq!(must(stored(&store)), keys.encode());
+    assert!(matches!(wait(store.user_keys(plain)), Err(StoreError::NotFound(_))));
+
+    let mut log = ShardLog::new(0);
+    let [one, other] = [0, 100].map(|seed| Opened::begin(mailbox, &keys, seed));
+    let [(a, a_key), (b, b_key)] = [(); 2].map(|()| one.deliver(&store, &mut log));
+    let (c, c_key) = other.deliver(&store, &mut log);
+    let clear = log.message(&[plain], 100, 0);
+    deliver(&store, &clear);
+    for (id, key) in [(a, &a_key), (b, &b_key), (c, &c_key)] {
+        assert_eq!(key_of(&store, mailbox, id).as_ref(), Some(key));
+    }
+    assert_eq!(key_of(&store, plain, clear.id), None);
+
+    // One window is kept in the form that needs no RSA, the other as it was.
+    let private = sealed(keys.private_key(mailbox, &key));
+    let open = sealed(one.record.open_rsa(&private));
+    let rewrapped = sealed(open.rewrap(&key, &mut counting()));
+    must(wait(store.rewrap(mailbox, vec![rewrapped.clone()])));
+    let window = |store: &F::Store, id| key_of(store, mailbox, id).map(|key| key.window);
+    let needs_rsa = |store: &F::Store, id| window(store, id).map(|window| window.needs_rsa());
+    assert_eq!(window(&store, a).as_deref(), Some(&rewrapped));
+    assert_eq!(needs_rsa(&store, c), Some(true));
+    let store = factory.crash(store);
+    replay(&store, &log);
+    must(wait(store.persist()));
+    assert_eq!((needs_rsa(&store, a), needs_rsa(&store, b)), (Some(false), Some(false)));
+    assert_eq!(key_of(&store, mailbox, b).map(|key| key.wrap), Some(b_key.wrap));
+
+    // It stays while a message needs it, and goes with the last: the next one brings its own.
+    delete(&store, mailbox, &[a]);
+    let store = factory.restart(store);
+    let (d, _) = one.deliver(&store, &mut log);
+    must(wait(store.persist()));
+    assert_eq!(needs_rsa(&store, d), Some(false), "message b still needs the window");
+    delete(&store, mailbox, &[b, d]);
+    must(wait(store.rewrap(mailbox, vec![rewrapped])));
+    let (e, _) = one.deliver(&store, &mut log);
+    must(wait(store.persist()));
+    assert_eq!(needs_rsa(&store, e), Some(true), "nobody needed the window any more");
+
+    // New credentials leave the keys, another lock takes them along.
+    let was = Wraps::default();
+    let change = Change::SetWraps { address: address.clone(), was: was.clone(), wraps: was };
+    must(wait(store.change(change)));
+    assert_eq!(must(stored(&store)), keys.encode());
+    let directory = store.directory();
+    let Some(was) = directory.account(&address).map(|account| account.lock.clone()) else {
+        panic!("{address} is there")
+    };
+    let change = Change::SetLock { address, was, lock: cheap_phc().into() };
+    must(wait(store.change(change)));
+    assert!(matches!(stored(&store), Err(StoreError::NotFound(_))));
+    let store = factory.restart(store);
+    assert!(matches!(stored(&store), Err(StoreError::NotFound(_))));
 }
 
 fn large_mailboxes_are_listed_whole<F: Factory>(factory: &mut F) {

@@ -1,7 +1,9 @@
 //! Tables of resolutions and of refused changes; memory and limits.
 
+use super::change::Edit;
 use super::*;
 use crate::password::{Cost, Phc, hash};
+use crate::seal::{AppWrap, RsaBits, UserKeys, Wrap, Wraps};
 
 fn phc() -> Phc {
     hash(b"x", [0; 16], Cost { memory_kib: 8, passes: 1, lanes: 1 }).unwrap()
@@ -148,6 +150,55 @@ fn impossible_changes_are_refused_and_change_nothing() {
     }
     assert_eq!(directory.accounts_count(), 5);
     assert_eq!(directory.next_mailbox(), MailboxId(6));
+}
+
+#[test]
+fn a_lock_is_replaced_only_while_it_is_the_one_that_was_seen() {
+    let mut number = 0;
+    let mut random = |bytes: &mut [u8]| {
+        for byte in bytes {
+            number += 1;
+            *byte = ((number * 37) >> 3) as u8;
+        }
+    };
+    let directory = example();
+    let alice = MailboxId(1);
+    let (keys, key) = UserKeys::generate(alice, RsaBits::B2048, &mut random).unwrap();
+    let mut wraps = Wraps::default();
+    wraps.put("one", Wrap::App(AppWrap::seal(&key, alice, &mut random).unwrap().0)).unwrap();
+    let new = NewLock::Sealed { mailbox: alice, keys: Box::new(keys.clone()), wraps };
+    let set = |directory: &Directory, address: &str, was: &Lock, lock: &NewLock| {
+        let (address, was, lock) = (address.to_owned(), was.clone(), lock.clone());
+        directory.apply(Change::SetLock { address, was, lock })
+    };
+    let before = directory.account("alice@example.test").unwrap().lock.clone();
+    let other =
+        Lock::Hash(hash(b"y", [0; 16], Cost { memory_kib: 8, passes: 1, lanes: 1 }).unwrap());
+    assert!(matches!(set(&directory, "alice@example.test", &other, &new), Err(StoreError::Busy)));
+    // Keys are made for one mailbox.
+    assert!(matches!(set(&directory, "bob@example.test", &before, &new), Err(StoreError::Busy)));
+    let (sealed, edit) = set(&directory, "ALICE@example.test", &before, &new).unwrap();
+    assert!(matches!(edit, Edit::PutAccount(_, Some(stored)) if stored.encode() == keys.encode()));
+    assert!(matches!(set(&sealed, "alice@example.test", &before, &new), Err(StoreError::Busy)));
+    let account = sealed.account("alice@example.test").unwrap();
+    assert_eq!(sealed.owner(alice), Some(account), "who seals for the mailbox sees it, too");
+    let lock = account.lock.sealed().unwrap();
+    assert_eq!((lock.public.as_ref(), account.mailbox), (keys.public_der(), alice));
+
+    let set = |was: &Wraps, wraps: &Wraps, address: &str| {
+        let (address, was, wraps) = (address.to_owned(), was.clone(), wraps.clone());
+        sealed.apply(Change::SetWraps { address, was, wraps })
+    };
+    let was = &lock.wraps;
+    let mut more = was.clone();
+    more.put("two", Wrap::App(AppWrap::seal(&key, alice, &mut random).unwrap().0)).unwrap();
+    assert!(matches!(set(&more, was, "alice@example.test"), Err(StoreError::Busy)));
+    assert!(matches!(set(was, &more, "bob@example.test"), Err(StoreError::Busy)), "no keys");
+    assert!(matches!(set(was, &more, "eve@example.test"), Err(StoreError::NotFound(_))));
+    let (after, edit) = set(was, &more, "alice@example.test").unwrap();
+    assert!(matches!(edit, Edit::PutAccount(_, None)), "the keys stay as they are");
+    let now = after.owner(alice).unwrap().lock.sealed().unwrap();
+    assert_eq!((&now.wraps, &now.public), (&more, &lock.public));
 }
 
 #[test]

@@ -574,6 +574,14 @@ impl Writing<'_> {
         self.live.insert(key, (bytes, 7)).unwrap();
     }
 
+    pub(super) fn spoil_window(&mut self, key: (u64, u64), row: &[u8]) {
+        self.windows.insert(key, row).unwrap();
+    }
+
+    pub(super) fn spoil_keys(&mut self, mailbox: MailboxId, row: &[u8]) {
+        self.keys.insert(mailbox.0, row).unwrap();
+    }
+
     pub(super) fn spoil_account(&mut self, address: &str, row: &[u8]) {
         self.accounts.insert(address, row).unwrap();
     }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::mailbox::embedded::work::UNACCOUNTED;
+use crate::seal::{RsaBits, Sealer, UserKeys, Window, WindowRecord};
+use crate::spool::{Recipient, RecipientKey};
 
 const A: MailboxId = MailboxId(1);
 const B: MailboxId = MailboxId(2);
@@ -186,6 +188,70 @@ fn damage_that_can_be_read_touches_no_other_message() {
         named,
         ["index.redb, table entries, key (1, 1)", "index.redb, table live, key (0, 0)"]
     );
+    keeper.close().unwrap();
+}
+
+#[test]
+fn a_damaged_window_costs_its_own_messages_until_another_brings_it_again() {
+    let folder = TempDir::new().unwrap();
+    let (store, keeper) = Embedded::open(folder.path(), options()).unwrap();
+    let mut log = ShardLog::new(0);
+    let mut seed = 0_u8;
+    let mut random = |bytes: &mut [u8]| {
+        bytes.iter_mut().for_each(|byte| {
+            seed = seed.wrapping_mul(5).wrapping_add(7);
+            *byte = seed;
+        });
+    };
+    let (_, own) = UserKeys::generate(A, RsaBits::B2048, &mut random).unwrap();
+    let windows = [(); 2].map(|()| Window::begin_under(A, &own, &mut random).unwrap());
+    let mut sealed = |log: &mut ShardLog, (window, record): &(Window, WindowRecord)| {
+        let mut message = log.message(&[A], 1000, 0);
+        let sealer = Sealer::begin(message.id, &mut random);
+        let wrap = window.wrap(sealer.content_key(), message.id).unwrap();
+        let key = Some(RecipientKey { wrap, window: Arc::new(record.clone()) });
+        message.recipients = vec![Recipient { mailbox: A, key }];
+        message
+    };
+    let messages = [0, 0, 1].map(|index: usize| sealed(&mut log, &windows[index]));
+    messages.iter().for_each(|message| deliver(&store, message));
+    keeper.close().unwrap();
+    let name = windows[0].1.id();
+    spoil(&folder, |writing| {
+        writing.spoil_window((A.0, name.0), SHORT);
+        writing.spoil_keys(A, SHORT);
+    });
+    let (store, keeper) = Embedded::open(folder.path(), options()).unwrap();
+    let maildrop = wait(store.open(A)).unwrap();
+    let found: Vec<_> =
+        maildrop.messages().iter().map(|message| wait(store.find(A, *message))).collect();
+    drop(maildrop);
+    for refused in &found[..2] {
+        assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    }
+    assert_eq!(found[2].as_ref().unwrap().key, messages[2].recipients[0].key);
+    assert!(matches!(wait(store.user_keys(A)), Err(StoreError::Corrupt { .. })));
+    let mut places = named(&store);
+    places.sort();
+    assert_eq!(
+        places,
+        [
+            format!("index.redb, table keys, key {A:?}"),
+            format!("index.redb, table windows, key ({}, {})", A.0, name.0),
+        ]
+    );
+    // What the owner's visit would write passes it over; the next message brings it again.
+    wait(store.rewrap(A, vec![windows[0].1.clone()])).unwrap();
+    deliver(&store, &sealed(&mut log, &windows[0]));
+    wait(store.persist()).unwrap();
+    let maildrop = wait(store.open(A)).unwrap();
+    for message in maildrop.messages() {
+        assert!(wait(store.find(A, *message)).unwrap().key.is_some());
+    }
+    drop(maildrop);
+    delete_all(&store, A);
+    assert_eq!(live_bytes(&store), 0);
+    assert_eq!(named(&store), [] as [String; 0]);
     keeper.close().unwrap();
 }
 
