@@ -218,7 +218,7 @@ pub(super) struct Store {
     /// The size of a log file, in bytes; a multiple of 4096. Counts when the data folder is made,
     /// by the first start or account command; the folder keeps it, and where this differs later, a
     /// start, `test` and `config test` say so.
-    #[schemars(range(min = 1_048_576, max = 4_294_967_296u64))]
+    #[schemars(range(min = 2_097_152, max = 4_294_967_296u64))]
     pub(super) segment_bytes: u64,
     /// Mail is refused for the time being (452) while less than this is free on the file system, in
     /// bytes.

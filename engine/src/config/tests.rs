@@ -86,7 +86,7 @@ fn every_key_is_taken() {
         [pop3]
         idle_timeout_s = 3
         [store]
-        segment_bytes = 1_048_576
+        segment_bytes = 2_097_152
         reserve_bytes = 0
         sealing = false
         [log]
@@ -106,7 +106,7 @@ fn every_key_is_taken() {
     assert_eq!((pop3.connections_max, pop3.connections_per_address_max), (9, 9));
     assert_eq!(config.smtp.command_timeout, Duration::from_secs(1));
     assert_eq!(config.smtp.data_timeout, Duration::from_secs(2));
-    assert_eq!(config.store, Store { segment_bytes: 1 << 20, reserve_bytes: 0, sealing: None });
+    assert_eq!(config.store, Store { segment_bytes: 1 << 21, reserve_bytes: 0, sealing: None });
     assert_eq!(config.log.level, log::Level::Debug);
     assert_eq!(config.log.format, Some(log::Format::Json));
     assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
@@ -164,7 +164,7 @@ fn values_are_checked_and_all_problems_reported() {
     );
     wrong(
         "[server]\nnode = 'a b'\ncores = 0\n[smtp]\nsize_max = 9\nrecipients_max = 99\n\
-         [store]\nsegment_bytes = 1048577\n[dev]\nports = 65000\n",
+         [store]\nsegment_bytes = 2097153\n[dev]\nports = 65000\n",
         &[
             "3: server.cores: 0 is too small: the least is 1",
             "5: smtp.size_max: 9 is too small: the least is 65536",

@@ -4,6 +4,7 @@
 //! none of our protocol code, so that both sides of a mistake cannot agree. Everything that can
 //! block has a limit ([`PATIENCE`]), after which it fails.
 //!
+//! * [`base64`]: what attachments and sign-ins are written in.
 //! * [`binary`]: which engine is tested, built when it has to be.
 //! * [`engine`]: start, signals, log, end of one engine with its own ports and data folder.
 //! * [`smtp`], [`pop3`]: clients that send exactly what they are told.
@@ -11,6 +12,7 @@
 
 use std::time::Duration;
 
+pub mod base64;
 pub mod binary;
 pub mod engine;
 pub mod mail;

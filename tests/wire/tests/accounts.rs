@@ -28,7 +28,7 @@ fn accounts_come_and_go_while_the_engine_runs() {
     let listed = done(&engine.beside(&["users"], "").unwrap());
     assert!(listed.contains(ALICE) && listed.contains("demo@example.test"), "{listed}");
 
-    done(&engine.beside(&["passwd", ALICE, "--password-stdin"], "other\n").unwrap());
+    done(&engine.beside(&["passwd", ALICE, "--password-stdin"], "other\npass word\n").unwrap());
     assert!(Pop::login(engine.pop_address(), ALICE, "pass word").is_err());
     Pop::login(engine.pop_address(), ALICE, "other").unwrap().quit().unwrap();
 

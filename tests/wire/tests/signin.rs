@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use socket2::{Domain, Socket, Type};
-use wire_tests::{DEMO, DEMO_PASSWORD, Engine, Options, Pop, Smtp};
+use wire_tests::{DEMO, DEMO_PASSWORD, Engine, Options, Pop, Smtp, base64};
 
 /// Failed sign-ins after which a connection ends.
 const FAILURES_MAX: usize = 3;
@@ -26,23 +26,9 @@ const ACCOUNT_FAILURES_MAX: usize = 100;
 const LINE_BYTES_MAX: usize = 12_288;
 const ALICE: &str = "alice@example.test";
 
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte));
-        let bits = bits << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
-}
-
 /// The message of PLAIN.
 fn plain(user: &str, password: &str) -> String {
-    base64(format!("\0{user}\0{password}").as_bytes())
+    base64::encode(format!("\0{user}\0{password}").as_bytes())
 }
 
 fn auth(user: &str, password: &str) -> String {
@@ -93,7 +79,7 @@ fn malformed() -> Vec<String> {
     .map(str::to_owned)
     .into();
     for message in [b"demo\0demo".as_slice(), b"\0demo", b"\0\0\0\0", b"\0de\xffmo\0demo"] {
-        all.push(format!("PLAIN {}", base64(message)));
+        all.push(format!("PLAIN {}", base64::encode(message)));
     }
     all
 }
@@ -271,7 +257,7 @@ fn names_and_passwords_that_cannot_be_are_wrong_like_any_other() {
         assert_eq!(reply, &said[0], "{guess:?}: a stranger must not learn which names exist");
     }
     // Signing in for another is no right that anybody has.
-    let other = base64(format!("{ALICE}\0{DEMO}\0{DEMO_PASSWORD}").as_bytes());
+    let other = base64::encode(format!("{ALICE}\0{DEMO}\0{DEMO_PASSWORD}").as_bytes());
     let mut smtp = hello(&engine);
     assert_eq!(&smtp.command(&format!("AUTH PLAIN {other}")).unwrap(), &said[0]);
     assert_eq!(smtp.command(&right()).unwrap().code, 235);
@@ -486,7 +472,11 @@ fn capabilities_change_with_tls() {
     let mut tls = StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream);
     tls.write_all(b"CAPA\r\n").unwrap();
     let after = String::from_utf8(until(&mut tls, b"\r\n.\r\n")).unwrap();
-    for (keyword, listed) in [("USER", true), ("SASL PLAIN LOGIN", true), ("STLS", false)] {
+    for (keyword, listed) in [
+        ("USER", true),
+        ("SASL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN", true),
+        ("STLS", false),
+    ] {
         assert_eq!(after.lines().any(|l| l == keyword), listed, "{keyword}: {after}");
     }
     for (command, said) in [

@@ -31,7 +31,10 @@ fn each_port_offers_what_it_is_for() {
     assert_eq!(mx.command("AUTH PLAIN AGRlbW8AZGVtbw==").unwrap().code, 502);
     let (mut submission, offered) = greeted(&engine, SUBMISSION);
     // On loopback, which --dev listens on, passwords are taken in clear too.
-    assert!(offered.contains("STARTTLS") && offered.contains("AUTH PLAIN LOGIN"), "{offered}");
+    assert!(
+        offered.contains("STARTTLS") && offered.contains("AUTH SCRAM-SHA-256 PLAIN LOGIN"),
+        "{offered}"
+    );
     assert_eq!(submission.command("MAIL FROM:<demo@example.test>").unwrap().code, 530);
     assert_eq!(submission.command("AUTH PLAIN AGRlbW8AZGVtbw==").unwrap().code, 235);
     assert_eq!(submission.command("MAIL FROM:<demo@example.test>").unwrap().code, 250);
