@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use fsmtp_rt::UnixTime;
@@ -43,8 +43,12 @@ struct Engine {
     log: PathBuf,
 }
 
+/// Held while an engine starts: two that look for ports at the same time would find the same.
+static STARTING: Mutex<()> = Mutex::new(());
+
 impl Engine {
     fn start(data: &Path) -> Self {
+        let _only = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let free = |base: &u16| {
             SERVICES.iter().all(|port| TcpListener::bind(("127.0.0.1", base + port)).is_ok())
         };

@@ -299,7 +299,7 @@ fn checks_are_one_line_each() {
     let file = temp.path().join("fsmtp.toml");
     let text = format!(
         "[[listener]]\naddress = '{address}'\nconnections_max = 10\n\
-         [store]\nsegment_bytes = 1048576\nreserve_bytes = 0\n"
+         [store]\nsegment_bytes = 2097152\nreserve_bytes = 0\n"
     );
     std::fs::write(&file, text).unwrap();
     let file = file.display().to_string();

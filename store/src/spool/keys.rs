@@ -125,8 +125,8 @@ pub(super) fn decode(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seal::{ContentKey, MailboxKey, RsaBits, Sealer, UserKeys, Window};
     use crate::QueueId;
+    use crate::seal::{ContentKey, MailboxKey, RsaBits, Sealer, UserKeys, Window};
     use proptest::prelude::*;
 
     fn random(seed: u8) -> impl FnMut(&mut [u8]) {

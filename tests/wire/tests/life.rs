@@ -246,7 +246,7 @@ fn a_data_folder_keeps_its_segment_size_and_differences_are_said() {
         config: config.map(str::to_owned),
         ..Options::default()
     };
-    let small = "[store]\nsegment_bytes = 1048576\n";
+    let small = "[store]\nsegment_bytes = 2097152\n";
     // Made by an account command, without the configuration that comes later.
     let at = data.to_str().unwrap();
     let made = engine::run(&["domain", "add", "x.test", "--data", at], "").unwrap();
@@ -256,7 +256,7 @@ fn a_data_folder_keeps_its_segment_size_and_differences_are_said() {
     assert_eq!(first.smtp().unwrap().mail("", &[DEMO], &sent).unwrap().code, 250);
     first.signal(Signal::TERM).unwrap();
     assert!(first.wait(DRAIN).is_some());
-    let said = "store.segment_bytes = 1048576 has no effect:";
+    let said = "store.segment_bytes = 2097152 has no effect:";
     assert!(first.log().contains(said) && first.log().contains("made with 67108864"));
 
     // From now on there are log files, and everybody sees it.

@@ -398,14 +398,15 @@ fn pop3_keeps_its_order() {
 
 /// An engine that takes no passwords in clear, though it listens on loopback: it does not take the
 /// IPv4 form of an IPv6 address for it. Certificate and account are those of `--dev`.
-fn strict(dev: &mut Engine) -> Engine {
+/// `more` stands in its configuration, too.
+fn strict(dev: &mut Engine, more: &str) -> Engine {
     dev.kill();
     let tls = dev.data().join("tls");
     let config = format!(
         "[server]\nnode = \"strict.example.test\"\ndomain = \"example.test\"\n\
          [[tls.certificate]]\nchain = {:?}\nkey = {:?}\n\
          [[listener]]\naddress = \"[::ffff:127.0.0.1]:{{smtp}}\"\nprotocol = \"submission\"\n\
-         [[listener]]\naddress = \"[::ffff:127.0.0.1]:{{pop3}}\"\nprotocol = \"pop3\"\n",
+         [[listener]]\naddress = \"[::ffff:127.0.0.1]:{{pop3}}\"\nprotocol = \"pop3\"\n{more}",
         tls.join("cert.pem"),
         tls.join("key.pem"),
     );
@@ -421,7 +422,7 @@ fn capabilities(pop: &mut Pop) -> String {
 #[test]
 fn passwords_in_clear_are_refused() {
     let mut dev = Engine::start().unwrap();
-    let engine = strict(&mut dev);
+    let engine = strict(&mut dev, "[sign_in]\nscram = true\n");
     let mut smtp = Smtp::open(engine.smtp_address()).unwrap();
     smtp.expect(220).unwrap();
     let offered = smtp.command("EHLO client.test").unwrap().lines.join("\n");
@@ -444,8 +445,16 @@ fn passwords_in_clear_are_refused() {
 fn capabilities_change_with_tls() {
     let mut dev = Engine::start().unwrap();
     let certificate = CertificateDer::from_pem_file(dev.data().join("tls/cert.pem")).unwrap();
-    let engine = strict(&mut dev);
-    let mut pop = pop(&engine);
+    for (more, sasl) in [
+        ("", "SASL PLAIN LOGIN"),
+        ("[sign_in]\nscram = true\n", "SASL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN"),
+    ] {
+        change_with_tls(&strict(&mut dev, more), certificate.clone(), sasl);
+    }
+}
+
+fn change_with_tls(engine: &Engine, certificate: CertificateDer<'static>, sasl: &str) {
+    let mut pop = pop(engine);
     let before = capabilities(&mut pop);
     assert!(before.lines().any(|l| l == "STLS"), "{before}");
     assert!(!before.contains("USER") && !before.contains("SASL"), "{before}");
@@ -472,11 +481,7 @@ fn capabilities_change_with_tls() {
     let mut tls = StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream);
     tls.write_all(b"CAPA\r\n").unwrap();
     let after = String::from_utf8(until(&mut tls, b"\r\n.\r\n")).unwrap();
-    for (keyword, listed) in [
-        ("USER", true),
-        ("SASL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN", true),
-        ("STLS", false),
-    ] {
+    for (keyword, listed) in [("USER", true), (sasl, true), ("STLS", false)] {
         assert_eq!(after.lines().any(|l| l == keyword), listed, "{keyword}: {after}");
     }
     for (command, said) in [
