@@ -460,27 +460,28 @@ fn change_with_tls(engine: &Engine, certificate: CertificateDer<'static>, sasl: 
     assert!(!before.contains("USER") && !before.contains("SASL"), "{before}");
     drop(pop);
 
-    let mut stream = TcpStream::connect(engine.pop_address()).unwrap();
-    stream.set_read_timeout(Some(wire_tests::PATIENCE)).unwrap();
+    let mut stream = TcpStream::connect(engine.pop_address()).expect("a connection");
+    stream.set_read_timeout(Some(wire_tests::PATIENCE)).expect("a socket");
     let mut line = Vec::new();
     for command in ["", "STLS\r\n"] {
-        stream.write_all(command.as_bytes()).unwrap();
+        stream.write_all(command.as_bytes()).expect("sent");
         line = until(&mut stream, b"\r\n");
         assert!(line.starts_with(b"+OK"), "{command}");
     }
     assert_eq!(line, b"+OK Begin TLS negotiation now\r\n");
     let mut roots = RootCertStore::empty();
-    roots.add(certificate).unwrap();
+    roots.add(certificate).expect("a root");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .unwrap()
+        .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut tls = StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream);
-    tls.write_all(b"CAPA\r\n").unwrap();
-    let after = String::from_utf8(until(&mut tls, b"\r\n.\r\n")).unwrap();
+    let name = ServerName::try_from("localhost").expect("a name");
+    let session = ClientConnection::new(Arc::new(config), name).expect("a session");
+    let mut tls = StreamOwned::new(session, stream);
+    tls.write_all(b"CAPA\r\n").expect("sent");
+    let after = String::from_utf8(until(&mut tls, b"\r\n.\r\n")).expect("ASCII");
     for (keyword, listed) in [("USER", true), (sasl, true), ("STLS", false)] {
         assert_eq!(after.lines().any(|l| l == keyword), listed, "{keyword}: {after}");
     }
@@ -490,8 +491,9 @@ fn change_with_tls(engine: &Engine, certificate: CertificateDer<'static>, sasl: 
         (&*right(), "+OK Auth Success\r\n"),
         ("STAT", "+OK 0 0\r\n"),
     ] {
-        tls.write_all(format!("{command}\r\n").as_bytes()).unwrap();
-        assert_eq!(String::from_utf8(until(&mut tls, b"\r\n")).unwrap(), said, "{command}");
+        tls.write_all(format!("{command}\r\n").as_bytes()).expect("sent");
+        let reply = String::from_utf8(until(&mut tls, b"\r\n")).expect("ASCII");
+        assert_eq!(reply, said, "{command}");
     }
 }
 
