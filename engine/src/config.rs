@@ -65,6 +65,8 @@ pub struct Config {
     /// The files of certificates, the one for clients that name no host first. Empty: no TLS; with
     /// `--dev` one is to be made.
     pub certificates: Vec<Pair>,
+    /// The authorities of clients' certificates; none: nobody is asked for one.
+    pub client_ca: Option<PathBuf>,
     /// Mail that comes in.
     pub smtp: Smtp,
     /// Mail that is fetched.

@@ -29,7 +29,7 @@ use fsmtp_store::{MailboxId, QueueId, StoreError};
 use crate::guard::SharedState;
 use crate::log::Event;
 use crate::shard::{Shard, count};
-use crate::signin::{Refused, SUBMISSION as SERVICE, prove, scram_keys, sign_in};
+use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
 use crate::windows::Held;
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
@@ -221,8 +221,9 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 prove(shard, user, Some(client_key), from, SERVICE).await
             }
             Question::Disproved { user } => prove(shard, user, None, from, SERVICE).await,
+            Question::External { user } => certified(shard, user, from, SERVICE).await,
             // Not offered.
-            Question::External { .. } | Question::Bearer { .. } => Err(Refused::Later),
+            Question::Bearer { .. } => Err(Refused::Later),
         };
         match said {
             Ok(signed_in) => Said::SignedIn(signed_in.account),

@@ -40,7 +40,11 @@ pub(crate) fn certificates(config: &Config) -> Result<Option<Certs>, TlsError> {
         let names = [config.node.clone(), "localhost".to_owned()];
         pairs.push(self_signed(&config.data.join(TLS_FOLDER), &names)?);
     }
-    Certs::load(&pairs, now()).map(Some)
+    let certs = Certs::load(&pairs, now())?;
+    match &config.client_ca {
+        Some(file) => certs.with_client_ca(file).map(Some),
+        None => Ok(Some(certs)),
+    }
 }
 
 /// All entrances, in the order of the listeners.
@@ -53,10 +57,19 @@ pub(crate) fn entrances(config: &Config, certs: Option<&Certs>) -> Result<Vec<En
         Ok(Entrance {
             listener: *listener,
             admission: admission(listener),
-            acceptor: certs.map(Acceptor::new).transpose()?,
+            acceptor: certs.map(|certs| acceptor(listener, certs)).transpose()?,
         })
     };
     config.listeners.iter().map(entrance).collect()
+}
+
+/// Clients are asked for a certificate where they submit mail. Where they fetch it one would not
+/// help: it does not open a sealed mailbox.
+fn acceptor(listener: &Listener, certs: &Certs) -> Result<Acceptor, TlsError> {
+    match listener.protocol {
+        Protocol::Submission => Acceptor::asking(certs),
+        Protocol::Smtp | Protocol::Pop3 => Acceptor::new(certs),
+    }
 }
 
 fn admission(listener: &Listener) -> Arc<Admission> {
@@ -101,10 +114,13 @@ impl Entrance {
     /// Users sign in where they fetch and submit mail, never where strangers bring it.
     fn access(&self, config: &Config) -> Access {
         let users = self.listener.protocol != Protocol::Smtp;
-        let mechanisms = match config.scram {
+        let mut mechanisms = match config.scram {
             true => Mechanisms::PASSWORD,
             false => Mechanisms::NONE.with(Mechanism::Plain).with(Mechanism::Login),
         };
+        if self.listener.protocol == Protocol::Submission && config.client_ca.is_some() {
+            mechanisms = mechanisms.with(Mechanism::External);
+        }
         Access {
             tls: match self.listener.tls {
                 TlsMode::None => Mode::None,

@@ -209,7 +209,7 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
                 prove(self.shard, user, Some(client_key), from, SERVICE).await
             }
             Question::Disproved { user } => prove(self.shard, user, None, from, SERVICE).await,
-            // Not offered.
+            // Not offered; a certificate could not open a sealed mailbox, either.
             Question::External { .. } | Question::Bearer { .. } => Err(Refused::Later),
         };
         self.enter(signed_in).await

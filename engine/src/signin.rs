@@ -6,8 +6,8 @@
 //! was wrong too often is told to come back later, whatever the password is. A lock around either
 //! is held for one look-up; sign-ins are rare beside mail.
 //!
-//! SCRAM costs the server nothing, so nothing is remembered for it. A user who is not there has
-//! keys, too: made up, and the same each time.
+//! SCRAM and certificates cost nothing here, so nothing is remembered for them. A user who is not
+//! there has keys for SCRAM, too: made up, and the same each time.
 //!
 //! An account that came without keys gets them when its password is first known, if mail is to be
 //! sealed; what was stored before stays in clear.
@@ -107,7 +107,7 @@ struct Remembered {
 pub struct SignedIn {
     /// The user's account.
     pub account: Arc<Account>,
-    /// The key of its mailbox; none when its mail lies in clear.
+    /// The key of its mailbox; none when its mail lies in clear, and for a certificate.
     pub key: Option<Arc<MailboxKey>>,
 }
 
@@ -425,6 +425,29 @@ pub async fn prove<R: Runtime, M: Mailboxes>(
             Ok(signed_in)
         }
         None => Err(wrong(shard, &name, from).await),
+    };
+    told(shard, user, from, service, result)
+}
+
+/// Signs in the holder of a certificate, which the handshake has verified. It opens no mailbox:
+/// there is no password that could.
+///
+/// # Errors
+/// [`Refused`]: there is no such account, or not now.
+pub async fn certified<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    user: &str,
+    from: IpAddr,
+    service: &str,
+) -> Result<SignedIn, Refused> {
+    let name = canonical(shard, user);
+    let result = if !shard.gate.admits(&name, from, shard.rt.unix()) {
+        Err(Refused::Later)
+    } else if let Some(account) = account(shard, &name) {
+        shard.gate.pardon(from);
+        Ok(SignedIn { account, key: None })
+    } else {
+        Err(wrong(shard, &name, from).await)
     };
     told(shard, user, from, service, result)
 }

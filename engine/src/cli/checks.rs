@@ -7,7 +7,7 @@ use super::{Terminal, load, say};
 use crate::config::{Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
 use crate::latest::Latest;
-use crate::tls::Certs;
+use crate::tls::{Certs, check_client_ca};
 use core::net::SocketAddr;
 use core::time::Duration;
 use fsmtp_rt::glommio::{ACCEPTS_MAX, DESCRIPTORS_PER_FILE, ShardOptions, start_shard};
@@ -72,6 +72,9 @@ pub(super) fn test(
             if !config.certificates.is_empty() {
                 add("certificates", certificates(&config));
             }
+            if let Some(file) = &config.client_ca {
+                add("client authorities", client_ca(file));
+            }
             for listener in &config.listeners {
                 let free = |()| format!("{} is free", listener.address);
                 add("port", ports_are_free(core::slice::from_ref(listener)).map(free));
@@ -97,6 +100,12 @@ fn certificates(config: &Config) -> Result<String, String> {
     let loaded = Certs::load(&config.certificates, crate::run::now());
     let said = |_| format!("{} usable", config.certificates.len());
     loaded.map(said).map_err(|error| error.to_string())
+}
+
+/// Whether the file holds certificates of authorities.
+fn client_ca(file: &Path) -> Result<String, String> {
+    let read = check_client_ca(file).map(|()| format!("{} usable", file.display()));
+    read.map_err(|error| error.to_string())
 }
 
 /// Whether every address can be bound. All are held until all were tried, so that two listeners
@@ -345,6 +354,10 @@ mod tests {
         assert_eq!(certificates(&config), Ok("1 usable".to_owned()));
         std::fs::remove_file(&pair.key).unwrap();
         assert!(certificates(&config).unwrap_err().contains("key.pem"));
+        let said = client_ca(&folder.path().join("users.pem")).unwrap_err();
+        assert!(said.contains("users.pem: No such file"), "{said}");
+        // One that signs itself and is no authority.
+        assert!(client_ca(&pair.certificate).unwrap_err().contains("not a certificate authority"));
     }
 
     #[test]

@@ -78,6 +78,7 @@ pub(super) fn check(
     }
     timeouts(&mut checker, &file);
     let certificates = certificates(&mut checker, &file);
+    let client_ca = client_ca(&mut checker, &file, &listeners);
     let Checker { problems, warnings, .. } = checker;
     if !problems.is_empty() {
         return Err(problems);
@@ -91,6 +92,7 @@ pub(super) fn check(
         data: overrides.data.clone().unwrap_or_else(|| PathBuf::from(&file.server.data)),
         listeners,
         certificates,
+        client_ca,
         smtp: Smtp {
             size_bytes_max: file.smtp.size_max,
             recipients_max: file.smtp.recipients_max,
@@ -327,6 +329,19 @@ fn certificates(checker: &mut Checker<'_>, file: &File) -> Vec<Pair> {
         pairs.push(Pair { certificate: raw.chain.clone().into(), key: raw.key.clone().into() });
     }
     pairs
+}
+
+/// What stands at `tls.client_ca`.
+fn client_ca(checker: &mut Checker<'_>, file: &File, listeners: &[Listener]) -> Option<PathBuf> {
+    let path = file.tls.client_ca.as_ref()?;
+    if path.is_empty() {
+        checker.problem(&["tls", "client_ca"], "no file");
+    }
+    let asks = |l: &Listener| l.protocol == Protocol::Submission && l.tls != TlsMode::None;
+    if !listeners.iter().any(asks) {
+        checker.warning("tls.client_ca has no effect: no listener takes submissions under TLS");
+    }
+    Some(path.into())
 }
 
 const fn well_known_port(protocol: Protocol, tls: TlsMode) -> u16 {

@@ -131,6 +131,13 @@ pub(super) struct Tls {
     /// for clients that name no host, or one that none is for. With `--dev` and none here, one is
     /// made that signs itself.
     pub(super) certificate: Vec<Certificate>,
+    /// A file with the certificates of one or more certificate authorities, in PEM: who shows a
+    /// certificate of theirs where mail is submitted signs in without a password (SASL EXTERNAL) as
+    /// the one e-mail address in it (`subjectAltName`). They may certify anybody, so name one of
+    /// your own. There are no revocation lists: remove the account, or the authority. A certificate
+    /// does not open a sealed mailbox, so POP3 does not ask for one. When absent: nobody is asked
+    /// for a certificate.
+    pub(super) client_ca: Option<String>,
 }
 
 /// A certificate and its key.
@@ -229,7 +236,7 @@ pub(super) struct Store {
     /// have got by then stays in clear. Turned off, accounts that have keys keep them.
     pub(super) sealing: bool,
     /// The length of the RSA keys of new accounts, in bits: 2048, 3072 or 4096. More than 2048
-    /// makes the first visit after new mail slower: 3 times for 3072, 7 times for 4096.
+    /// makes the first visit after new mail slower.
     #[schemars(range(min = 2048, max = 4096))]
     pub(super) rsa_bits: u16,
 }

@@ -78,6 +78,8 @@ fn every_key_is_taken() {
         [[tls.certificate]]
         chain = '/etc/fsmtp/cert.pem'
         key = '/etc/fsmtp/key.pem'
+        [tls]
+        client_ca = '/etc/fsmtp/users.pem'
         [smtp]
         size_max = 65536
         recipients_max = 100
@@ -103,13 +105,14 @@ fn every_key_is_taken() {
     assert_eq!((pop3.address.to_string().as_str(), pop3.tls), ("[::]:995", TlsMode::Implicit));
     assert_eq!(smtp.tls, TlsMode::Starttls);
     assert_eq!(config.certificates[0].key, Path::new("/etc/fsmtp/key.pem"));
+    assert_eq!(config.client_ca.as_deref(), Some(Path::new("/etc/fsmtp/users.pem")));
     assert_eq!((pop3.connections_max, pop3.connections_per_address_max), (9, 9));
     assert_eq!(config.smtp.command_timeout, Duration::from_secs(1));
     assert_eq!(config.smtp.data_timeout, Duration::from_secs(2));
     assert_eq!(config.store, Store { segment_bytes: 1 << 21, reserve_bytes: 0, sealing: None });
     assert_eq!(config.log.level, log::Level::Debug);
     assert_eq!(config.log.format, Some(log::Format::Json));
-    assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
+    assert_eq!(config.warnings.len(), 4, "{:?}", config.warnings);
 }
 
 #[test]
@@ -192,6 +195,17 @@ fn values_are_checked_and_all_problems_reported() {
     wrong("[server]\ndomain = '-x.org'\n", &["2: server.domain: `-x.org` is not a domain"]);
     let many = "[[listener]]\n".repeat(65);
     assert!(parse(&many, &Overrides::default()).unwrap_err()[0].contains("more than 64"));
+}
+
+#[test]
+fn authorities_of_clients_need_a_file_and_somebody_who_asks() {
+    wrong("[tls]\nclient_ca = ''\n", &["2: tls.client_ca: no file"]);
+    let without = "[tls]\nclient_ca = 'users.pem'\n";
+    let config = parse(without, &Overrides::default()).unwrap();
+    assert!(config.warnings[0].starts_with("tls.client_ca has no effect"), "{config:?}");
+    let config = parse(without, &dev()).unwrap();
+    assert!(config.warnings.is_empty() && config.client_ca.is_some(), "{config:?}");
+    assert_eq!(parse("", &dev()).unwrap().client_ca, None);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
+use super::clients::Clients;
 use super::{PEM_BYTES_MAX, TlsError};
 
 /// The files of one certificate.
@@ -36,6 +37,7 @@ pub struct Pair {
 pub struct Certs {
     pairs: Arc<[Pair]>,
     table: Arc<Table>,
+    clients: Option<Clients>,
 }
 
 /// What handshakes look into; locked for as long as it takes to copy a pointer.
@@ -57,7 +59,15 @@ impl Certs {
     /// The first thing that is wrong, with its file.
     pub fn load(pairs: &[Pair], now: UnixTime) -> Result<Self, TlsError> {
         let names = Arc::new(Names::read(pairs, now)?);
-        Ok(Self { pairs: pairs.into(), table: Arc::new(Table(Mutex::new(names))) })
+        Ok(Self { pairs: pairs.into(), table: Arc::new(Table(Mutex::new(names))), clients: None })
+    }
+
+    /// With the authorities in `file` for the certificates of clients; read again with the pairs.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn with_client_ca(self, file: &Path) -> Result<Self, TlsError> {
+        Ok(Self { clients: Some(Clients::load(file)?), ..self })
     }
 
     /// Reads the same files again; handshakes from now on see what they hold.
@@ -66,8 +76,17 @@ impl Certs {
     /// As [`Certs::load`]; then everything stays as it was.
     pub fn reload(&self, now: UnixTime) -> Result<(), TlsError> {
         let names = Arc::new(Names::read(&self.pairs, now)?);
+        let clients = self.clients.as_ref().map(|clients| Ok((clients, clients.read()?)));
+        let clients = clients.transpose()?;
         *self.table.0.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        if let Some((clients, verifier)) = clients {
+            clients.replace(verifier);
+        }
         Ok(())
+    }
+
+    pub(super) const fn clients(&self) -> Option<&Clients> {
+        self.clients.as_ref()
     }
 
     pub(super) fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
@@ -158,7 +177,7 @@ fn look_at(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<Vec<String>, Stri
     Ok(alternatives.value.general_names.iter().filter_map(name).collect())
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn pem(path: &Path) -> Result<Vec<u8>, TlsError> {
     let failed = |e: std::io::Error| TlsError::new(format!("{}: {e}", path.display()));
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(failed)?;

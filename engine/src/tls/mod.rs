@@ -5,9 +5,11 @@
 //! listener, rotated by the library).
 
 mod certs;
+mod clients;
 mod stream;
 
 pub use certs::{Certs, Pair, self_signed};
+pub use clients::{HINTS_BYTES_MAX, check_client_ca};
 pub use stream::Stream;
 
 use core::fmt;
@@ -15,7 +17,10 @@ use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::{CipherSuite, ServerConfig};
+use rustls::server::{ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::{CipherSuite, ConfigBuilder, ServerConfig, WantsVerifier};
+
+use clients::{Asking, Verifier};
 
 /// The most bytes of a certificate's or key's file; arbitrary, far beyond a long chain.
 pub const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -38,9 +43,16 @@ impl fmt::Display for TlsError {
 
 impl core::error::Error for TlsError {}
 
+/// A configuration that lacks certificates yet.
+type Builder = ConfigBuilder<ServerConfig, WantsVerifier>;
+
 /// How handshakes are made at one listener.
 #[derive(Clone, Debug)]
-pub struct Acceptor(Arc<ServerConfig>);
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+    /// Where clients are asked for a certificate; then `config` is how it began.
+    asking: Option<Arc<Asking>>,
+}
 
 impl Acceptor {
     /// An acceptor for the names that `certs` has certificates for: TLS 1.2 and 1.3, resumption by
@@ -50,26 +62,65 @@ impl Acceptor {
     /// When the library cannot make its keys.
     pub fn new(certs: &Certs) -> Result<Self, TlsError> {
         let failed = |e: rustls::Error| TlsError::new(format!("cannot set up TLS: {e}"));
-        let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(failed)?
-            .with_no_client_auth()
-            .with_cert_resolver(certs.resolver());
-        config.ticketer = ring::Ticketer::new().map_err(failed)?;
-        // One ticket suffices for a mail client; each costs some 200 bytes and a seal.
-        config.send_tls13_tickets = 1;
-        // Tickets alone: a cache of sessions would be state that shards share.
-        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        // Ours is the same for everybody and is what scanners look for; any suite of it is good.
-        config.ignore_client_order = true;
-        Ok(Self(Arc::new(config)))
+        let nobody = WebPkiClientVerifier::no_client_auth();
+        let ticketer = ring::Ticketer::new().map_err(failed)?;
+        let config = fitted(&builder().map_err(failed)?, &nobody, &certs.resolver(), &ticketer);
+        Ok(Self { config, asking: None })
+    }
+
+    /// One that asks clients for a certificate, too, when `certs` knows who makes them.
+    ///
+    /// # Errors
+    /// As [`Acceptor::new`].
+    pub fn asking(certs: &Certs) -> Result<Self, TlsError> {
+        let Some(clients) = certs.clients() else { return Self::new(certs) };
+        let failed = |e: rustls::Error| TlsError::new(format!("cannot set up TLS: {e}"));
+        let ticketer = ring::Ticketer::new().map_err(failed)?;
+        let builder = builder().map_err(failed)?;
+        let asking = Asking::new(clients.clone(), builder, certs.resolver(), ticketer);
+        Ok(Self { config: asking.now().1, asking: Some(Arc::new(asking)) })
     }
 
     /// How rustls is told to make handshakes; what `bench` makes its own with.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0)
+        self.now().1
     }
+
+    /// The same, and what looks at a client's certificate.
+    fn now(&self) -> (Option<Verifier>, Arc<ServerConfig>) {
+        match &self.asking {
+            None => (None, Arc::clone(&self.config)),
+            Some(asking) => {
+                let (verifier, config) = asking.now();
+                (Some(verifier), config)
+            }
+        }
+    }
+}
+
+fn builder() -> Result<Builder, rustls::Error> {
+    ServerConfig::builder_with_provider(Arc::new(provider())).with_safe_default_protocol_versions()
+}
+
+fn fitted(
+    builder: &Builder,
+    verifier: &Verifier,
+    resolver: &Arc<dyn ResolvesServerCert>,
+    ticketer: &Arc<dyn ProducesTickets>,
+) -> Arc<ServerConfig> {
+    let mut config = builder
+        .clone()
+        .with_client_cert_verifier(Arc::clone(verifier))
+        .with_cert_resolver(Arc::clone(resolver));
+    config.ticketer = Arc::clone(ticketer);
+    // One ticket suffices for a mail client; each costs some 200 bytes and a seal.
+    config.send_tls13_tickets = 1;
+    // Tickets alone: a cache of sessions would be state that shards share.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    // Ours is the same for everybody and is what scanners look for; any suite of it is good.
+    config.ignore_client_order = true;
+    Arc::new(config)
 }
 
 /// ring's suites; the key exchanges of aws-lc-rs: it has the hybrid one, and the faster X25519.

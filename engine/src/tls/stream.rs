@@ -11,10 +11,11 @@ use core::net::SocketAddr;
 use std::io::{BufRead as _, ErrorKind, Write as _};
 
 use fsmtp_proto::access::Tls as Agreed;
-use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
-use rustls::{ProtocolVersion, ServerConnection};
+use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, UnixTime, WINDOW_BYTES_MAX};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 
 use super::Acceptor;
+use super::clients::{Verifier, holder};
 
 /// What RFC 9266 §4.2 derives for SCRAM's channel binding.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
@@ -65,7 +66,8 @@ impl<R: Runtime> Stream<R> {
     ) -> Result<Agreed, IoError> {
         let failed =
             |_| IoError::new(IoKind::Failed, "start TLS with", self.conn.peer().to_string());
-        let mut session = ServerConnection::new(acceptor.config()).map_err(failed)?;
+        let (verifier, config) = acceptor.now();
+        let mut session = ServerConnection::new(config).map_err(failed)?;
         // What is given to it at once is bounded by the outboxes, and sent at once.
         session.set_buffer_limit(None);
         let tls = Tls {
@@ -89,7 +91,7 @@ impl<R: Runtime> Stream<R> {
             }
             fed?;
         }
-        Ok(tls.agreed())
+        Ok(tls.agreed(verifier.as_ref(), self.rt.unix()))
     }
 
     /// Sends the last bytes there are, and the goodbye of TLS with them: one packet, not two.
@@ -210,7 +212,7 @@ impl Tls {
     }
 
     /// What the handshake has agreed on.
-    fn agreed(&self) -> Agreed {
+    fn agreed(&self, verifier: Option<&Verifier>, now: UnixTime) -> Agreed {
         let session = &self.session;
         let version = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLS1.2",
@@ -222,7 +224,10 @@ impl Tls {
             version,
             cipher: suite.unwrap_or("unknown"),
             exporter: exporter.ok(),
-            certificate: None,
+            certificate: session.peer_certificates().and_then(|chain| {
+                let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+                holder(chain, verifier.filter(|_| resumed), now)
+            }),
         }
     }
 }
