@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use fsmtp_rt::UnixTime;
 use fsmtp_store::StoreError;
 use fsmtp_store::directory::{Account, Change, LegacyHash, Lock, NewLock};
-use fsmtp_store::mailbox::{Mailboxes as _, Registry as _, wait};
+use fsmtp_store::mailbox::{Mailboxes as _, Message, Registry as _, wait};
 use fsmtp_store::seal::{Entry, Wrap, legacy};
 
 use super::{StoreAdmin, invalid, refused};
@@ -134,7 +134,13 @@ impl StoreAdmin {
         // Making keys takes a second, in which mail may come; the list is made after it.
         let lock = self.lock_for(account, password)?;
         let maildrop = wait(self.mailboxes.open(account.mailbox)).map_err(|e| refused(&e))?;
-        let uids: Vec<_> = maildrop.messages().iter().map(|message| message.uid).collect();
+        // What lies in clear from before can still be read.
+        let sealed = |message: &&Message| {
+            let found = wait(self.mailboxes.find(account.mailbox, **message));
+            found.is_ok_and(|found| found.key.is_some())
+        };
+        let messages = maildrop.messages().iter().filter(sealed);
+        let uids: Vec<_> = messages.map(|message| message.uid).collect();
         let done = format!(
             "{} has a new password; {} messages that nobody could read any more are removed",
             account.address,
