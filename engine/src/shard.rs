@@ -96,8 +96,6 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub windows: Windows,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
-    /// Whether keys are being made for an account that came without.
-    pub fitting: Cell<bool>,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
     /// The node's host name.

@@ -17,6 +17,7 @@
 //! lock of an account can be brought about by strangers, and then holds for its user too.
 
 use core::net::IpAddr;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -68,6 +69,8 @@ pub struct Gate {
     key: hmac::Key,
     limits: Limits,
     state: Mutex<State>,
+    /// Whether keys are being made for an account that came without.
+    fitting: AtomicBool,
 }
 
 /// How many failures are too many.
@@ -124,7 +127,12 @@ impl Gate {
     #[must_use]
     pub fn new(secret: &[u8; 32], limits: Limits) -> Arc<Self> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-        Arc::new(Self { key, limits, state: Mutex::default() })
+        Arc::new(Self { key, limits, state: Mutex::default(), fitting: AtomicBool::new(false) })
+    }
+
+    /// Whether nobody else makes keys; then the caller does.
+    fn begins_fitting(&self) -> bool {
+        !self.fitting.swap(true, Ordering::Relaxed)
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -327,7 +335,7 @@ async fn check<R: Runtime, M: Mailboxes>(
             // Only who reads mail needs the key again.
             let kept = key.clone().filter(|_| service != SUBMISSION);
             gate.succeeded(name, kept, from, rt.unix());
-            if key.is_none() && shard.sealing.is_some() && !shard.fitting.replace(true) {
+            if key.is_none() && shard.sealing.is_some() && gate.begins_fitting() {
                 rt.spawn(Class::Background, fit_keys(Rc::clone(shard), account.clone(), password));
             }
             Ok(SignedIn { account, key })
@@ -350,7 +358,7 @@ fn is_sealed<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, account: &Account) -
 }
 
 /// Gives an account keys whose password is known by now. From then on its mail is sealed. One at a
-/// time on a shard: the others wait for their next sign-in.
+/// time, so that reading mail does not wait for it; the others wait for their next sign-in.
 fn fit_keys<R: Runtime, M: Mailboxes>(
     shard: Rc<Shard<R, M>>,
     account: Arc<Account>,
@@ -362,7 +370,7 @@ fn fit_keys<R: Runtime, M: Mailboxes>(
         let (mailbox, protection) =
             (account.mailbox, Protection { bits: shard.sealing, recovery: false });
         let made = shard.offload(move || locks::make(mailbox, &password, protection)).await;
-        shard.fitting.set(false);
+        shard.gate.fitting.store(false, Ordering::Relaxed);
         let Ok(Ok((lock, _))) = made else { return };
         let (address, was) = (account.address.clone(), account.lock.clone());
         // Refused when the account has changed meanwhile: the next sign-in tries again.

@@ -2,7 +2,7 @@
 //!
 //! Called on the shard's own thread by `run.rs`, and by the simulator on its one thread.
 
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -88,7 +88,6 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         gate: parts.gate,
         windows: Windows::new(parts.begin),
         sealing: parts.sealing,
-        fitting: Cell::new(false),
         magic: parts.magic,
         node: parts.node,
         domain: parts.domain,

@@ -134,24 +134,24 @@ impl StoreAdmin {
         // Making keys takes a second, in which mail may come; the list is made after it.
         let lock = self.lock_for(account, password)?;
         let maildrop = wait(self.mailboxes.open(account.mailbox)).map_err(|e| refused(&e))?;
+        // At once, and before anything is removed: what comes from here on is sealed to the new key,
+        // and a crash in between leaves mail that cannot be read, not a loss of mail that could.
+        let (address, was) = (account.address.clone(), account.lock.clone());
+        self.change(Change::SetLock { address, was, lock }, String::new())?;
         // What lies in clear from before can still be read.
-        let sealed = |message: &&Message| {
-            let found = wait(self.mailboxes.find(account.mailbox, **message));
-            found.is_ok_and(|found| found.key.is_some())
+        let in_clear = |message: &Message| {
+            let found = wait(self.mailboxes.find(account.mailbox, *message));
+            found.is_ok_and(|found| found.key.is_none())
         };
-        let messages = maildrop.messages().iter().filter(sealed);
+        let messages = maildrop.messages().iter().filter(|message| !in_clear(message));
         let uids: Vec<_> = messages.map(|message| message.uid).collect();
-        let done = format!(
+        let text = format!(
             "{} has a new password; {} messages that nobody could read any more are removed",
             account.address,
             uids.len()
         );
-        // The lock first: a crash in between leaves mail that cannot be read, not a loss of mail
-        // that could.
-        let (address, was) = (account.address.clone(), account.lock.clone());
-        let reply = self.change(Change::SetLock { address, was, lock }, done)?;
         wait(self.mailboxes.close(maildrop, uids)).map_err(|e| refused(&e))?;
-        Ok(reply)
+        Ok(AdminReply::Done { text })
     }
 
     pub(super) fn add_app_password(

@@ -1,4 +1,4 @@
-//! The rows of the index, as bytes. Format 3.
+//! The rows of the index, as bytes. Format 4.
 //!
 //! Rows that say where mail is end in a checksum of themselves and their key: damage that can still
 //! be read would give one user another's mail, or free the space of mail that is there.

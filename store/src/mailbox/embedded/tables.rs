@@ -31,8 +31,8 @@ use crate::directory::{Account, Alias, Directory, Edit, Limits};
 use crate::seal::{RecipientWrap, WindowRecord};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError};
 
-/// 3: entries have keys, there are windows and key pairs.
-const FORMAT: u64 = 3;
+/// 4: entries have keys, there are windows and key pairs, accounts have checksums.
+const FORMAT: u64 = 4;
 const FILE: &str = "index.redb";
 
 /// Numbers by name: the format, the layout, the next mailbox.
@@ -601,7 +601,7 @@ mod tests {
         transaction.commit().unwrap();
         drop(tables);
         let refused = open().map(|_| ()).unwrap_err();
-        assert!(matches!(refused, StoreError::Version { found: 4, known: 3, .. }), "{refused}");
+        assert!(matches!(refused, StoreError::Version { found: 5, known: 4, .. }), "{refused}");
     }
 
     #[test]
