@@ -134,8 +134,9 @@ impl StoreAdmin {
         // Making keys takes a second, in which mail may come; the list is made after it.
         let lock = self.lock_for(account, password)?;
         let maildrop = wait(self.mailboxes.open(account.mailbox)).map_err(|e| refused(&e))?;
-        // At once, and before anything is removed: what comes from here on is sealed to the new key,
-        // and a crash in between leaves mail that cannot be read, not a loss of mail that could.
+        // At once, and before anything is removed: what comes from here on is sealed to the new
+        // key, and a crash in between leaves mail that cannot be read, not a loss of mail that
+        // could.
         let (address, was) = (account.address.clone(), account.lock.clone());
         self.change(Change::SetLock { address, was, lock }, String::new())?;
         // What lies in clear from before can still be read.
