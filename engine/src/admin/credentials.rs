@@ -1,8 +1,8 @@
 //! Accounts and what opens them: passwords, recovery keys, app passwords, imported hashes.
 //!
 //! Whoever changes the password of a sealed account must hold the old one or the recovery key,
-//! because nothing else opens the mail. Without either the mailbox can only begin anew, and what
-//! was in it is removed, since nobody could read it.
+//! because nothing else opens the mail. Without either the mailbox can only begin anew, and the
+//! sealed mail in it is removed, since nobody could read it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -139,12 +139,13 @@ impl StoreAdmin {
         // could.
         let (address, was) = (account.address.clone(), account.lock.clone());
         self.change(Change::SetLock { address, was, lock }, String::new())?;
-        // What lies in clear from before can still be read.
-        let in_clear = |message: &Message| {
-            let found = wait(self.mailboxes.find(account.mailbox, *message));
-            found.is_ok_and(|found| found.key.is_none())
+        // What lies in clear from before can still be read, and what cannot be looked at now may be
+        // in clear: only what is known to be sealed goes.
+        let sealed = |message: &&Message| {
+            let found = wait(self.mailboxes.find(account.mailbox, **message));
+            found.is_ok_and(|found| found.key.is_some())
         };
-        let messages = maildrop.messages().iter().filter(|message| !in_clear(message));
+        let messages = maildrop.messages().iter().filter(sealed);
         let uids: Vec<_> = messages.map(|message| message.uid).collect();
         let text = format!(
             "{} has a new password; {} messages that nobody could read any more are removed",
