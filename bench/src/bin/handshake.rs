@@ -1,4 +1,5 @@
-//! What a full handshake costs rustls alone: `cargo run --release -p bench --bin handshake`.
+//! What a full handshake costs rustls alone: `cargo run --release -p bench --bin handshake`
+//! (one key exchange alone: its name behind it).
 //!
 //! Client and server are values in one thread, with the engine's own settings, certificate and
 //! allocator, and no socket. Time is that of the thread's CPU clock while it does the server's
@@ -44,7 +45,11 @@ fn main() -> Result<(), Failure> {
         ("X25519MLKEM768", aws_lc_rs::kx_group::X25519MLKEM768),
         ("X25519", ring::kx_group::X25519),
     ];
+    let only = std::env::args().nth(1);
     for (name, group) in groups {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
         let client = client(&root, group)?;
         for threads in [1, cores] {
             let client = &client;

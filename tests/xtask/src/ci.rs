@@ -59,6 +59,12 @@ fn steps() -> Vec<Step> {
             "a full disk loses nothing that was acknowledged",
             &["cargo run -q --locked --profile fast -p fsmtp-crash -- --disk-full"],
         ),
+        step(
+            "icount",
+            "instructions of the hot path, against bench/baseline.csv",
+            &["cargo run -q --locked --profile fast -p bench --bin icount -- --against \
+               bench/baseline.csv"],
+        ),
         step("interop", "other people's clients", &["bash tests/interop/run.sh"]),
         step(
             "doc",
@@ -121,6 +127,10 @@ fn command(root: &Path, line: &str) -> Result<(), String> {
     command.args(words).current_dir(root);
     if line.starts_with("cargo doc") {
         command.env("RUSTDOCFLAGS", "-D warnings");
+    }
+    if line.contains("icount") {
+        // An incremental build is cut into other pieces, and optimised otherwise.
+        command.env("CARGO_INCREMENTAL", "0");
     }
     // What cargo tells the process that it runs must not reach the cargo that this one runs.
     for (name, _) in std::env::vars().filter(|(n, _)| n.starts_with("CARGO_PKG_")) {
