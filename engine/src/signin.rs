@@ -23,11 +23,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fsmtp_proto::sasl::{ClientKey, Nonce, ScramKeys};
+use fsmtp_proto::sasl::{CREDENTIALS_COUNT_MAX, ClientKey, Nonce, ScramCredential, ScramKeys};
 use fsmtp_rt::{Class, Runtime, UnixTime};
 use fsmtp_store::directory::{Account, Change, Directory, Lock, Opened};
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::seal::{MailboxKey, SCRAM_ITERATIONS};
+use fsmtp_store::seal::{MailboxKey, SCRAM_ITERATIONS, ScramTerms, WRAPS_COUNT_MAX, Wraps};
 use ring::hmac;
 use zeroize::Zeroizing;
 
@@ -223,7 +223,8 @@ impl Gate {
         let keyed = |purpose: &[u8]| self.keyed(&[b"scram", purpose, user.as_bytes()]);
         let salt = keyed(b"salt").into_iter().take(SCRAM_SALT_BYTES).collect();
         let (stored_key, server_key) = (keyed(b"stored"), keyed(b"server"));
-        ScramKeys { salt, iterations: SCRAM_ITERATIONS, stored_key, server_key }
+        let credentials = [ScramCredential { stored_key, server_key }].into();
+        ScramKeys { salt, iterations: SCRAM_ITERATIONS, credentials }
     }
 
     fn keyed(&self, parts: &[&[u8]]) -> [u8; 32] {
@@ -398,19 +399,24 @@ pub fn scram_keys<R: Runtime, M: Mailboxes>(
     shard.rt.random(&mut nonce);
     let account = account(shard, user);
     let sealed = account.as_ref().and_then(|account| account.lock.sealed());
-    let keys = match sealed.and_then(|sealed| sealed.wraps.scram()) {
-        None => shard.gate.made_up(user),
-        Some(wrap) => ScramKeys {
-            salt: wrap.salt().as_slice().into(),
-            iterations: wrap.iterations(),
-            stored_key: *wrap.stored_key(),
-            server_key: *wrap.server_key(),
-        },
-    };
-    Ok((keys, nonce))
+    let keys = sealed.and_then(|sealed| kept(&sealed.wraps));
+    Ok((keys.unwrap_or_else(|| shard.gate.made_up(user)), nonce))
 }
 
-/// Signs in who has proved by SCRAM that it knows the password; `None`: who has not.
+// No wrap is left out of what a proof is tried on.
+const _: () = assert!(WRAPS_COUNT_MAX <= CREDENTIALS_COUNT_MAX);
+
+/// What an account has for SCRAM: of its password and of its app passwords.
+fn kept(wraps: &Wraps) -> Option<ScramKeys> {
+    let ScramTerms { salt, iterations } = wraps.scram()?.terms();
+    let credentials = wraps.scram_all().map(|wrap| ScramCredential {
+        stored_key: *wrap.stored_key(),
+        server_key: *wrap.server_key(),
+    });
+    Some(ScramKeys { salt: salt.into(), iterations, credentials: credentials.collect() })
+}
+
+/// Signs in who has proved by SCRAM that it knows a password; `None`: who has not.
 ///
 /// # Errors
 /// [`Refused`].
@@ -423,8 +429,8 @@ pub async fn prove<R: Runtime, M: Mailboxes>(
 ) -> Result<SignedIn, Refused> {
     let name = canonical(shard, user);
     let opened = account(shard, &name).and_then(|account| {
-        let wrap = account.lock.sealed()?.wraps.scram()?;
-        let key = wrap.open(account.mailbox, client_key?.bytes()).ok()?;
+        let wraps = &account.lock.sealed()?.wraps;
+        let key = wraps.open_scram(account.mailbox, client_key?.bytes()).ok()?;
         Some(SignedIn { account: Arc::clone(&account), key: Some(Arc::new(key)) })
     });
     let result = match opened {
@@ -506,10 +512,11 @@ mod tests {
     fn keys_that_are_made_up_stay_the_same_and_look_real() {
         let [one, other] = [7, 8].map(|byte| Gate::new(&[byte; 32], Limits::default()));
         let (keys, again) = (one.made_up("Bob"), one.made_up("bob"));
-        assert_eq!((&keys.salt, keys.stored_key), (&again.salt, again.stored_key));
+        let [made, same] = [&keys, &again].map(|keys| &keys.credentials[0]);
+        assert_eq!((&keys.salt, made.stored_key), (&again.salt, same.stored_key));
         assert_eq!((keys.salt.len(), keys.iterations), (16, SCRAM_ITERATIONS));
         assert!(keys.salt != one.made_up("eve").salt && keys.salt != other.made_up("bob").salt);
-        assert!(keys.stored_key != keys.server_key);
+        assert!(made.stored_key != made.server_key);
     }
 
     #[test]

@@ -207,8 +207,9 @@ pub(super) struct Pop3 {
 #[serde(default)]
 pub(super) struct SignIn {
     /// Whether SCRAM-SHA-256 and SCRAM-SHA-256-PLUS are offered beside PLAIN and LOGIN; with
-    /// `--dev` they are. Programs that find them use them, and then app passwords, and accounts
-    /// without keys (imported ones before their first sign-in), do not work there.
+    /// `--dev` they are. Programs that find them use them, and then accounts without keys (imported
+    /// ones before their first sign-in), and app passwords from before they worked with SCRAM, do
+    /// not work there.
     pub(super) scram: bool,
 }
 
