@@ -566,9 +566,15 @@ fn keys_stay_with_the_mail_that_needs_them<F: Factory>(factory: &mut F) {
     let private = sealed(keys.private_key(mailbox, &key));
     let open = sealed(one.record.open_rsa(&private));
     let rewrapped = sealed(open.rewrap(&key, &mut counting()));
-    must(wait(store.rewrap(mailbox, vec![rewrapped.clone()])));
     let window = |store: &F::Store, id| key_of(store, mailbox, id).map(|key| key.window);
     let needs_rsa = |store: &F::Store, id| window(store, id).map(|window| window.needs_rsa());
+    // Not by the session of another mailbox, nor with a window of another that has its name.
+    let foreign = Opened::begin(plain, &keys, 0).record;
+    assert_eq!(foreign.id(), one.record.id());
+    must(wait(store.rewrap(plain, vec![rewrapped.clone()])));
+    must(wait(store.rewrap(mailbox, vec![(*foreign).clone()])));
+    assert_eq!(window(&store, a), Some(Arc::clone(&one.record)));
+    must(wait(store.rewrap(mailbox, vec![(*foreign).clone(), rewrapped.clone()])));
     assert_eq!(window(&store, a).as_deref(), Some(&rewrapped));
     assert_eq!(needs_rsa(&store, c), Some(true));
     let store = factory.crash(store);
