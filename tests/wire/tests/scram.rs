@@ -216,14 +216,14 @@ impl Client {
                 assert!(self.ask("RETR 1").starts_with("+OK"));
                 let mut text = Vec::new();
                 while !text.ends_with(b"\r\n.\r\n") {
-                    assert!(self.stream.read_until(b'\n', &mut text).unwrap() > 0);
+                    assert!(self.stream.read_until(b'\n', &mut text).expect("a line") > 0);
                 }
                 let unstuffed = text
                     .split_inclusive(|byte| *byte == b'\n')
                     .filter(|line| *line != b".\r\n")
                     .map(|line| line.strip_prefix(b".").unwrap_or(line));
                 let stored: Vec<u8> = unstuffed.flatten().copied().collect();
-                trace(&stored, &letter()).unwrap();
+                trace(&stored, &letter()).expect("the letter");
             }
         }
     }
