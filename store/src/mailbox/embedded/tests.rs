@@ -122,9 +122,9 @@ fn hold(store: &Embedded) -> impl FnOnce() + use<> {
     });
     let changing = store.clone();
     let domain = format!("x{}.test", store.directory().domains().count());
-    let change = std::thread::spawn(move || {
-        wait(changing.change(Change::AddDomain { domain })).unwrap();
-    });
+    let change = std::thread::Builder::new()
+        .spawn(move || wait(changing.change(Change::AddDomain { domain })).unwrap())
+        .unwrap();
     inside.recv().unwrap();
     move || {
         drop(open);
