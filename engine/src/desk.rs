@@ -213,7 +213,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             Question::Password { user, password } => {
                 sign_in(shard, user, password.bytes(), from, SERVICE).await
             }
-            Question::ScramKeys { user } => match scram_keys(shard, user, from) {
+            Question::ScramKeys { user } => match scram_keys(shard, user, from, SERVICE) {
                 Ok(keys) => return Said::Keys(Rc::new(keys)),
                 Err(refused) => Err(refused),
             },
@@ -228,7 +228,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         match said {
             Ok(signed_in) => Said::SignedIn(signed_in.account),
             Err(Refused::Wrong) => Said::Refused(Refusal::Credentials),
-            Err(Refused::Later) => Said::Refused(Refusal::SignInLater),
+            Err(Refused::Later | Refused::Locked(_)) => Said::Refused(Refusal::SignInLater),
         }
     }
 

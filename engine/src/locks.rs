@@ -63,7 +63,12 @@ pub fn put_password(
 ) -> Result<(), StoreError> {
     let wrap = PasswordWrap::seal(key, mailbox, password, Cost::default(), &mut fill);
     wraps.put(OWN, Wrap::Password(wrap.map_err(invalid)?)).map_err(invalid)?;
-    let scram = ScramWrap::seal(key, mailbox, password, SCRAM_ITERATIONS, &mut fill);
+    // App passwords work with SCRAM on the terms of the password; a fresh salt would shut them out.
+    let shared = wraps.scram().filter(|_| wraps.scram_all().count() > 1).map(ScramWrap::terms);
+    let scram = match shared {
+        Some(terms) => ScramWrap::seal_on(terms, key, mailbox, password),
+        None => ScramWrap::seal(key, mailbox, password, SCRAM_ITERATIONS, &mut fill),
+    };
     wraps.put(OWN, Wrap::Scram(scram.map_err(invalid)?)).map_err(invalid)?;
     Ok(())
 }
@@ -78,7 +83,10 @@ pub fn add_app(
     mailbox: MailboxId,
     name: &str,
 ) -> Result<(u32, Secret), StoreError> {
-    let (wrap, secret) = AppWrap::seal(key, mailbox, &mut fill).map_err(invalid)?;
+    let (mut wrap, secret) = AppWrap::seal(key, mailbox, &mut fill).map_err(invalid)?;
+    if let Some(own) = wraps.scram() {
+        wrap = wrap.with_scram(key, mailbox, &secret, own.terms()).map_err(invalid)?;
+    }
     let number = wraps.put(name, Wrap::App(wrap)).map_err(invalid)?;
     Ok((number, secret))
 }
@@ -198,6 +206,23 @@ mod tests {
         }
         let mut wraps = wraps.clone();
         assert!(put_password(&mut wraps, &key, MAILBOX, b"").is_err());
+    }
+
+    #[test]
+    fn a_new_password_leaves_app_passwords_their_scram() {
+        let (alice, _, _) = sealed();
+        let key = open(&alice, b"one").unwrap();
+        let mut wraps = alice.lock.sealed().unwrap().wraps.clone();
+        let first = wraps.scram().unwrap().terms();
+        put_password(&mut wraps, &key, MAILBOX, b"two").unwrap();
+        let second = wraps.scram().unwrap().terms();
+        assert_ne!(first.salt, second.salt, "nobody else needs it");
+        let (number, _) = add_app(&mut wraps, &key, MAILBOX, "phone").unwrap();
+        put_password(&mut wraps, &key, MAILBOX, b"three").unwrap();
+        assert_eq!((wraps.scram_all().count(), wraps.scram().unwrap().terms()), (2, second));
+        assert!(wraps.remove(number).is_some());
+        put_password(&mut wraps, &key, MAILBOX, b"four").unwrap();
+        assert_ne!(wraps.scram().unwrap().terms(), second);
     }
 
     #[test]

@@ -90,7 +90,7 @@ events! {
     DiskLow "disk-low" Warn "Free space is below the reserve: new mail is deferred.";
     SignInOk "sign-in-ok" Info "A user has signed in.";
     SignInFailed "sign-in-failed" Warn "A sign-in was refused.";
-    SignInDeferred "sign-in-deferred" Warn "Too many failures or too much to do: later.";
+    SignInDeferred "sign-in-deferred" Warn "Locked, told once a minute with a count; or too busy.";
     AccountSealed "account-sealed" Info "An account has got keys: its mail is sealed from now on.";
     MaildropClosed "maildrop-closed" Info "A POP3 session has ended and its deletions are done.";
     SegmentFreed "segment-freed" Info "A segment of the log was compacted or is used again.";

@@ -198,7 +198,7 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
             Question::Password { user, password } => {
                 sign_in(self.shard, user, password.bytes(), from, SERVICE).await
             }
-            Question::ScramKeys { user } => match scram_keys(self.shard, user, from) {
+            Question::ScramKeys { user } => match scram_keys(self.shard, user, from, SERVICE) {
                 Ok(keys) => {
                     let (keys, nonce) = &**self.keys.insert(Box::new(keys));
                     return Answer::Keys { keys, nonce };
@@ -220,7 +220,7 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
         match signed_in {
             Ok(signed_in) => self.open(signed_in).await,
             Err(Refused::Wrong) => Answer::Refused(Refusal::Credentials),
-            Err(Refused::Later) => Answer::Refused(Refusal::Temporary),
+            Err(Refused::Later | Refused::Locked(_)) => Answer::Refused(Refusal::Temporary),
         }
     }
 

@@ -23,11 +23,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fsmtp_proto::sasl::{ClientKey, Nonce, ScramKeys};
+use fsmtp_proto::sasl::{CREDENTIALS_COUNT_MAX, ClientKey, Nonce, ScramCredential, ScramKeys};
 use fsmtp_rt::{Class, Runtime, UnixTime};
 use fsmtp_store::directory::{Account, Change, Directory, Lock, Opened};
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::seal::{MailboxKey, SCRAM_ITERATIONS};
+use fsmtp_store::seal::{MailboxKey, SCRAM_ITERATIONS, ScramTerms, WRAPS_COUNT_MAX, Wraps};
 use ring::hmac;
 use zeroize::Zeroizing;
 
@@ -52,6 +52,8 @@ const REMEMBERED_COUNT_MAX: usize = 10_000;
 pub const SUBMISSION: &str = "smtp";
 /// Bytes of the salt of a real account.
 const SCRAM_SALT_BYTES: usize = 16;
+/// How often the log is told of the refusals of one lock.
+const TOLD_TIME: Duration = Duration::from_secs(60);
 /// Names and addresses whose failures are counted; beyond, the table begins anew.
 const COUNTED_MAX: usize = 100_000;
 
@@ -60,8 +62,11 @@ const COUNTED_MAX: usize = 100_000;
 pub enum Refused {
     /// No such user, or not this password.
     Wrong,
-    /// Not now: too many failures, or too much to do.
+    /// Not now: too much to do.
     Later,
+    /// Not now: too many failures. So many refusals the log is to be told of; none most times, for
+    /// whoever is locked out may go on asking.
+    Locked(u32),
 }
 
 /// What all shards know of sign-ins.
@@ -119,6 +124,22 @@ struct Failures {
     count: u32,
     /// Of the first, in milliseconds.
     since: u64,
+    /// Refusals by this lock that the log does not know of yet.
+    refused: u32,
+    /// When it was last told, in milliseconds.
+    told: Option<u64>,
+}
+
+impl Failures {
+    /// Counts a refusal; gives how many the log is to be told of.
+    fn refuse(&mut self, now: UnixTime) -> u32 {
+        self.refused = self.refused.saturating_add(1);
+        if self.told.is_some_and(|told| now.ms().saturating_sub(told) < ms(TOLD_TIME)) {
+            return 0;
+        }
+        self.told = Some(now.ms());
+        core::mem::take(&mut self.refused)
+    }
 }
 
 impl Gate {
@@ -140,13 +161,20 @@ impl Gate {
     }
 
     /// Whether `from` may try to be `user` now.
-    #[must_use]
-    pub fn admits(&self, user: &str, from: IpAddr, now: UnixTime) -> bool {
+    ///
+    /// # Errors
+    /// [`Refused::Locked`].
+    pub fn admits(&self, user: &str, from: IpAddr, now: UnixTime) -> Result<(), Refused> {
+        let Limits { address_failures_max, account_failures_max } = self.limits;
         self.with(|state| {
-            let address = live(&mut state.addresses, &network(from), now);
-            let account = live(&mut state.accounts, &user.to_ascii_lowercase(), now);
-            (from.is_loopback() || address < self.limits.address_failures_max)
-                && account < self.limits.account_failures_max
+            let address = live(&mut state.addresses, &network(from), now)
+                .filter(|found| !from.is_loopback() && found.count >= address_failures_max);
+            let account = live(&mut state.accounts, &user.to_ascii_lowercase(), now)
+                .filter(|found| found.count >= account_failures_max);
+            match address.or(account) {
+                None => Ok(()),
+                Some(lock) => Err(Refused::Locked(lock.refuse(now))),
+            }
         })
     }
 
@@ -223,7 +251,8 @@ impl Gate {
         let keyed = |purpose: &[u8]| self.keyed(&[b"scram", purpose, user.as_bytes()]);
         let salt = keyed(b"salt").into_iter().take(SCRAM_SALT_BYTES).collect();
         let (stored_key, server_key) = (keyed(b"stored"), keyed(b"server"));
-        ScramKeys { salt, iterations: SCRAM_ITERATIONS, stored_key, server_key }
+        let credentials = [ScramCredential { stored_key, server_key }].into();
+        ScramKeys { salt, iterations: SCRAM_ITERATIONS, credentials }
     }
 
     fn keyed(&self, parts: &[&[u8]]) -> [u8; 32] {
@@ -249,13 +278,16 @@ fn ms(time: Duration) -> u64 {
 }
 
 /// Failures that still count.
-fn live<K: Ord>(of: &mut BTreeMap<K, Failures>, key: &K, now: UnixTime) -> u32 {
-    let Some(failures) = of.get(key) else { return 0 };
-    if now.ms().saturating_sub(failures.since) > ms(FAILURES_TIME) {
+fn live<'a, K: Ord>(
+    of: &'a mut BTreeMap<K, Failures>,
+    key: &K,
+    now: UnixTime,
+) -> Option<&'a mut Failures> {
+    let over = |found: &Failures| now.ms().saturating_sub(found.since) > ms(FAILURES_TIME);
+    if of.get(key).is_some_and(over) {
         of.remove(key);
-        return 0;
     }
-    failures.count
+    of.get_mut(key)
 }
 
 fn add<K: Ord>(to: &mut BTreeMap<K, Failures>, key: K, now: UnixTime) -> u32 {
@@ -263,7 +295,7 @@ fn add<K: Ord>(to: &mut BTreeMap<K, Failures>, key: K, now: UnixTime) -> u32 {
     if to.len() >= COUNTED_MAX {
         to.clear();
     }
-    let first = Failures { count: 0, since: now.ms() };
+    let first = Failures { since: now.ms(), ..Failures::default() };
     let failures = to.entry(key).or_insert(first);
     failures.count = failures.count.saturating_add(1);
     failures.count
@@ -292,15 +324,21 @@ fn told<R: Runtime, M: Mailboxes, T>(
     service: &str,
     result: Result<T, Refused>,
 ) -> Result<T, Refused> {
-    let fields: [(&str, &dyn core::fmt::Display); 3] =
-        [("user", &user), ("from", &from), ("for", &service)];
-    let (event, counter) = match &result {
-        Ok(_) => (Event::SignInOk, &shard.counters.sign_ins),
-        Err(Refused::Wrong) => (Event::SignInFailed, &shard.counters.sign_ins_refused),
-        Err(Refused::Later) => (Event::SignInDeferred, &shard.counters.sign_ins_refused),
+    let refused = if let Err(Refused::Locked(refused)) = &result { *refused } else { 1 };
+    let fields: [(&str, &dyn core::fmt::Display); 4] =
+        [("user", &user), ("from", &from), ("for", &service), ("refused", &refused)];
+    let counters = &shard.counters;
+    let (event, counter, fields) = match &result {
+        Ok(_) => (Event::SignInOk, &counters.sign_ins, &fields[..3]),
+        Err(Refused::Wrong) => (Event::SignInFailed, &counters.sign_ins_refused, &fields[..3]),
+        Err(Refused::Later | Refused::Locked(_)) => {
+            (Event::SignInDeferred, &counters.sign_ins_refused, &fields[..])
+        }
     };
     count(counter);
-    shard.log.event(shard.rt.unix(), event, &fields);
+    if refused > 0 {
+        shard.log.event(shard.rt.unix(), event, fields);
+    }
     result
 }
 
@@ -312,9 +350,7 @@ async fn check<R: Runtime, M: Mailboxes>(
     service: &str,
 ) -> Result<SignedIn, Refused> {
     let (gate, rt, user) = (&shard.gate, &shard.rt, &canonical(shard, user));
-    if !gate.admits(user, from, rt.unix()) {
-        return Err(Refused::Later);
-    }
+    gate.admits(user, from, rt.unix())?;
     let account = account(shard, user);
     let name = account.as_ref().map(|account| gate.name(account, password, service));
     if let (Some(account), Some(name)) = (&account, &name)
@@ -384,33 +420,40 @@ fn fit_keys<R: Runtime, M: Mailboxes>(
 /// What SCRAM goes on with for `user`.
 ///
 /// # Errors
-/// [`Refused::Later`].
+/// [`Refused::Locked`].
 pub fn scram_keys<R: Runtime, M: Mailboxes>(
     shard: &Shard<R, M>,
     user: &str,
     from: IpAddr,
+    service: &str,
 ) -> Result<(ScramKeys, Nonce), Refused> {
-    let user = &canonical(shard, user);
-    if !shard.gate.admits(user, from, shard.rt.unix()) {
-        return Err(Refused::Later);
+    let name = canonical(shard, user);
+    if let Err(refused) = shard.gate.admits(&name, from, shard.rt.unix()) {
+        return told(shard, user, from, service, Err(refused));
     }
+    let user = &name;
     let mut nonce = Nonce::default();
     shard.rt.random(&mut nonce);
     let account = account(shard, user);
     let sealed = account.as_ref().and_then(|account| account.lock.sealed());
-    let keys = match sealed.and_then(|sealed| sealed.wraps.scram()) {
-        None => shard.gate.made_up(user),
-        Some(wrap) => ScramKeys {
-            salt: wrap.salt().as_slice().into(),
-            iterations: wrap.iterations(),
-            stored_key: *wrap.stored_key(),
-            server_key: *wrap.server_key(),
-        },
-    };
-    Ok((keys, nonce))
+    let keys = sealed.and_then(|sealed| kept(&sealed.wraps));
+    Ok((keys.unwrap_or_else(|| shard.gate.made_up(user)), nonce))
 }
 
-/// Signs in who has proved by SCRAM that it knows the password; `None`: who has not.
+// No wrap is left out of what a proof is tried on.
+const _: () = assert!(WRAPS_COUNT_MAX <= CREDENTIALS_COUNT_MAX);
+
+/// What an account has for SCRAM: of its password and of its app passwords.
+fn kept(wraps: &Wraps) -> Option<ScramKeys> {
+    let ScramTerms { salt, iterations } = wraps.scram()?.terms();
+    let credentials = wraps.scram_all().map(|wrap| ScramCredential {
+        stored_key: *wrap.stored_key(),
+        server_key: *wrap.server_key(),
+    });
+    Some(ScramKeys { salt: salt.into(), iterations, credentials: credentials.collect() })
+}
+
+/// Signs in who has proved by SCRAM that it knows a password; `None`: who has not.
 ///
 /// # Errors
 /// [`Refused`].
@@ -423,8 +466,8 @@ pub async fn prove<R: Runtime, M: Mailboxes>(
 ) -> Result<SignedIn, Refused> {
     let name = canonical(shard, user);
     let opened = account(shard, &name).and_then(|account| {
-        let wrap = account.lock.sealed()?.wraps.scram()?;
-        let key = wrap.open(account.mailbox, client_key?.bytes()).ok()?;
+        let wraps = &account.lock.sealed()?.wraps;
+        let key = wraps.open_scram(account.mailbox, client_key?.bytes()).ok()?;
         Some(SignedIn { account: Arc::clone(&account), key: Some(Arc::new(key)) })
     });
     let result = match opened {
@@ -449,8 +492,8 @@ pub async fn certified<R: Runtime, M: Mailboxes>(
     service: &str,
 ) -> Result<SignedIn, Refused> {
     let name = canonical(shard, user);
-    let result = if !shard.gate.admits(&name, from, shard.rt.unix()) {
-        Err(Refused::Later)
+    let result = if let Err(refused) = shard.gate.admits(&name, from, shard.rt.unix()) {
+        Err(refused)
     } else if let Some(account) = account(shard, &name) {
         shard.gate.pardon(from);
         Ok(SignedIn { account, key: None })
@@ -492,24 +535,49 @@ mod tests {
             ["192.0.2.1", "2001:db8::1", "127.0.0.1"].map(|text| text.parse().unwrap());
         let slow: Vec<Duration> = (0..3).map(|_| gate.failed("Bob", a, NOW)).collect();
         assert!(slow.is_sorted() && slow[0] == SLOWER);
-        assert!(!gate.admits("alice", a, NOW), "the address is locked");
-        assert!(gate.admits("bob", b, NOW));
+        assert!(gate.admits("alice", a, NOW).is_err(), "the address is locked");
+        assert!(gate.admits("bob", b, NOW).is_ok());
         for _ in 0..2 {
             let _ = gate.failed("bob", here, NOW);
         }
-        assert!(!gate.admits("BOB", b, NOW), "the account is locked");
-        assert!(gate.admits("alice", here, NOW));
-        assert!(gate.admits("bob", a, later(601)), "and no longer");
+        assert!(gate.admits("BOB", b, NOW).is_err(), "the account is locked");
+        assert!(gate.admits("alice", here, NOW).is_ok());
+        assert!(gate.admits("bob", a, later(601)).is_ok(), "and no longer");
+    }
+
+    #[test]
+    fn the_log_is_told_of_a_lock_once_a_minute() {
+        let gate = Gate::new(&[7; 32], Limits { address_failures_max: 1, account_failures_max: 2 });
+        let [a, b]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let _ = gate.failed("bob", a, NOW);
+        let told = |user: &str, from, seconds| match gate.admits(user, from, later(seconds)) {
+            Err(Refused::Locked(refused)) => refused,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told("bob", a, 1), 1, "at once");
+        for second in 2..=60 {
+            assert_eq!(told("eve", a, second), 0, "whoever the address wants to be");
+        }
+        assert_eq!((told("bob", a, 61), told("bob", a, 62)), (60, 0));
+        // The lock of an account is another one.
+        let _ = gate.failed("bob", b, NOW);
+        assert_eq!((told("bob", "192.0.2.3".parse().unwrap(), 62), told("bob", a, 120)), (1, 0));
+        assert_eq!(told("bob", a, 121), 3);
+        // And what begins anew is told anew.
+        assert!(gate.admits("bob", a, later(601)).is_ok());
+        let _ = gate.failed("bob", a, later(601));
+        assert_eq!(told("bob", a, 602), 1);
     }
 
     #[test]
     fn keys_that_are_made_up_stay_the_same_and_look_real() {
         let [one, other] = [7, 8].map(|byte| Gate::new(&[byte; 32], Limits::default()));
         let (keys, again) = (one.made_up("Bob"), one.made_up("bob"));
-        assert_eq!((&keys.salt, keys.stored_key), (&again.salt, again.stored_key));
+        let [made, same] = [&keys, &again].map(|keys| &keys.credentials[0]);
+        assert_eq!((&keys.salt, made.stored_key), (&again.salt, same.stored_key));
         assert_eq!((keys.salt.len(), keys.iterations), (16, SCRAM_ITERATIONS));
         assert!(keys.salt != one.made_up("eve").salt && keys.salt != other.made_up("bob").salt);
-        assert!(keys.stored_key != keys.server_key);
+        assert!(made.stored_key != made.server_key);
     }
 
     #[test]
@@ -519,7 +587,7 @@ mod tests {
         let _ = gate.failed("bob", a, NOW);
         gate.succeeded([1; 32], None, a, NOW);
         let _ = gate.failed("bob", a, NOW);
-        assert!(gate.admits("bob", a, NOW));
+        assert!(gate.admits("bob", a, NOW).is_ok());
         assert!(gate.remembers(&[1; 32], later(599)).is_some());
         assert!(gate.remembers(&[1; 32], later(600)).is_none());
         assert!(gate.remembers(&[2; 32], NOW).is_none());

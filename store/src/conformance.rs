@@ -536,6 +536,24 @@ fn key_of(store: &impl Mailboxes, mailbox: MailboxId, id: QueueId) -> Option<Rec
     message.and_then(|message| must(wait(store.find(mailbox, *message))).key)
 }
 
+/// Puts `own` in the place of `before`, the window of the message `id`; not by the session of
+/// another mailbox, nor with the window of another.
+fn rewraps_its_own_only(
+    store: &impl Mailboxes,
+    id: QueueId,
+    before: &WindowRecord,
+    (own, foreign): (&WindowRecord, &WindowRecord),
+) {
+    let mailbox = before.mailbox();
+    let window = || key_of(store, mailbox, id).map(|key| key.window);
+    assert_eq!(foreign.id(), before.id());
+    must(wait(store.rewrap(foreign.mailbox(), vec![own.clone()])));
+    must(wait(store.rewrap(mailbox, vec![foreign.clone()])));
+    assert_eq!(window().as_deref(), Some(before));
+    must(wait(store.rewrap(mailbox, vec![foreign.clone(), own.clone()])));
+    assert_eq!(window().as_deref(), Some(own));
+}
+
 fn keys_stay_with_the_mail_that_needs_them<F: Factory>(factory: &mut F) {
     let store = factory.fresh();
     must(wait(store.change(Change::AddDomain { domain: "x.test".into() })));
@@ -566,10 +584,11 @@ fn keys_stay_with_the_mail_that_needs_them<F: Factory>(factory: &mut F) {
     let private = sealed(keys.private_key(mailbox, &key));
     let open = sealed(one.record.open_rsa(&private));
     let rewrapped = sealed(open.rewrap(&key, &mut counting()));
-    must(wait(store.rewrap(mailbox, vec![rewrapped.clone()])));
     let window = |store: &F::Store, id| key_of(store, mailbox, id).map(|key| key.window);
     let needs_rsa = |store: &F::Store, id| window(store, id).map(|window| window.needs_rsa());
-    assert_eq!(window(&store, a).as_deref(), Some(&rewrapped));
+    // A window of another mailbox that has the same name.
+    let foreign = (*Opened::begin(plain, &keys, 0).record).clone();
+    rewraps_its_own_only(&store, a, &one.record, (&rewrapped, &foreign));
     assert_eq!(needs_rsa(&store, c), Some(true));
     let store = factory.crash(store);
     replay(&store, &log);

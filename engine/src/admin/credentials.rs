@@ -147,10 +147,14 @@ impl StoreAdmin {
         };
         let messages = maildrop.messages().iter().filter(sealed);
         let uids: Vec<_> = messages.map(|message| message.uid).collect();
+        let (count, message) = match uids.len() {
+            1 => ("1".to_owned(), "message that nobody could read any more is removed"),
+            more => (more.to_string(), "messages that nobody could read any more are removed"),
+        };
         let text = format!(
-            "{} has a new password; {} messages that nobody could read any more are removed",
-            account.address,
-            uids.len()
+            "{} has a new password; {count} {message}. Its recovery key and its app passwords from \
+             before are void",
+            account.address
         );
         wait(self.mailboxes.close(maildrop, uids)).map_err(|e| refused(&e))?;
         Ok(AdminReply::Done { text })

@@ -135,8 +135,8 @@ pub(super) struct Tls {
     /// certificate of theirs where mail is submitted signs in without a password (SASL EXTERNAL) as
     /// the one e-mail address in it (`subjectAltName`). They may certify anybody, so name one of
     /// your own. There are no revocation lists: remove the account, or the authority. A certificate
-    /// does not open a sealed mailbox, so POP3 does not ask for one. When absent: nobody is asked
-    /// for a certificate.
+    /// does not open a sealed mailbox, so POP3 does not ask for one. Where one is asked for, TLS
+    /// sessions are not resumed. When absent: nobody is asked for a certificate.
     pub(super) client_ca: Option<String>,
 }
 
@@ -207,8 +207,9 @@ pub(super) struct Pop3 {
 #[serde(default)]
 pub(super) struct SignIn {
     /// Whether SCRAM-SHA-256 and SCRAM-SHA-256-PLUS are offered beside PLAIN and LOGIN; with
-    /// `--dev` they are. Programs that find them use them, and then app passwords, and accounts
-    /// without keys (imported ones before their first sign-in), do not work there.
+    /// `--dev` they are. Programs that find them use them, and then accounts without keys (imported
+    /// ones before their first sign-in), and app passwords from before they worked with SCRAM, do
+    /// not work there.
     pub(super) scram: bool,
 }
 

@@ -12,11 +12,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fsmtp_proto::sasl::NAME_BYTES_MAX;
-use fsmtp_rt::UnixTime;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, UnixTime as Instant};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
@@ -101,9 +100,8 @@ pub(super) struct Asking {
     clients: Clients,
     builder: Builder,
     resolver: Arc<dyn ResolvesServerCert>,
-    ticketer: Arc<dyn ProducesTickets>,
     /// With the authorities that were known when it was made. Locked for as long as it takes to
-    /// copy two pointers, and once in a reload to make it.
+    /// copy a pointer, and once in a reload to make it.
     made: Mutex<(Verifier, Arc<ServerConfig>)>,
 }
 
@@ -112,44 +110,27 @@ impl Asking {
         clients: Clients,
         builder: Builder,
         resolver: Arc<dyn ResolvesServerCert>,
-        ticketer: Arc<dyn ProducesTickets>,
     ) -> Self {
         let verifier = clients.now();
-        let config = fitted(&builder, &verifier, &resolver, &ticketer);
-        Self { clients, builder, resolver, ticketer, made: Mutex::new((verifier, config)) }
+        let config = Arc::new(fitted(&builder, &verifier, &resolver));
+        Self { clients, builder, resolver, made: Mutex::new((verifier, config)) }
     }
 
-    /// How a handshake is made now, and what looks at the certificate. A reload is noticed here.
-    pub(super) fn now(&self) -> (Verifier, Arc<ServerConfig>) {
+    /// How a handshake is made now. A reload is noticed here.
+    pub(super) fn now(&self) -> Arc<ServerConfig> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let verifier = self.clients.now();
         if !Arc::ptr_eq(&made.0, &verifier) {
-            let config = fitted(&self.builder, &verifier, &self.resolver, &self.ticketer);
-            *made = (verifier, config);
+            let config = fitted(&self.builder, &verifier, &self.resolver);
+            *made = (verifier, Arc::new(config));
         }
-        made.clone()
+        Arc::clone(&made.1)
     }
 }
 
-/// Whose certificate it is, which the handshake has verified. One that comes from a `resumed`
-/// session was verified when that began, up to half a day ago, and is verified anew: it may have
-/// expired, and its authority may be none any more.
-pub(super) fn holder(
-    chain: &[CertificateDer<'_>],
-    resumed: Option<&Verifier>,
-    now: UnixTime,
-) -> Option<Box<str>> {
-    let (leaf, issuers) = chain.split_first()?;
-    if let Some(verifier) = resumed {
-        let now = Instant::since_unix_epoch(core::time::Duration::from_millis(now.ms()));
-        verifier.verify_client_cert(leaf, issuers, now).ok()?;
-    }
-    address(leaf)
-}
-
-/// The one e-mail address of a certificate. Of several nobody says which is meant; those in the
-/// subject are deprecated (RFC 5280 §4.1.2.6).
-fn address(leaf: &CertificateDer<'_>) -> Option<Box<str>> {
+/// Whose certificate it is, which the handshake has verified: its one e-mail address. Of several
+/// nobody says which is meant; those in the subject are deprecated (RFC 5280 §4.1.2.6).
+pub(super) fn holder(leaf: &CertificateDer<'_>) -> Option<Box<str>> {
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let names = parsed.subject_alternative_name().ok()??;
     // RFC 5280 §4.2.1.6: rfc822Name is a mailbox in ASCII.

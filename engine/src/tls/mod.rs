@@ -3,6 +3,9 @@
 //! The only place that names rustls. Handshakes run on the shard that took the connection; what
 //! shards share are certificates (replaced as a whole on reload) and ticket keys (one set for each
 //! listener, rotated by the library).
+//!
+//! Sessions are resumed, except where clients are asked for a certificate: a resumed session brings
+//! the certificate that it began with, which may have expired or been replaced since.
 
 mod certs;
 mod clients;
@@ -17,7 +20,7 @@ use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::{ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{CipherSuite, ConfigBuilder, ServerConfig, WantsVerifier};
 
 use clients::{Asking, Verifier};
@@ -63,39 +66,30 @@ impl Acceptor {
     pub fn new(certs: &Certs) -> Result<Self, TlsError> {
         let failed = |e: rustls::Error| TlsError::new(format!("cannot set up TLS: {e}"));
         let nobody = WebPkiClientVerifier::no_client_auth();
-        let ticketer = ring::Ticketer::new().map_err(failed)?;
-        let config = fitted(&builder().map_err(failed)?, &nobody, &certs.resolver(), &ticketer);
-        Ok(Self { config, asking: None })
+        let mut config = fitted(&builder().map_err(failed)?, &nobody, &certs.resolver());
+        config.ticketer = ring::Ticketer::new().map_err(failed)?;
+        // One ticket suffices for a mail client; each costs some 200 bytes and a seal.
+        config.send_tls13_tickets = 1;
+        Ok(Self { config: Arc::new(config), asking: None })
     }
 
-    /// One that asks clients for a certificate, too, when `certs` knows who makes them.
+    /// One that asks clients for a certificate, too, when `certs` knows who makes them; then every
+    /// session begins anew.
     ///
     /// # Errors
     /// As [`Acceptor::new`].
     pub fn asking(certs: &Certs) -> Result<Self, TlsError> {
         let Some(clients) = certs.clients() else { return Self::new(certs) };
         let failed = |e: rustls::Error| TlsError::new(format!("cannot set up TLS: {e}"));
-        let ticketer = ring::Ticketer::new().map_err(failed)?;
         let builder = builder().map_err(failed)?;
-        let asking = Asking::new(clients.clone(), builder, certs.resolver(), ticketer);
-        Ok(Self { config: asking.now().1, asking: Some(Arc::new(asking)) })
+        let asking = Asking::new(clients.clone(), builder, certs.resolver());
+        Ok(Self { config: asking.now(), asking: Some(Arc::new(asking)) })
     }
 
     /// How rustls is told to make handshakes; what `bench` makes its own with.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
-        self.now().1
-    }
-
-    /// The same, and what looks at a client's certificate.
-    fn now(&self) -> (Option<Verifier>, Arc<ServerConfig>) {
-        match &self.asking {
-            None => (None, Arc::clone(&self.config)),
-            Some(asking) => {
-                let (verifier, config) = asking.now();
-                (Some(verifier), config)
-            }
-        }
+        self.asking.as_ref().map_or_else(|| Arc::clone(&self.config), |asking| asking.now())
     }
 }
 
@@ -103,24 +97,22 @@ fn builder() -> Result<Builder, rustls::Error> {
     ServerConfig::builder_with_provider(Arc::new(provider())).with_safe_default_protocol_versions()
 }
 
+/// A configuration that resumes nothing.
 fn fitted(
     builder: &Builder,
     verifier: &Verifier,
     resolver: &Arc<dyn ResolvesServerCert>,
-    ticketer: &Arc<dyn ProducesTickets>,
-) -> Arc<ServerConfig> {
+) -> ServerConfig {
     let mut config = builder
         .clone()
         .with_client_cert_verifier(Arc::clone(verifier))
         .with_cert_resolver(Arc::clone(resolver));
-    config.ticketer = Arc::clone(ticketer);
-    // One ticket suffices for a mail client; each costs some 200 bytes and a seal.
-    config.send_tls13_tickets = 1;
-    // Tickets alone: a cache of sessions would be state that shards share.
+    config.send_tls13_tickets = 0;
+    // Tickets alone, if any: a cache of sessions would be state that shards share.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     // Ours is the same for everybody and is what scanners look for; any suite of it is good.
     config.ignore_client_order = true;
-    Arc::new(config)
+    config
 }
 
 /// ring's suites; the key exchanges of aws-lc-rs: it has the hybrid one, and the faster X25519.

@@ -11,11 +11,11 @@ use core::net::SocketAddr;
 use std::io::{BufRead as _, ErrorKind, Write as _};
 
 use fsmtp_proto::access::Tls as Agreed;
-use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, UnixTime, WINDOW_BYTES_MAX};
-use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
+use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
+use rustls::{ProtocolVersion, ServerConnection};
 
 use super::Acceptor;
-use super::clients::{Verifier, holder};
+use super::clients::holder;
 
 /// What RFC 9266 §4.2 derives for SCRAM's channel binding.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
@@ -66,8 +66,7 @@ impl<R: Runtime> Stream<R> {
     ) -> Result<Agreed, IoError> {
         let failed =
             |_| IoError::new(IoKind::Failed, "start TLS with", self.conn.peer().to_string());
-        let (verifier, config) = acceptor.now();
-        let mut session = ServerConnection::new(config).map_err(failed)?;
+        let mut session = ServerConnection::new(acceptor.config()).map_err(failed)?;
         // What is given to it at once is bounded by the outboxes, and sent at once.
         session.set_buffer_limit(None);
         let tls = Tls {
@@ -91,7 +90,7 @@ impl<R: Runtime> Stream<R> {
             }
             fed?;
         }
-        Ok(tls.agreed(verifier.as_ref(), self.rt.unix()))
+        Ok(tls.agreed())
     }
 
     /// Sends the last bytes there are, and the goodbye of TLS with them: one packet, not two.
@@ -212,7 +211,7 @@ impl Tls {
     }
 
     /// What the handshake has agreed on.
-    fn agreed(&self, verifier: Option<&Verifier>, now: UnixTime) -> Agreed {
+    fn agreed(&self) -> Agreed {
         let session = &self.session;
         let version = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLS1.2",
@@ -224,10 +223,7 @@ impl Tls {
             version,
             cipher: suite.unwrap_or("unknown"),
             exporter: exporter.ok(),
-            certificate: session.peer_certificates().and_then(|chain| {
-                let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-                holder(chain, verifier.filter(|_| resumed), now)
-            }),
+            certificate: session.peer_certificates().and_then(<[_]>::first).and_then(holder),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use fsmtp_proto::access::Access;
 use fsmtp_proto::pop3::{Answer, Ask, Listing, Refusal, Session, Settings, Then};
-use fsmtp_proto::sasl::{Mechanisms, Question, ScramKeys};
+use fsmtp_proto::sasl::{Mechanisms, Question, ScramCredential, ScramKeys};
 use fsmtp_proto::time::Instant;
 use fsmtp_proto::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use libfuzzer_sys::fuzz_target;
@@ -31,7 +31,11 @@ impl Listing for Drop {
 
 /// Keys that belong to no password.
 fn keys() -> ScramKeys {
-    ScramKeys { salt: [1; 64].into(), iterations: 1, stored_key: [2; 32], server_key: [3; 32] }
+    ScramKeys {
+        salt: [1; 64].into(),
+        iterations: 1,
+        credentials: [ScramCredential { stored_key: [2; 32], server_key: [3; 32] }].into(),
+    }
 }
 
 fn answer<'a>(ask: &Ask<'_>, keys: &'a ScramKeys) -> Answer<'a> {

@@ -6,7 +6,7 @@
 use fsmtp_proto::access::Tls;
 use fsmtp_proto::sasl::{
     Exchange, Mechanism, Mechanisms, NAME_BYTES_MAX, Offer, PASSWORD_BYTES_MAX, Pending, Question,
-    ScramKeys, Step,
+    ScramCredential, ScramKeys, Step,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -39,8 +39,7 @@ fuzz_target!(|data: &[u8]| {
     let keys = ScramKeys {
         salt: [1; 64].into(),
         iterations: u32::MAX,
-        stored_key: [2; 32],
-        server_key: [3; 32],
+        credentials: [ScramCredential { stored_key: [2; 32], server_key: [3; 32] }].into(),
     };
     let mut rest = bytes;
     let mut message = || {

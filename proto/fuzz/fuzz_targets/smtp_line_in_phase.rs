@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
 use fsmtp_proto::access::Access;
-use fsmtp_proto::sasl::{self, Mechanisms, Question, ScramKeys};
+use fsmtp_proto::sasl::{self, Mechanisms, Question, ScramCredential, ScramKeys};
 use fsmtp_proto::smtp::reply::{REPLY_LINE_BYTES_MAX, Refusal};
 use fsmtp_proto::smtp::server::{Answer, Ask, Limits, Peer, Session, Settings, Then};
 use fsmtp_proto::time::{Instant, UnixTime};
@@ -75,8 +75,8 @@ impl Desk {
                 keys: self.keys.get_or_insert_with(|| ScramKeys {
                     salt: [1; 64].into(),
                     iterations: 1,
-                    stored_key: [2; 32],
-                    server_key: [3; 32],
+                    credentials: [ScramCredential { stored_key: [2; 32], server_key: [3; 32] }]
+                        .into(),
                 }),
                 nonce: &[4; 18],
             },

@@ -16,7 +16,9 @@
 //!
 //! Limits: names of [`NAME_BYTES_MAX`] bytes, passwords of [`PASSWORD_BYTES_MAX`], tokens of
 //! [`TOKEN_BYTES_MAX`], a SCRAM message of [`MESSAGE_BYTES_MAX`], client nonces of
-//! [`NONCE_BYTES_MAX`]; whatever a mechanism does, it comes to its end after at most four lines.
+//! [`NONCE_BYTES_MAX`], [`CREDENTIALS_COUNT_MAX`] passwords of a user that a proof is tried on, 64
+//! bytes each for as long as the exchange lasts; whatever a mechanism does, it comes to its end
+//! after at most four lines.
 //!
 //! Names and passwords are taken as they are if they are UTF-8 without control characters. SASLprep
 //! (RFC 4013) would also normalise them; text in ASCII or in the composed form that keyboards give
@@ -39,7 +41,10 @@ use core::fmt;
 use crate::access::Tls;
 pub(crate) use encoding::encode;
 pub use mechanism::{Mechanism, Mechanisms};
-pub use scram::{MESSAGE_BYTES_MAX, NONCE_BYTES_MAX, Nonce, SALT_BYTES_MAX, ScramKeys};
+pub use scram::{
+    CREDENTIALS_COUNT_MAX, MESSAGE_BYTES_MAX, NONCE_BYTES_MAX, Nonce, SALT_BYTES_MAX,
+    ScramCredential, ScramKeys,
+};
 pub use secret::{ClientKey, Secret};
 
 /// The longest name of a user, in bytes; that of the longest address (RFC 5321 §4.5.3.1.3).
@@ -79,11 +84,11 @@ pub enum Question {
         /// The name as the client gave it.
         user: Box<str>,
     },
-    /// The user has proved that it knows the password: may it in?
+    /// The user has proved that it knows one of its passwords: may it in?
     Proved {
         /// The name as the client gave it.
         user: Box<str>,
-        /// What only the password gives; opens what is sealed for the user.
+        /// What only that password gives; opens what is sealed for the user.
         client_key: ClientKey,
     },
     /// The proof was wrong. Whatever is answered, the user is not let in.

@@ -4,6 +4,8 @@
 //! turn that it holds the user's keys, so a client is not fooled by a stranger. What the server
 //! keeps of a user does not let anybody sign in; what a right proof gives back, the [`ClientKey`],
 //! does, and it goes to the desk.
+//!
+//! A user may have several passwords; which of them the client has shows with its proof.
 
 use core::fmt;
 use ring::{digest, hmac};
@@ -21,25 +23,42 @@ pub const NONCE_BYTES_MAX: usize = 128;
 /// The longest salt, for the same reason.
 pub const SALT_BYTES_MAX: usize = 64;
 
+/// The most credentials of a user; more are left out. Arbitrary; bounds what a proof can cost.
+pub const CREDENTIALS_COUNT_MAX: usize = 100;
+
 /// The server's part of the nonce: random, never used before.
 pub type Nonce = [u8; 18];
 
-/// What is kept of a user's password (RFC 5802 §3).
+/// What is kept of a user's passwords (RFC 5802 §3). They have one salt and one count, because the
+/// client is told both before it is known which of them it has.
 pub struct ScramKeys {
     /// At most [`SALT_BYTES_MAX`] bytes; more are left out.
     pub salt: Box<[u8]>,
-    /// How often the password was hashed; RFC 7677 §4 asks for 4096 or more.
+    /// How often the passwords were hashed; RFC 7677 §4 asks for 4096 or more.
     pub iterations: u32,
+    /// One for each password, at most [`CREDENTIALS_COUNT_MAX`].
+    pub credentials: Box<[ScramCredential]>,
+}
+
+/// What is kept of one password.
+#[derive(Clone)]
+pub struct ScramCredential {
     /// SHA-256 of the ClientKey.
     pub stored_key: [u8; 32],
     /// What the server proves itself with.
     pub server_key: [u8; 32],
 }
 
-impl Drop for ScramKeys {
+impl Drop for ScramCredential {
     fn drop(&mut self) {
         self.stored_key.zeroize();
         self.server_key.zeroize();
+    }
+}
+
+impl fmt::Debug for ScramCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ScramCredential(..)")
     }
 }
 
@@ -107,8 +126,7 @@ impl First {
             signed: format!("{},{challenge},", self.bare),
             channel: self.channel,
             nonce: nonce.into(),
-            stored_key: keys.stored_key,
-            server_key: keys.server_key,
+            credentials: keys.credentials.iter().take(CREDENTIALS_COUNT_MAX).cloned().collect(),
         };
         (second, challenge.into_bytes())
     }
@@ -153,15 +171,7 @@ pub(super) struct Second {
     signed: String,
     channel: Box<str>,
     nonce: Box<str>,
-    stored_key: [u8; 32],
-    server_key: [u8; 32],
-}
-
-impl Drop for Second {
-    fn drop(&mut self) {
-        self.stored_key.zeroize();
-        self.server_key.zeroize();
-    }
+    credentials: Box<[ScramCredential]>,
 }
 
 impl fmt::Debug for Second {
@@ -184,17 +194,34 @@ impl Second {
             return Err(Failure::Refused);
         }
         self.signed.push_str(unproved);
-        let signature = sign(&self.stored_key, self.signed.as_bytes());
-        let client_key = ClientKey::recover(proof, signature.as_ref());
         let user = core::mem::take(&mut self.user);
-        // RFC 5802 §3: H(ClientKey) is the StoredKey of the right user only.
-        let hash = digest::digest(&digest::SHA256, client_key.bytes());
-        if !same(hash.as_ref(), &self.stored_key) {
+        let Some((client_key, server_key)) = self.find(proof) else {
             return Ok(Verdict::Wrong { user });
-        }
-        let signature = sign(&self.server_key, self.signed.as_bytes());
+        };
+        let signature = sign(server_key, self.signed.as_bytes());
         let proof = format!("v={}", encode(signature.as_ref())).into_bytes();
         Ok(Verdict::Right { user, client_key, proof })
+    }
+
+    /// The ClientKey that the proof gives, and the ServerKey of the same password. As much work for
+    /// every user, whether there or made up and however many passwords there are, so that the time
+    /// it takes tells neither.
+    fn find(&self, proof: &[u8; 32]) -> Option<(ClientKey, &[u8; 32])> {
+        const NOBODY: &ScramCredential =
+            &ScramCredential { stored_key: [0; 32], server_key: [0; 32] };
+        let mut found = None;
+        for place in 0..CREDENTIALS_COUNT_MAX {
+            let kept = self.credentials.get(place);
+            let ScramCredential { stored_key, server_key } = kept.unwrap_or(NOBODY);
+            let signature = sign(stored_key, self.signed.as_bytes());
+            let client_key = ClientKey::recover(proof, signature.as_ref());
+            // RFC 5802 §3: H(ClientKey) is the StoredKey of the right password only.
+            let hash = digest::digest(&digest::SHA256, client_key.bytes());
+            if same(hash.as_ref(), stored_key) && kept.is_some() {
+                found = Some((client_key, server_key));
+            }
+        }
+        found
     }
 }
 
@@ -202,10 +229,10 @@ fn sign(key: &[u8], message: &[u8]) -> hmac::Tag {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message)
 }
 
-/// Compares in a time that does not depend on the bytes: the library compares tags so.
-fn same(left: &[u8], right: &[u8]) -> bool {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, b"");
-    hmac::verify(&key, left, hmac::sign(&key, right).as_ref()).is_ok()
+/// Compares in a time that does not depend on the bytes, as far as xor and or have it.
+fn same(left: &[u8], right: &[u8; 32]) -> bool {
+    let difference = left.iter().zip(right).fold(0, |all, (a, b)| all | (a ^ b));
+    core::hint::black_box(difference) == 0 && left.len() == right.len()
 }
 
 /// Messages are UTF-8 of bounded length, without controls.
@@ -249,8 +276,11 @@ mod tests {
         let keys = ScramKeys {
             salt: decode(b"W22ZaJ0SNY7soEsUEjb6gQ==").unwrap().as_slice().into(),
             iterations: 4096,
-            stored_key: bytes("WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="),
-            server_key: bytes("wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="),
+            credentials: [ScramCredential {
+                stored_key: bytes("WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="),
+                server_key: bytes("wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="),
+            }]
+            .into(),
         };
         let (second, challenge) = first.with_keys(&keys, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0");
         let expected = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
@@ -263,7 +293,7 @@ mod tests {
         };
         assert_eq!(proof, b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
         let hash = digest::digest(&digest::SHA256, client_key.bytes());
-        assert_eq!(hash.as_ref(), keys.stored_key);
+        assert_eq!(hash.as_ref(), keys.credentials[0].stored_key);
     }
 
     #[test]
@@ -285,7 +315,9 @@ mod tests {
 
     #[test]
     fn equal_means_equal() {
-        assert!(same(b"abc", b"abc") && same(b"", b""));
-        assert!(!same(b"abc", b"abd") && !same(b"abc", b"ab"));
+        assert!(same(&[1; 32], &[1; 32]));
+        let mut other = [1; 32];
+        other[31] = 2;
+        assert!(!same(&other, &[1; 32]) && !same(&[1; 31], &[1; 32]) && !same(&[], &[1; 32]));
     }
 }

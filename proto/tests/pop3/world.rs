@@ -4,7 +4,7 @@ use fsmtp_proto::access::{Access, Tls};
 use fsmtp_proto::pop3::{
     Answer, Ask, Listing, Nothing, Refusal, Session, Settings, Stuffer, Then, Top, Turn,
 };
-use fsmtp_proto::sasl::{Question, ScramKeys};
+use fsmtp_proto::sasl::{Question, ScramCredential, ScramKeys};
 use fsmtp_proto::time::Instant;
 use fsmtp_proto::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use std::rc::Rc;
@@ -254,8 +254,11 @@ fn keys() -> ScramKeys {
     ScramKeys {
         salt: bytes("W22ZaJ0SNY7soEsUEjb6gQ==").into(),
         iterations: 4096,
-        stored_key: key("WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="),
-        server_key: key("wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="),
+        credentials: [ScramCredential {
+            stored_key: key("WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="),
+            server_key: key("wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="),
+        }]
+        .into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use fsmtp_proto::sasl::ScramKeys;
+use fsmtp_proto::sasl::{ScramCredential, ScramKeys};
 use ring::{digest, hmac, pbkdf2};
 
 /// A user with a password, on one channel.
@@ -33,14 +33,23 @@ pub(crate) fn client_key(password: &str, salt: &[u8], iterations: u32) -> [u8; 3
     sign(&salted(password, salt, iterations), b"Client Key")
 }
 
-/// What a server keeps of a password.
-pub(crate) fn keys(password: &str, salt: &[u8], iterations: u32) -> ScramKeys {
+fn credential(password: &str, salt: &[u8], iterations: u32) -> ScramCredential {
     let client_key = client_key(password, salt, iterations);
+    ScramCredential {
+        stored_key: digest::digest(&digest::SHA256, &client_key).as_ref().try_into().unwrap(),
+        server_key: sign(&salted(password, salt, iterations), b"Server Key"),
+    }
+}
+
+/// What a server keeps of a user's passwords.
+pub(crate) fn keys(passwords: &[&str], salt: &[u8], iterations: u32) -> ScramKeys {
     ScramKeys {
         salt: salt.into(),
         iterations,
-        stored_key: digest::digest(&digest::SHA256, &client_key).as_ref().try_into().unwrap(),
-        server_key: sign(&salted(password, salt, iterations), b"Server Key"),
+        credentials: passwords
+            .iter()
+            .map(|password| credential(password, salt, iterations))
+            .collect(),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use fsmtp_proto::access::Tls;
 use fsmtp_proto::sasl::{
-    Exchange, Failure, MESSAGE_BYTES_MAX, Mechanism, Mechanisms, NAME_BYTES_MAX, NONCE_BYTES_MAX,
-    Offer, Pending, Question, Step,
+    CREDENTIALS_COUNT_MAX, Exchange, Failure, MESSAGE_BYTES_MAX, Mechanism, Mechanisms,
+    NAME_BYTES_MAX, NONCE_BYTES_MAX, Offer, Pending, Question, ScramKeys, Step,
 };
 use proptest::prelude::*;
 
@@ -27,7 +27,7 @@ fn challenged(mechanism: Mechanism, first: &str, password: &str) -> (Exchange, S
     else {
         panic!("keys are asked for");
     };
-    let (exchange, challenge) = lookup.keys(&keys(password, SALT, 8), &NONCE);
+    let (exchange, challenge) = lookup.keys(&keys(&[password], SALT, 8), &NONCE);
     (exchange, String::from_utf8(challenge).unwrap())
 }
 
@@ -92,7 +92,7 @@ proptest! {
             message[at] = byte;
             let Step::Ask(_, Pending::Keys(lookup)) =
                 start(Mechanism::ScramSha256, Some(&tls()), &message) else { return Ok(()) };
-            let (changed, said) = lookup.keys(&keys("pencil", SALT, 8), &NONCE);
+            let (changed, said) = lookup.keys(&keys(&["pencil"], SALT, 8), &NONCE);
             (exchange, challenge) = (changed, String::from_utf8(said).unwrap());
             // A client goes on only with a nonce that begins with its own (RFC 5802 §5.1).
             prop_assume!(challenge.starts_with(&format!("r={}", client.nonce)));
@@ -113,7 +113,7 @@ proptest! {
             step = match step {
                 Step::Challenge(exchange, _) => exchange.respond(&noise),
                 Step::Ask(_, Pending::Keys(lookup)) => {
-                    let (exchange, _) = lookup.keys(&keys("pencil", SALT, 1), &NONCE);
+                    let (exchange, _) = lookup.keys(&keys(&["pencil"], SALT, 1), &NONCE);
                     exchange.respond(&noise)
                 }
                 step => step,
@@ -202,6 +202,45 @@ fn a_client_is_bound_to_the_channel_or_not_let_in() {
 }
 
 #[test]
+fn every_password_of_a_user_signs_in_up_to_the_limit() {
+    let passwords: Vec<String> = (0..=CREDENTIALS_COUNT_MAX).map(|n| format!("word {n}")).collect();
+    let passwords: Vec<&str> = passwords.iter().map(String::as_str).collect();
+    let all = keys(&passwords, SALT, 1);
+    let none = ScramKeys { salt: SALT.into(), iterations: 1, credentials: Box::default() };
+    for (keys, password, right) in [
+        (&all, passwords[0], true),
+        (&all, passwords[1], true),
+        (&all, passwords[CREDENTIALS_COUNT_MAX - 1], true),
+        (&all, passwords[CREDENTIALS_COUNT_MAX], false),
+        (&all, "another", false),
+        (&none, passwords[0], false),
+    ] {
+        let client = Client::new("alice", password);
+        let first = client.first();
+        let Step::Ask(_, Pending::Keys(lookup)) =
+            start(Mechanism::ScramSha256, None, first.as_bytes())
+        else {
+            panic!("keys are asked for");
+        };
+        let (exchange, challenge) = lookup.keys(keys, &NONCE);
+        let (last, server_proof) = client.last(&String::from_utf8(challenge).unwrap());
+        match exchange.respond(last.as_bytes()) {
+            Step::Challenge(exchange, proof) => {
+                // The proof of the same password: a client with another would not believe it.
+                assert!(right && proof == server_proof.as_bytes(), "{password}");
+                let Step::Ask(Question::Proved { client_key: key, .. }, _) = exchange.respond(b"")
+                else {
+                    panic!("{password} is right");
+                };
+                assert_eq!(*key.bytes(), client_key(password, SALT, 1));
+            }
+            Step::Ask(Question::Disproved { .. }, Pending::Lost) => assert!(!right, "{password}"),
+            step => panic!("{password}: {step:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_client_that_goes_on_after_the_end_is_refused() {
     let client = Client::new("alice", "pencil");
     let (exchange, challenge) = challenged(Mechanism::ScramSha256, &client.first(), "pencil");
@@ -216,7 +255,7 @@ fn a_client_that_goes_on_after_the_end_is_refused() {
 fn keys_and_passwords_do_not_show() {
     let client = Client::new("alice", "pencil");
     let step = sign_in(&client, Mechanism::ScramSha256, "pencil");
-    let text = format!("{step:?} {:?}", keys("pencil", SALT, 8));
+    let text = format!("{step:?} {:?}", keys(&["pencil"], SALT, 8));
     let expected =
         r#"Ask(Proved { user: "alice", client_key: ClientKey }, Verdict) ScramKeys(8 iterations)"#;
     assert_eq!(text, expected);

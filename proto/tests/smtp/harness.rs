@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fsmtp_proto::access::{Access, Tls};
-use fsmtp_proto::sasl::{LINE_BYTES_MAX as RESPONSE_BYTES_MAX, Question, ScramKeys};
+use fsmtp_proto::sasl::{
+    LINE_BYTES_MAX as RESPONSE_BYTES_MAX, Question, ScramCredential, ScramKeys,
+};
 use fsmtp_proto::smtp::address::Path;
 use fsmtp_proto::smtp::ext::Submitter;
 use fsmtp_proto::smtp::reply::{REPLY_LINE_BYTES_MAX, Refusal};
@@ -213,7 +215,8 @@ impl World {
             },
             Question::Proved { client_key, .. } => {
                 let hash = ring::digest::digest(&ring::digest::SHA256, client_key.bytes());
-                assert_eq!(hash.as_ref(), keys.stored_key, "only the password gives this key");
+                let kept = keys.credentials[0].stored_key;
+                assert_eq!(hash.as_ref(), kept, "only the password gives this key");
                 Answer::SignedIn { user: "alice@example.test" }
             }
             // A desk that is wrong here lets nobody in all the same.
@@ -284,8 +287,11 @@ pub(crate) fn keys() -> ScramKeys {
     ScramKeys {
         salt: bytes("W22ZaJ0SNY7soEsUEjb6gQ==").into(),
         iterations: 4096,
-        stored_key: key("WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="),
-        server_key: key("wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="),
+        credentials: [ScramCredential {
+            stored_key: key("WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="),
+            server_key: key("wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="),
+        }]
+        .into(),
     }
 }
 

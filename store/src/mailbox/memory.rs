@@ -367,7 +367,7 @@ impl Mailboxes for Memory {
         let mut state = self.0.borrow_mut();
         state.available()?;
         state.both(|book| {
-            for record in &windows {
+            for record in windows.iter().filter(|record| record.mailbox() == mailbox) {
                 if let Some((_, kept)) = book.windows.get_mut(&(mailbox, record.id())) {
                     *kept = Arc::new(record.clone());
                 }

@@ -81,8 +81,8 @@ pub trait Mailboxes: Sink + Liveness + Registry + Clone + 'static {
     /// [`StoreError::NotFound`] when it has none; errors of the storage.
     async fn user_keys(&self, mailbox: MailboxId) -> Result<UserKeys, StoreError>;
 
-    /// Keeps windows of `mailbox` in the form that its own key opens; those that no message needs
-    /// any more are passed over.
+    /// Keeps windows of `mailbox` in the form that its own key opens. Those that no message needs
+    /// any more are passed over, and those of other mailboxes: a session writes for its own only.
     ///
     /// # Errors
     /// [`StoreError::Busy`] or those of the storage; then the next visit opens them by RSA again.

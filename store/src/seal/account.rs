@@ -10,18 +10,20 @@
 //! wrap     1 password     memory KiB u32, passes u32, lanes u32, salt 16, sealed 48
 //!          2 app, 3 recovery     salt 16, sealed 48
 //!          4 SCRAM        iterations u32, salt 16, StoredKey 32, ServerKey 32, sealed 48
+//!          5 app, with SCRAM     as 2, then as 4
 //! ```
 //!
 //! Limits: [`WRAPS_COUNT_MAX`] wraps, one of them a password, one a recovery key, one SCRAM; names
-//! of [`NAME_BYTES_MAX`] bytes; costs that are within their limits. Decoding refuses the rest.
+//! of [`NAME_BYTES_MAX`] bytes; costs that are within their limits. Decoding refuses the rest. App
+//! passwords without SCRAM are from before they had it.
 
 use super::codec::{Reader, VERSION, put_piece};
 use super::credential::{
-    AppWrap, PasswordWrap, RecoveryWrap, SCRAM_ITERATIONS_MAX, SCRAM_ITERATIONS_MIN, ScramWrap,
-    SecretWrap,
+    AppWrap, PasswordWrap, RecoveryWrap, SCRAM_ITERATIONS_MAX, SCRAM_ITERATIONS_MIN, ScramTerms,
+    ScramWrap, SecretWrap,
 };
 use super::error::SealError;
-use super::key::MailboxKey;
+use super::key::{KEY_BYTES, MailboxKey};
 use super::text::{Secret, SecretKind};
 use crate::id::MailboxId;
 use crate::password::Cost;
@@ -42,7 +44,7 @@ pub enum Wrap {
     App(AppWrap),
     /// The recovery key; at most one.
     Recovery(RecoveryWrap),
-    /// The password again, for SCRAM; at most one.
+    /// The password again, for SCRAM; at most one. App passwords bring their own.
     Scram(ScramWrap),
 }
 
@@ -50,9 +52,10 @@ impl Wrap {
     const fn kind(&self) -> u8 {
         match self {
             Self::Password(_) => 1,
-            Self::App(_) => 2,
+            Self::App(AppWrap { scram: None, .. }) => 2,
             Self::Recovery(_) => 3,
             Self::Scram(_) => 4,
+            Self::App(AppWrap { scram: Some(_), .. }) => 5,
         }
     }
 
@@ -65,17 +68,14 @@ impl Wrap {
                 into.extend_from_slice(salt);
                 into.extend_from_slice(sealed);
             }
-            Self::App(AppWrap(wrap)) | Self::Recovery(RecoveryWrap(wrap)) => {
-                into.extend_from_slice(&wrap.salt);
-                into.extend_from_slice(&wrap.sealed);
+            Self::App(AppWrap { own, scram }) => {
+                encode_secret(own, into);
+                if let Some(scram) = scram {
+                    encode_scram(scram, into);
+                }
             }
-            Self::Scram(wrap) => {
-                into.extend_from_slice(&wrap.iterations.to_le_bytes());
-                into.extend_from_slice(&wrap.salt);
-                into.extend_from_slice(&wrap.stored_key);
-                into.extend_from_slice(&wrap.server_key);
-                into.extend_from_slice(&wrap.sealed);
-            }
+            Self::Recovery(RecoveryWrap(wrap)) => encode_secret(wrap, into),
+            Self::Scram(wrap) => encode_scram(wrap, into),
         }
     }
 
@@ -93,20 +93,12 @@ impl Wrap {
                 let (salt, sealed) = (reader.array()?, reader.array()?);
                 Self::Password(PasswordWrap { cost, salt, sealed })
             }
-            2 => Self::App(AppWrap(secret_wrap(reader)?)),
+            2 => Self::App(AppWrap { own: secret_wrap(reader)?, scram: None }),
             3 => Self::Recovery(RecoveryWrap(secret_wrap(reader)?)),
-            4 => {
-                let iterations = reader.word()?;
-                if !(SCRAM_ITERATIONS_MIN..=SCRAM_ITERATIONS_MAX).contains(&iterations) {
-                    return Err(SealError::TooLarge("the count of SCRAM iterations"));
-                }
-                Self::Scram(ScramWrap {
-                    salt: reader.array()?,
-                    iterations,
-                    stored_key: reader.array()?,
-                    server_key: reader.array()?,
-                    sealed: reader.array()?,
-                })
+            4 => Self::Scram(scram_wrap(reader)?),
+            5 => {
+                let own = secret_wrap(reader)?;
+                Self::App(AppWrap { own, scram: Some(scram_wrap(reader)?) })
             }
             _ => return Err(reader.malformed()),
         })
@@ -115,6 +107,32 @@ impl Wrap {
 
 fn secret_wrap(reader: &mut Reader<'_>) -> Result<SecretWrap, SealError> {
     Ok(SecretWrap { salt: reader.array()?, sealed: reader.array()? })
+}
+
+fn scram_wrap(reader: &mut Reader<'_>) -> Result<ScramWrap, SealError> {
+    let iterations = reader.word()?;
+    if !(SCRAM_ITERATIONS_MIN..=SCRAM_ITERATIONS_MAX).contains(&iterations) {
+        return Err(SealError::TooLarge("the count of SCRAM iterations"));
+    }
+    Ok(ScramWrap {
+        terms: ScramTerms { salt: reader.array()?, iterations },
+        stored_key: reader.array()?,
+        server_key: reader.array()?,
+        sealed: reader.array()?,
+    })
+}
+
+fn encode_secret(wrap: &SecretWrap, into: &mut Vec<u8>) {
+    into.extend_from_slice(&wrap.salt);
+    into.extend_from_slice(&wrap.sealed);
+}
+
+fn encode_scram(wrap: &ScramWrap, into: &mut Vec<u8>) {
+    into.extend_from_slice(&wrap.terms.iterations.to_le_bytes());
+    into.extend_from_slice(&wrap.terms.salt);
+    into.extend_from_slice(&wrap.stored_key);
+    into.extend_from_slice(&wrap.server_key);
+    into.extend_from_slice(&wrap.sealed);
 }
 
 /// A wrap in the list.
@@ -160,7 +178,32 @@ impl Wraps {
         })
     }
 
-    /// What SCRAM needs, when it is there.
+    /// All that SCRAM can be tried on, on the same terms: the password's wrap first, then those of
+    /// app passwords. None without the password's, whose terms they are.
+    pub fn scram_all(&self) -> impl Iterator<Item = &ScramWrap> {
+        let own = self.scram();
+        let told = own.map(ScramWrap::terms);
+        let apps = self.entries.iter().filter_map(move |entry| match &entry.wrap {
+            Wrap::App(app) => app.scram.as_ref().filter(|scram| told == Some(scram.terms())),
+            _ => None,
+        });
+        own.into_iter().chain(apps)
+    }
+
+    /// The mailbox key by what a client of SCRAM has proved to hold.
+    ///
+    /// # Errors
+    /// [`SealError::Refused`] when nothing opens.
+    pub fn open_scram(
+        &self,
+        mailbox: MailboxId,
+        client_key: &[u8; KEY_BYTES],
+    ) -> Result<MailboxKey, SealError> {
+        let mut opened = self.scram_all().filter_map(|wrap| wrap.open(mailbox, client_key).ok());
+        opened.next().ok_or(SealError::Refused)
+    }
+
+    /// What the password's wrap for SCRAM says, when it is there.
     #[must_use]
     pub fn scram(&self) -> Option<&ScramWrap> {
         self.entries.iter().find_map(|entry| match &entry.wrap {

@@ -5,7 +5,8 @@
 //! microseconds, but making a [`ScramWrap`] takes its iterations.
 //!
 //! Each wrap has a fresh salt, so the key that seals it seals nothing else; and each is bound to
-//! its kind and mailbox, so that one moved elsewhere does not open.
+//! its kind and mailbox, so that one moved elsewhere does not open. The [`ScramTerms`] are the
+//! exception: all SCRAM wraps of a mailbox share a salt, see there.
 //!
 //! Limits: passwords and costs as in [`password`]; [`SCRAM_ITERATIONS_MIN`] to
 //! [`SCRAM_ITERATIONS_MAX`]. Failure: [`SealError::Refused`] for a wrong credential and for changed
@@ -159,7 +160,10 @@ const fn purpose(kind: SecretKind) -> Purpose {
 
 /// The mailbox key under an app password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct AppWrap(pub(super) SecretWrap);
+pub struct AppWrap {
+    pub(super) own: SecretWrap,
+    pub(super) scram: Option<ScramWrap>,
+}
 
 impl AppWrap {
     /// Makes an app password and wraps `key` under it. Show the secret once; it is kept nowhere.
@@ -171,7 +175,24 @@ impl AppWrap {
         mailbox: MailboxId,
         random: Random<'_>,
     ) -> Result<(Self, Secret), SealError> {
-        SecretWrap::seal(key, mailbox, SecretKind::App, random).map(|(w, s)| (Self(w), s))
+        let (own, secret) = SecretWrap::seal(key, mailbox, SecretKind::App, random)?;
+        Ok((Self { own, scram: None }, secret))
+    }
+
+    /// The same for SCRAM as well, where a client takes the secret literally: as [`Secret::text`]
+    /// has it. Blocks for the time that the iterations take.
+    ///
+    /// # Errors
+    /// [`SealError::Malformed`] or [`SealError::TooLarge`] for impossible terms.
+    pub fn with_scram(
+        self,
+        key: &MailboxKey,
+        mailbox: MailboxId,
+        secret: &Secret,
+        terms: ScramTerms,
+    ) -> Result<Self, SealError> {
+        let scram = ScramWrap::seal_on(terms, key, mailbox, secret.text().as_bytes())?;
+        Ok(Self { scram: Some(scram), ..self })
     }
 
     /// Opens it.
@@ -179,7 +200,7 @@ impl AppWrap {
     /// # Errors
     /// [`SealError::Refused`] for a wrong secret, mailbox or wrap.
     pub fn open(&self, mailbox: MailboxId, secret: &Secret) -> Result<MailboxKey, SealError> {
-        self.0.open(mailbox, SecretKind::App, secret)
+        self.own.open(mailbox, SecretKind::App, secret)
     }
 }
 
@@ -209,20 +230,35 @@ impl RecoveryWrap {
     }
 }
 
+/// What a client of SCRAM is told before it proves anything (RFC 5802 §5.1).
+///
+/// One for all SCRAM wraps of a mailbox, since the server must say it before it knows which of the
+/// user's passwords the client has. Sharing it harms nothing: a salt keeps one guess from being
+/// tried on several passwords at once, and all but one of these have 128 random bits, which nobody
+/// guesses. It stays when the password changes while app passwords need it; a ClientKey, and so the
+/// key that a wrap is sealed under, is another all the same, and a password that comes back seals
+/// the same mailbox key to the same bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScramTerms {
+    /// What the password is hashed with.
+    pub salt: [u8; SALT_BYTES],
+    /// How often.
+    pub iterations: u32,
+}
+
 /// What SCRAM-SHA-256 needs of a user (RFC 5802 §5.1, RFC 7677), and the mailbox key under the
 /// `ClientKey`, which the server learns from the client's proof and keeps nowhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramWrap {
-    pub(super) salt: [u8; SALT_BYTES],
-    pub(super) iterations: u32,
+    pub(super) terms: ScramTerms,
     pub(super) stored_key: [u8; 32],
     pub(super) server_key: [u8; 32],
     pub(super) sealed: [u8; WRAPPED_BYTES],
 }
 
 impl ScramWrap {
-    /// Wraps `key` under `password`, which must have been prepared as SASL asks (RFC 4013).
-    /// Blocks for the time that `iterations` take.
+    /// Wraps `key` under `password`, which must have been prepared as SASL asks (RFC 4013), with a
+    /// fresh salt. Blocks for the time that `iterations` take.
     ///
     /// # Errors
     /// [`SealError::Malformed`] for an empty password or too few iterations,
@@ -234,13 +270,25 @@ impl ScramWrap {
         iterations: u32,
         random: Random<'_>,
     ) -> Result<Self, SealError> {
+        Self::seal_on(ScramTerms { salt: salt(random), iterations }, key, mailbox, password)
+    }
+
+    /// The same, on the terms of the mailbox's other SCRAM wraps.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub fn seal_on(
+        terms: ScramTerms,
+        key: &MailboxKey,
+        mailbox: MailboxId,
+        password: &[u8],
+    ) -> Result<Self, SealError> {
         check_password(password)?;
-        let salt = salt(random);
-        let keys = ScramKeys::compute(password, &salt, iterations)?;
+        let keys = ScramKeys::compute(password, &terms.salt, terms.iterations)?;
         let context = bound(Purpose::Scram, mailbox);
-        let sealed = wrap(&Self::kek(&keys.client, &salt, &context), &context, key)?;
+        let sealed = wrap(&derive(keys.client.as_slice(), &terms.salt, &context), &context, key)?;
         let stored_key = sha256(keys.client.as_slice());
-        Ok(Self { salt, iterations, stored_key, server_key: keys.server, sealed })
+        Ok(Self { terms, stored_key, server_key: keys.server, sealed })
     }
 
     /// Opens it by the `ClientKey`.
@@ -253,7 +301,7 @@ impl ScramWrap {
         client_key: &[u8; KEY_BYTES],
     ) -> Result<MailboxKey, SealError> {
         let context = bound(Purpose::Scram, mailbox);
-        unwrap(&Self::kek(client_key, &self.salt, &context), &context, &self.sealed)
+        unwrap(&derive(client_key, &self.terms.salt, &context), &context, &self.sealed)
     }
 
     /// The `ClientKey` out of a client's proof (RFC 5802 §3), if the proof is right.
@@ -297,20 +345,10 @@ impl ScramWrap {
         &self.server_key
     }
 
-    /// The salt that the client is told.
+    /// What the client is told.
     #[must_use]
-    pub const fn salt(&self) -> &[u8; SALT_BYTES] {
-        &self.salt
-    }
-
-    /// The count of iterations that the client is told.
-    #[must_use]
-    pub const fn iterations(&self) -> u32 {
-        self.iterations
-    }
-
-    fn kek(client_key: &[u8; KEY_BYTES], salt: &[u8; SALT_BYTES], context: &Context) -> Key {
-        derive(client_key, salt, context)
+    pub const fn terms(&self) -> ScramTerms {
+        self.terms
     }
 }
 
@@ -369,7 +407,7 @@ impl fmt::Debug for RecoveryWrap {
 
 impl fmt::Debug for ScramWrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ScramWrap({} iterations, ..)", self.iterations)
+        write!(f, "ScramWrap({} iterations, ..)", self.terms.iterations)
     }
 }
 
@@ -386,8 +424,7 @@ mod tests {
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let keys = ScramKeys::compute(b"pencil", &salt, 4096).unwrap();
         let wrap = ScramWrap {
-            salt: [0; 16],
-            iterations: 4096,
+            terms: ScramTerms { salt: [0; 16], iterations: 4096 },
             stored_key: sha256(keys.client.as_slice()),
             server_key: keys.server,
             sealed: [0; 48],

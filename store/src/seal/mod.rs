@@ -58,7 +58,7 @@ pub use account::{Entry, NAME_BYTES_MAX, WRAPS_COUNT_MAX, Wrap, Wraps};
 pub use body::{CHUNK_BYTES_MAX, Opener, PART_BYTES_MAX, Part, Sealer};
 pub use credential::{
     AppWrap, PasswordWrap, RecoveryWrap, SCRAM_ITERATIONS, SCRAM_ITERATIONS_MAX,
-    SCRAM_ITERATIONS_MIN, ScramWrap,
+    SCRAM_ITERATIONS_MIN, ScramTerms, ScramWrap,
 };
 pub use error::SealError;
 pub use key::{ContentKey, KEY_BYTES, MailboxKey, Random, TAG_BYTES, WRAPPED_BYTES};

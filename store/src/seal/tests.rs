@@ -389,8 +389,10 @@ fn all_kinds() -> Wraps {
     let password = PasswordWrap::seal(key, ALICE, b"secret", CHEAP, random).unwrap();
     let scram = ScramWrap::seal(key, ALICE, b"secret", SCRAM_ITERATIONS_MIN, random).unwrap();
     wraps.put("password", Wrap::Password(password)).unwrap();
+    let (app, secret) = AppWrap::seal(key, ALICE, random).unwrap();
+    let app = app.with_scram(key, ALICE, &secret, scram.terms()).unwrap();
     wraps.put("scram", Wrap::Scram(scram)).unwrap();
-    wraps.put("téléphone", Wrap::App(AppWrap::seal(key, ALICE, random).unwrap().0)).unwrap();
+    wraps.put("téléphone", Wrap::App(app)).unwrap();
     let (recovery, _) = RecoveryWrap::seal(key, ALICE, random).unwrap();
     wraps.put("paper", Wrap::Recovery(recovery)).unwrap();
     wraps
@@ -456,7 +458,7 @@ fn every_change_of_what_scram_seals_is_found() {
         assert!(bad.open(ALICE, &client_key).is_err());
     }
     let mut bad = wrap.clone();
-    bad.salt[3] ^= 1;
+    bad.terms.salt[3] ^= 1;
     assert!(bad.open(ALICE, &client_key).is_err());
     assert!(wrap.open(BOB, &client_key).is_err());
     assert!(wrap.open(ALICE, &scram_client_key(b"Pencil", &wrap)).is_err());
@@ -474,9 +476,10 @@ fn hmac(key: &[u8], data: &[u8]) -> [u8; 32] {
 
 fn scram_client_key(password: &[u8], wrap: &ScramWrap) -> [u8; 32] {
     let mut salted = [0; 32];
-    let iterations = wrap.iterations().try_into().unwrap();
+    let ScramTerms { salt, iterations } = wrap.terms();
+    let iterations = iterations.try_into().unwrap();
     let algorithm = ring::pbkdf2::PBKDF2_HMAC_SHA256;
-    ring::pbkdf2::derive(algorithm, iterations, wrap.salt(), password, &mut salted);
+    ring::pbkdf2::derive(algorithm, iterations, &salt, password, &mut salted);
     hmac(&salted, b"Client Key")
 }
 
@@ -489,7 +492,7 @@ fn a_wrap_of_one_kind_or_mailbox_does_not_open_as_another() {
     assert!(app.open(BOB, &app_secret).is_err() && recovery.open(BOB, &paper).is_err());
     assert!(app.open(ALICE, &paper).is_err() && recovery.open(ALICE, &app_secret).is_err());
     // The same bytes, taken for the other kind.
-    let (as_recovery, as_app) = (RecoveryWrap(app.0), AppWrap(recovery.0));
+    let (as_recovery, as_app) = (RecoveryWrap(app.own), AppWrap { own: recovery.0, scram: None });
     assert!(as_recovery.open(ALICE, &app_secret).is_err());
     assert!(as_app.open(ALICE, &paper).is_err());
     let password = PasswordWrap::seal(key, ALICE, b"secret", CHEAP, random).unwrap();
@@ -514,6 +517,36 @@ fn logins_try_app_passwords_and_the_password() {
     let nobody = Wraps::default().open(ALICE, b"secret", CHEAP);
     assert_eq!(nobody.unwrap_err(), SealError::Refused);
     assert_eq!(PasswordWrap::open_dummy(b"secret", CHEAP), SealError::Refused);
+}
+
+#[test]
+fn app_passwords_open_by_scram_on_the_terms_of_the_password() {
+    let (key, random) = (&alice().key, &mut random(20));
+    let mut wraps = all_kinds();
+    let terms = wraps.scram().unwrap().terms();
+    let other = ScramTerms { salt: [7; 16], ..terms };
+    let mut add = |terms| {
+        let (app, secret) = AppWrap::seal(key, ALICE, random).unwrap();
+        let app = app.with_scram(key, ALICE, &secret, terms).unwrap();
+        let number = wraps.put("", Wrap::App(app.clone())).unwrap();
+        (number, secret.text(), scram_client_key(secret.text().as_bytes(), &app.scram.unwrap()))
+    };
+    let ((number, text, right), (_, stale_text, stale)) = (add(terms), add(other));
+    let mut wraps = Wraps::decode(&wraps.encode()).unwrap();
+    let own = scram_client_key(b"secret", wraps.scram().unwrap());
+    for client_key in [&own, &right] {
+        let opened = wraps.open_scram(ALICE, client_key).unwrap();
+        assert_eq!(opened.0.bytes(), key.0.bytes());
+        assert!(wraps.open_scram(BOB, client_key).is_err());
+    }
+    // Not without the salt that is told to clients; and both work as they did.
+    assert_eq!((wraps.scram_all().count(), wraps.open_scram(ALICE, &stale).is_err()), (3, true));
+    for text in [text, stale_text] {
+        assert!(wraps.open(ALICE, text.as_bytes(), CHEAP).is_ok());
+    }
+    wraps.remove(number).unwrap();
+    assert!(wraps.open_scram(ALICE, &right).is_err() && wraps.open_scram(ALICE, &own).is_ok());
+    assert_eq!(Wraps::default().scram_all().count(), 0);
 }
 
 #[test]

@@ -67,24 +67,34 @@ pub(super) fn encode(received: UnixTime, keys: &[RecipientKey]) -> Vec<u8> {
 }
 
 /// Windows that were read a short while ago: messages of one window share its record in memory,
-/// also when they are replayed.
-#[derive(Default)]
-pub(super) struct Windows(BTreeMap<(MailboxId, WindowId), Arc<WindowRecord>>);
+/// also when they are replayed. When there are too many it begins anew.
+pub(super) struct Windows {
+    known: BTreeMap<(MailboxId, WindowId), Arc<WindowRecord>>,
+    count_max: usize,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self::of(WINDOWS_COUNT_MAX)
+    }
+}
 
 impl Windows {
+    const fn of(count_max: usize) -> Self {
+        Self { known: BTreeMap::new(), count_max }
+    }
+
     fn share(&mut self, window: WindowRecord) -> Arc<WindowRecord> {
-        if self.0.len() >= WINDOWS_COUNT_MAX {
-            self.0.clear();
-        }
         let name = (window.mailbox(), window.id());
-        match self.0.get(&name) {
-            Some(known) if **known == window => Arc::clone(known),
-            _ => {
-                let window = Arc::new(window);
-                self.0.insert(name, Arc::clone(&window));
-                window
-            }
+        if let Some(known) = self.known.get(&name).filter(|known| ***known == window) {
+            return Arc::clone(known);
         }
+        if self.known.len() >= self.count_max {
+            self.known.clear();
+        }
+        let window = Arc::new(window);
+        self.known.insert(name, Arc::clone(&window));
+        window
     }
 }
 
@@ -178,6 +188,30 @@ mod tests {
         many[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
         let said = decode(&many, &mut windows).unwrap_err();
         assert_eq!(said, "there are more recipients than keys");
+    }
+
+    #[test]
+    fn beyond_the_limit_windows_are_read_anew_and_are_the_same() {
+        let keys = keys();
+        let (one, all) =
+            (encode(UnixTime::from_ms(7), &keys[..1]), encode(UnixTime::from_ms(7), &keys));
+        let mut windows = Windows::of(2);
+        let shared = |windows: &mut Windows| {
+            let (_, recipients) = decode(&one, windows).unwrap();
+            Arc::clone(&recipients[0].key.as_ref().unwrap().window)
+        };
+        let first = shared(&mut windows);
+        assert!(Arc::ptr_eq(&first, &shared(&mut windows)));
+        // Three windows: the third one finds no room.
+        let (_, recipients) = decode(&all, &mut windows).unwrap();
+        let read = |to: &Recipient| to.key.clone().unwrap();
+        assert_eq!(recipients.iter().map(read).collect::<Vec<_>>(), keys);
+        assert_eq!(windows.known.len(), 1);
+        let again = shared(&mut windows);
+        assert!(!Arc::ptr_eq(&first, &again) && first == again);
+        // What is known needs no room.
+        assert!(Arc::ptr_eq(&again, &shared(&mut windows)));
+        assert_eq!(windows.known.len(), 2);
     }
 
     #[test]

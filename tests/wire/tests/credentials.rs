@@ -132,11 +132,21 @@ fn a_new_password_opens_the_old_mail_and_the_old_one_nothing() {
 fn who_lost_every_credential_begins_with_an_empty_mailbox() {
     let engine = Engine::start().unwrap();
     let recovery = secret(&add(&engine, &["--recovery-key"], "first"));
+    let args = ["app-password", "add", ALICE, "--name", "phone", "--password-stdin"];
+    let phone = secret(&done(&engine, &args, "first\n"));
+    let lose = |password: &str| {
+        let (args, lines) = passwd(password);
+        let said = done(&engine, &[&args[..], &["--lose-mail"]].concat(), &lines);
+        assert!(said.contains("recovery key and its app passwords from before are void"), "{said}");
+        said
+    };
+    deliver(&engine, ALICE, 0..1);
+    assert!(lose("zeroth").contains("; 1 message that nobody could read any more is removed."));
     deliver(&engine, ALICE, 0..3);
-    let (args, lines) = passwd("second");
-    let said = done(&engine, &[&args[..], &["--lose-mail"]].concat(), &lines);
-    assert!(said.contains("3 messages"), "{said}");
-    wrong(&engine, ALICE, "first");
+    assert!(lose("second").contains("; 3 messages that nobody could read any more are removed."));
+    for void in ["first", "zeroth", &phone] {
+        wrong(&engine, ALICE, void);
+    }
     reads(&engine, ALICE, "second", 0..0);
     deliver(&engine, ALICE, 3..5);
     reads(&engine, ALICE, "second", 3..5);

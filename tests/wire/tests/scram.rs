@@ -1,10 +1,11 @@
 //! SCRAM-SHA-256 in clear and bound to TLS, by a client of our own that knows none of our code: it
 //! opens sealed mail, the server proves itself, and nobody learns from it which users exist.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ring::{digest, hmac, pbkdf2};
 use rustls::pki_types::pem::PemObject;
@@ -204,6 +205,29 @@ impl Client {
         Outcome { terms, last: self.ask("") }
     }
 
+    /// Who is signed in may send, or read the letter.
+    fn works(&mut self) {
+        match self.service {
+            Service::Submission => {
+                let reply = self.ask(&format!("MAIL FROM:<{DEMO}>"));
+                assert!(reply.starts_with("250 "), "{reply}");
+            }
+            Service::Pop => {
+                assert!(self.ask("RETR 1").starts_with("+OK"));
+                let mut text = Vec::new();
+                while !text.ends_with(b"\r\n.\r\n") {
+                    assert!(self.stream.read_until(b'\n', &mut text).expect("a line") > 0);
+                }
+                let unstuffed = text
+                    .split_inclusive(|byte| *byte == b'\n')
+                    .filter(|line| *line != b".\r\n")
+                    .map(|line| line.strip_prefix(b".").unwrap_or(line));
+                let stored: Vec<u8> = unstuffed.flatten().copied().collect();
+                trace(&stored, &letter()).expect("the letter");
+            }
+        }
+    }
+
     /// SCRAM as it should be: bound where there is TLS.
     fn sign_in(&mut self, user: &str, password: &str) -> Outcome {
         match self.binding {
@@ -224,12 +248,24 @@ fn sign(key: &[u8], text: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
 }
 
-/// The client's proof, and the signature that the server must have (RFC 5802 §3).
-fn prove(password: &str, terms: &Terms, signed: &str) -> (Vec<u8>, Vec<u8>) {
+/// The salted password, kept as clients keep it: it takes some hundred milliseconds.
+fn salted(password: &str, terms: &Terms) -> [u8; 32] {
+    static KNOWN: Mutex<BTreeMap<(String, String, u32), [u8; 32]>> = Mutex::new(BTreeMap::new());
+    let name = (password.to_owned(), terms.salt.clone(), terms.iterations);
+    if let Some(known) = KNOWN.lock().expect("a map").get(&name) {
+        return *known;
+    }
     let salt = base64::decode(&terms.salt).expect("base64");
     let iterations = NonZeroU32::new(terms.iterations).expect("some");
     let mut salted = [0; 32];
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, password.as_bytes(), &mut salted);
+    KNOWN.lock().expect("a map").insert(name, salted);
+    salted
+}
+
+/// The client's proof, and the signature that the server must have (RFC 5802 §3).
+fn prove(password: &str, terms: &Terms, signed: &str) -> (Vec<u8>, Vec<u8>) {
+    let salted = salted(password, terms);
     let client_key = sign(&salted, b"Client Key");
     let stored_key = digest::digest(&digest::SHA256, &client_key);
     let signature = sign(stored_key.as_ref(), signed.as_bytes());
@@ -254,31 +290,73 @@ fn scram_opens_sealed_mail_in_clear_and_under_tls() {
             assert!(client.offers.contains(" SCRAM-SHA-256 "), "{}", client.offers);
             let outcome = client.sign_in(DEMO, DEMO_PASSWORD);
             assert!(service.welcomes(&outcome.last), "{service:?}, tls {tls}: {outcome:?}");
-            match service {
-                Service::Submission => {
-                    let reply = client.ask(&format!("MAIL FROM:<{DEMO}>"));
-                    assert!(reply.starts_with("250 "), "{reply}");
-                }
-                Service::Pop => {
-                    assert!(client.ask("RETR 1").starts_with("+OK"));
-                    let mut text = Vec::new();
-                    while !text.ends_with(b"\r\n.\r\n") {
-                        assert!(client.stream.read_until(b'\n', &mut text).unwrap() > 0);
-                    }
-                    let unstuffed = text
-                        .split_inclusive(|byte| *byte == b'\n')
-                        .filter(|line| *line != b".\r\n")
-                        .map(|line| line.strip_prefix(b".").unwrap_or(line));
-                    let stored: Vec<u8> = unstuffed.flatten().copied().collect();
-                    trace(&stored, &letter()).unwrap();
-                }
-            }
+            client.works();
         }
     }
     // Under TLS the unbound form is there, too, for clients that cannot bind.
     let mut client = connect(&engine, Service::Pop, true);
     let outcome = client.scram("SCRAM-SHA-256", &unbound(DEMO, DEMO_PASSWORD));
     assert!(outcome.last.starts_with("+OK"), "{outcome:?}");
+}
+
+/// Runs a command on the demo account; its output.
+fn command(engine: &Engine, args: &[&str], input: &str) -> String {
+    let output = engine.beside(args, input).expect("a command");
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Makes an app password: its number and its text.
+fn add_app(engine: &Engine, name: &str) -> (String, String) {
+    let args = ["app-password", "add", DEMO, "--name", name, "--password-stdin"];
+    let said = command(engine, &args, &format!("{DEMO_PASSWORD}\n"));
+    let number = said.split_whitespace().nth(2).expect("App password N of").to_owned();
+    (number, said.lines().last().expect("a secret").trim().to_owned())
+}
+
+/// It signs in everywhere, in clear and under TLS.
+fn opens(engine: &Engine, password: &str) {
+    for (service, tls) in SERVICES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
+        let mut client = connect(engine, service, tls);
+        let outcome = client.sign_in(DEMO, password);
+        assert!(service.welcomes(&outcome.last), "{service:?}, tls {tls}: {outcome:?}");
+        client.works();
+    }
+}
+
+/// It signs in nowhere; in clear is enough, for each refusal is slower than the one before.
+fn refused(engine: &Engine, password: &str) {
+    for service in SERVICES {
+        let outcome = connect(engine, service, false).sign_in(DEMO, password);
+        assert!(service.refuses(&outcome.last), "{service:?}: {outcome:?}");
+    }
+}
+
+#[test]
+fn an_app_password_opens_sealed_mail_until_it_is_revoked() {
+    let engine = Engine::start().unwrap();
+    let stored = engine.smtp().unwrap().mail("a@sender.test", &[DEMO], &letter()).unwrap();
+    assert_eq!(stored.code, 250);
+    let (phone, phone_text) = add_app(&engine, "phone");
+    let (_, desk_text) = add_app(&engine, "desk");
+    for password in [&phone_text, &desk_text, DEMO_PASSWORD] {
+        opens(&engine, password);
+    }
+    // A new password of the user's leaves them as they are.
+    let args = ["passwd", DEMO, "--password-stdin"];
+    command(&engine, &args, &format!("another\n{DEMO_PASSWORD}\n"));
+    for password in [&phone_text, &desk_text, "another"] {
+        opens(&engine, password);
+    }
+    refused(&engine, DEMO_PASSWORD);
+    command(&engine, &["app-password", "revoke", DEMO, &phone], "");
+    refused(&engine, &phone_text);
+    opens(&engine, &desk_text);
+    let mut engine = engine;
+    engine.kill();
+    let engine = engine.again().unwrap();
+    refused(&engine, &phone_text);
+    opens(&engine, &desk_text);
 }
 
 #[test]

@@ -49,9 +49,6 @@ use request::{Read, Reply, Request, Write};
 use tables::Tables;
 use thread::Index;
 
-/// Recipients of queued deliveries, of all shards: some 30 MB, 100 MB when none share a window.
-const QUEUED_RECIPIENTS_MAX: usize = 256 * 1024;
-
 /// How the index is laid out and how it works.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,6 +69,9 @@ pub struct Options {
     pub nap: Duration,
     /// Deliveries that each shard's queue holds, some 200 bytes each.
     pub queue_count: usize,
+    /// Recipients of the deliveries in all queues: 256 Ki are some 30 MB, 100 MB when none share a
+    /// window. One delivery always has room.
+    pub queued_recipients_max: usize,
     /// Requests that may wait.
     pub requests_count: usize,
     /// Messages that a maildrop shows at most, 24 bytes each; the oldest come first.
@@ -93,6 +93,7 @@ impl Options {
             merge_after: Duration::from_secs(1),
             nap: Duration::from_millis(10),
             queue_count: 4096,
+            queued_recipients_max: 256 * 1024,
             requests_count: 4096,
             maildrop_messages_max: 1_000_000,
             limits: Limits::default(),
@@ -137,6 +138,7 @@ struct Shared {
     requests: ArrayQueue<Request>,
     /// Recipients of the deliveries in all queues.
     queued_recipients: AtomicUsize,
+    queued_recipients_max: usize,
     bell: Bell,
     chunk_bytes: u64,
     segment_bytes: u64,
@@ -245,6 +247,7 @@ impl Embedded {
             queues: (0..options.shards_count).map(queue).collect(),
             requests: ArrayQueue::new(options.requests_count),
             queued_recipients: AtomicUsize::new(0),
+            queued_recipients_max: options.queued_recipients_max,
             bell: Bell::default(),
             chunk_bytes: options.chunk_bytes,
             segment_bytes: options.segment_bytes,
@@ -392,7 +395,7 @@ impl Sink for Embedded {
         // Messages for very many weigh more than their number says. One always has room.
         let count = message.recipients.len();
         let before = shared.queued_recipients.fetch_add(count, Ordering::Relaxed);
-        let too_many = before > 0 && before + count > QUEUED_RECIPIENTS_MAX;
+        let too_many = before > 0 && before + count > shared.queued_recipients_max;
         if too_many {
             shared.queued_recipients.fetch_sub(count, Ordering::Relaxed);
             return Err(message);

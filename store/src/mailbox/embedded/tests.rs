@@ -106,27 +106,39 @@ fn deliveries_become_durable_by_themselves() {
     keeper.close().unwrap();
 }
 
+/// Holds the thread inside a subscriber, so that nothing is taken from the queues until what this
+/// gives is called.
+fn hold(store: &Embedded) -> impl FnOnce() + use<> {
+    let (entered, inside) = std::sync::mpsc::channel();
+    let (open, door) = std::sync::mpsc::channel::<()>();
+    let closed = Mutex::new((true, door));
+    store.subscribe(move |_| {
+        let (first, door) = &mut *closed.lock().unwrap();
+        if !core::mem::take(first) {
+            let _ = entered.send(());
+            // Until the other end is dropped.
+            let _ = door.recv();
+        }
+    });
+    let changing = store.clone();
+    let domain = format!("x{}.test", store.directory().domains().count());
+    let change = std::thread::Builder::new()
+        .spawn(move || wait(changing.change(Change::AddDomain { domain })).unwrap())
+        .unwrap();
+    inside.recv().unwrap();
+    move || {
+        drop(open);
+        change.join().unwrap();
+    }
+}
+
 #[test]
 fn full_queues_refuse_and_lose_nothing() {
     let folder = TempDir::new().unwrap();
     let options = Options { queue_count: 8, requests_count: 2, ..options() };
     let (store, keeper) = Embedded::open(folder.path(), options).unwrap();
-    // Hold the thread inside a subscriber, so that nothing is taken from the queues.
-    let gate = Arc::new(Mutex::new(()));
-    let held = gate.lock().unwrap();
-    let (entered, inside) = std::sync::mpsc::channel();
-    let first = Mutex::new(true);
-    let door = Arc::clone(&gate);
-    store.subscribe(move |_| {
-        if !core::mem::take(&mut *first.lock().unwrap()) {
-            entered.send(()).unwrap();
-            drop(door.lock().unwrap());
-        }
-    });
+    let release = hold(&store);
     std::thread::scope(|scope| {
-        let add = || wait(store.change(Change::AddDomain { domain: "x.test".into() }));
-        scope.spawn(move || add().unwrap());
-        inside.recv().unwrap();
         let mut log = ShardLog::new(1);
         let messages: Vec<Committed> =
             (0..9).map(|_| log.message(&[MailboxId(1)], 100, 0)).collect();
@@ -143,13 +155,47 @@ fn full_queues_refuse_and_lose_nothing() {
             std::thread::yield_now();
         }
         assert!(matches!(wait(store.usage(MailboxId(1))), Err(StoreError::Busy)));
-        drop(held);
+        release();
         for question in questions {
             assert_eq!(question.join().unwrap(), 9);
         }
         deliver(&store, &too_much[0]);
     });
     assert_eq!(ids(&store, 1).len(), 10);
+    keeper.close().unwrap();
+}
+
+#[test]
+fn messages_for_very_many_wait_and_are_not_lost() {
+    let folder = TempDir::new().unwrap();
+    let options = Options { queued_recipients_max: 10, ..options() };
+    let (store, keeper) = Embedded::open(folder.path(), options).unwrap();
+    let release = hold(&store);
+    let (mut one, mut two) = (ShardLog::new(1), ShardLog::new(2));
+    let many = |log: &mut ShardLog, count: u64| {
+        let mailboxes: Vec<MailboxId> = (1..=count).map(MailboxId).collect();
+        log.message(&mailboxes, 100, 0)
+    };
+    let first = many(&mut one, 8);
+    assert!(store.committed(first).is_ok());
+    // The weight is that of all shards, and what is refused leaves none behind.
+    let (three, pair) = (many(&mut two, 3), many(&mut one, 2));
+    for _ in 0..5 {
+        assert_eq!(store.committed(three.clone()).as_ref(), Err(&three), "11 of 10");
+    }
+    assert!(store.committed(pair).is_ok(), "10 of 10");
+    release();
+    deliver(&store, &three);
+    assert_eq!(ids(&store, 1).len(), 3);
+    // One always has room, whatever it weighs; the next one has to wait for it.
+    let release = hold(&store);
+    let (crowd, last) = (many(&mut two, 50), many(&mut one, 1));
+    assert!(store.committed(crowd).is_ok());
+    assert_eq!(store.committed(last.clone()).as_ref(), Err(&last));
+    release();
+    deliver(&store, &last);
+    assert_eq!((ids(&store, 1).len(), ids(&store, 50).len()), (5, 1));
+    assert_eq!(store.shared.queued_recipients.load(Ordering::Relaxed), 0);
     keeper.close().unwrap();
 }
 
