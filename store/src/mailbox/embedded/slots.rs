@@ -395,3 +395,77 @@ fn make(folder: &Path, name: &[u8; SLOTS_NAME_BYTES]) -> Result<(), StoreError> 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> StoreError {
     move |error| StoreError::Io(IoError::from_io(&error, what, FILE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MailboxId;
+    use tempfile::TempDir;
+
+    const NAME: [u8; SLOTS_NAME_BYTES] = [7; SLOTS_NAME_BYTES];
+
+    fn key(slot: u32) -> SlotKey {
+        let fill = &mut |bytes: &mut [u8]| bytes.fill(slot as u8);
+        SlotKey::seal(MailboxId(1), slot, b"", &mut Vec::new(), fill).unwrap()
+    }
+
+    fn holds(slots: &mut Slots, slot: u32) -> bool {
+        matches!(slots.keep(slot), Content::Key(found) if found.bytes() == key(slot).bytes())
+    }
+
+    #[test]
+    fn the_file_grows_by_blocks_up_to_its_limit_and_slots_are_used_again() {
+        const MAX: u32 = 2 * BLOCK_SLOTS + 10;
+        let folder = TempDir::new().unwrap();
+        let mut slots = Slots::open(folder.path(), NAME, 0, MAX).unwrap();
+        for expected in 0..MAX {
+            assert_eq!(slots.take().unwrap(), expected);
+            slots.put(expected, &key(expected));
+        }
+        assert!(matches!(slots.take(), Err(StoreError::Invalid(_))));
+        slots.write().unwrap();
+        slots.settle().unwrap();
+        for gone in [600, 3, 1030] {
+            slots.release(gone);
+        }
+        assert!(slots.make_room().is_err(), "not before they are wiped");
+        slots.write().unwrap();
+        slots.settle().unwrap();
+        let bytes = std::fs::metadata(folder.path().join(FILE)).unwrap().len();
+        assert_eq!(bytes, (HEADER_BYTES + 3 * 2 * HALF_BYTES) as u64);
+        let mut slots = Slots::open(folder.path(), NAME, 1, MAX).unwrap();
+        assert_eq!([3, 600, 1030], [(); 3].map(|()| slots.take().unwrap()));
+        assert!(slots.take().is_err());
+        let left = (0..MAX).filter(|slot| holds(&mut slots, *slot)).count();
+        assert_eq!(left, MAX as usize - 3);
+        assert!(matches!(slots.keep(u32::MAX), Content::Free));
+    }
+
+    #[test]
+    fn a_slot_is_good_in_its_own_place_only() {
+        let folder = TempDir::new().unwrap();
+        let mut slots = Slots::open(folder.path(), NAME, 0, 100).unwrap();
+        for slot in 0..3 {
+            slots.take().unwrap();
+            slots.put(slot, &key(slot));
+        }
+        slots.write().unwrap();
+        slots.settle().unwrap();
+        assert!((0..3).all(|slot| holds(&mut slots, slot)));
+        let file = folder.path().join(FILE);
+        let whole = std::fs::read(&file).unwrap();
+        let range = |slot, copy| place(slot, copy) as usize..place(slot + 1, copy) as usize;
+        for at in 0..SLOT_BYTES {
+            let mut bytes = whole.clone();
+            for copy in [Copy::First, Copy::Second] {
+                bytes[place(1, copy) as usize + at] ^= 4;
+                bytes.copy_within(range(0, copy), range(2, copy).start);
+            }
+            std::fs::write(&file, bytes).unwrap();
+            let mut slots = Slots::open(folder.path(), NAME, 1, 100).unwrap();
+            assert!(holds(&mut slots, 0));
+            assert!(matches!(slots.keep(1), Content::Torn), "byte {at}");
+            assert!(matches!(slots.keep(2), Content::Torn), "that of another slot");
+        }
+    }
+}

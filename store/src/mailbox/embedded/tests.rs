@@ -1,6 +1,8 @@
 //! What only the embedded back end does: threads, limits, a process that is killed, failures.
 
 mod damage;
+mod renewal;
+mod slots;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
