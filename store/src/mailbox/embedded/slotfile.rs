@@ -14,7 +14,7 @@ use std::path::Path;
 pub(super) struct SlotFile {
     file: File,
     #[cfg(test)]
-    folder: std::path::PathBuf,
+    faults: fault::Faults,
 }
 
 impl SlotFile {
@@ -24,7 +24,7 @@ impl SlotFile {
         Ok(Self {
             file,
             #[cfg(test)]
-            folder: folder.to_owned(),
+            faults: fault::Faults::new(folder),
         })
     }
 
@@ -48,62 +48,98 @@ impl SlotFile {
 
     pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         #[cfg(test)]
-        if fault::strikes(&self.folder) {
-            return fault::tear(&self.file, at);
-        }
+        self.faults.before_write(&self.file, at)?;
         self.file.write_all_at(bytes, at)
     }
 
     /// What was written is on stable storage, and so is the file's length.
     pub(super) fn sync(&self) -> io::Result<()> {
         #[cfg(test)]
-        if fault::strikes(&self.folder) {
-            return Err(io::Error::other("planned"));
-        }
+        self.faults.before_sync(&self.file)?;
         self.file.sync_data()
     }
 }
 
-/// Failures that tests plan.
+/// Power cuts that tests plan.
 #[cfg(test)]
 pub(super) mod fault {
     use super::{File, io};
+    use core::cell::RefCell;
     use std::collections::BTreeMap;
     use std::os::unix::fs::FileExt as _;
     use std::path::{Path, PathBuf};
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    /// How many operations in a folder go well yet.
-    static PLANS: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
+    const PAGE_BYTES: usize = 4096;
 
-    fn plans() -> MutexGuard<'static, BTreeMap<PathBuf, usize>> {
+    /// What becomes of pages that were written and not synced.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(in super::super) enum Unsynced {
+        /// They are as they were.
+        Lost,
+        /// They hold nothing of use, beside the bytes that were to change either.
+        Torn,
+    }
+
+    /// How many operations in a folder go well yet, and what comes then.
+    static PLANS: Mutex<BTreeMap<PathBuf, (usize, Unsynced)>> = Mutex::new(BTreeMap::new());
+
+    fn plans() -> MutexGuard<'static, BTreeMap<PathBuf, (usize, Unsynced)>> {
         PLANS.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// After so many more writes and syncs in `folder`, everything fails.
-    pub(in super::super) fn plan(folder: &Path, operations: usize) {
-        plans().insert(folder.to_owned(), operations);
+    pub(in super::super) fn plan(folder: &Path, operations: usize, unsynced: Unsynced) {
+        plans().insert(folder.to_owned(), (operations, unsynced));
     }
 
     /// Nothing fails any more; says whether something did.
     pub(in super::super) fn forget(folder: &Path) -> bool {
-        plans().remove(folder) == Some(0)
+        plans().remove(folder).is_some_and(|(left, _)| left == 0)
     }
 
-    pub(super) fn strikes(folder: &Path) -> bool {
-        match plans().get_mut(folder) {
-            None => false,
-            Some(0) => true,
-            Some(left) => {
-                *left -= 1;
-                false
-            }
+    pub(super) struct Faults {
+        folder: PathBuf,
+        /// Pages that were written and not synced, as they were before.
+        unsynced: RefCell<Vec<(u64, Vec<u8>)>>,
+    }
+
+    impl Faults {
+        pub(super) fn new(folder: &Path) -> Self {
+            Self { folder: folder.to_owned(), unsynced: RefCell::default() }
         }
-    }
 
-    /// The whole page is torn that was being written, not only the bytes that were to change.
-    pub(super) fn tear(file: &File, at: u64) -> io::Result<()> {
-        file.write_all_at(&[0x5a; 4096], at / 4096 * 4096)?;
-        Err(io::Error::other("planned"))
+        pub(super) fn before_write(&self, file: &File, at: u64) -> io::Result<()> {
+            let page = at / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+            let mut before = vec![0; PAGE_BYTES];
+            let there = file.read_at(&mut before, page)?;
+            before.truncate(there);
+            self.unsynced.borrow_mut().push((page, before));
+            self.strike(file)
+        }
+
+        pub(super) fn before_sync(&self, file: &File) -> io::Result<()> {
+            self.strike(file)?;
+            self.unsynced.borrow_mut().clear();
+            Ok(())
+        }
+
+        fn strike(&self, file: &File) -> io::Result<()> {
+            let unsynced = match plans().get_mut(&self.folder) {
+                None => return Ok(()),
+                Some((0, unsynced)) => *unsynced,
+                Some((left, _)) => {
+                    *left -= 1;
+                    return Ok(());
+                }
+            };
+            // Once only: what fails afterwards changes nothing any more.
+            for (page, before) in self.unsynced.borrow_mut().drain(..).rev() {
+                let torn = [0x5a; PAGE_BYTES];
+                let is = if unsynced == Unsynced::Torn { torn.as_slice() } else { &before };
+                file.write_all_at(is, page)?;
+            }
+            Err(io::Error::other("planned"))
+        }
     }
 }

@@ -244,7 +244,8 @@ impl Slots {
         self.free_from = self.used.first_clear(self.free_from);
         if self.free_from >= self.count_max {
             let max = self.count_max;
-            let why = format!("there are {max} keys of accounts in {FILE} already, the most it has");
+            let why =
+                format!("there are {max} keys of accounts in {FILE} already, the most it has");
             return Err(StoreError::Invalid(why));
         }
         while self.free_from >= self.count {

@@ -6,7 +6,7 @@ use super::slots::{add, house, in_folder, slots_file, used};
 use super::*;
 use crate::directory::{Account, Lock};
 use crate::mailbox::embedded::opening::RENEWED_ROWS;
-use crate::mailbox::embedded::slotfile::fault;
+use crate::mailbox::embedded::slotfile::fault::{self, Unsynced};
 use crate::mailbox::embedded::tables::{ACCOUNTS, META};
 use crate::mailbox::row;
 
@@ -94,8 +94,10 @@ fn a_renewal_that_is_cut_short_goes_on_at_the_next_start() {
     let one = 2 * RENEWED_ROWS + 2;
     let cuts = [0, 1, 2, 3, 100, 258, 259, 400, one + 1, one + 2, one + 3, 10, 257, 300, 600];
     let mut left = Vec::new();
-    for operations in cuts {
-        fault::plan(folder.path(), operations);
+    for (operations, unsynced) in
+        cuts.into_iter().zip([Unsynced::Torn, Unsynced::Lost].into_iter().cycle())
+    {
+        fault::plan(folder.path(), operations, unsynced);
         let opened = Embedded::open(folder.path(), options());
         let struck = fault::forget(folder.path());
         if let Ok((store, keeper)) = opened {

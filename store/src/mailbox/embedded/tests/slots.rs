@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::directory::{Account, Lock, NewLock, Opened};
-use crate::mailbox::embedded::slotfile::fault;
+use crate::mailbox::embedded::slotfile::fault::{self, Unsynced};
 use crate::password::Cost;
 use crate::seal::{
     AppWrap, MailboxKey, PasswordWrap, Random, RsaBits, Secret, UserKeys, Wrap, Wraps,
@@ -205,9 +205,9 @@ fn a_row_shows_nothing_of_its_lock() {
 }
 
 /// Makes `change` while the machine fails after `operations`; says whether it got so far.
-fn crash(folder: &Path, operations: usize, change: Change) -> bool {
+fn crash(folder: &Path, operations: usize, unsynced: Unsynced, change: Change) -> bool {
     let (store, keeper) = Embedded::open(folder, options()).unwrap();
-    fault::plan(folder, operations);
+    fault::plan(folder, operations, unsynced);
     let outcome = wait(store.change(change));
     let ended = keeper.close();
     let struck = fault::forget(folder) && outcome.is_err();
@@ -218,56 +218,69 @@ fn crash(folder: &Path, operations: usize, change: Change) -> bool {
     struck
 }
 
+/// The folder after a start that may be cut short at each of its own writes first.
+fn mended(folder: &Path, unsynced: Unsynced) -> (Embedded, Keeper) {
+    let mut operations = 0;
+    loop {
+        fault::plan(folder, operations, unsynced);
+        let opened = Embedded::open(folder, options());
+        fault::forget(folder);
+        match opened {
+            Ok(opened) => return opened,
+            Err(StoreError::Io(_)) => operations += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
 #[test]
 fn a_crash_at_any_write_loses_no_account_and_leaves_no_key() {
     let house = house();
-    let mut changes = takings();
-    changes.push((add("carol@x.test", cheap_phc().into()), Vec::new()));
-    for (change, gone) in changes {
-        let mut operations = 0;
-        loop {
-            let folder = copied(&house);
-            let struck = crash(folder.path(), operations, change.clone());
-            // The start that mends it is cut short as well.
-            let mut again = 0;
-            let (store, keeper) = loop {
-                fault::plan(folder.path(), again);
-                let opened = Embedded::open(folder.path(), options());
-                fault::forget(folder.path());
-                match opened {
-                    Ok(opened) => break opened,
-                    Err(StoreError::Io(_)) => again += 1,
-                    Err(other) => panic!("{other}"),
-                }
-            };
-            let said = format!("{change:?}, {operations} operations, {again} in the starts");
-            assert_eq!(store.take_damage().len(), 0, "{said}");
-            let all = store.directory().accounts(None);
-            assert!(all.iter().all(|account| account.lock != Lock::Unreadable), "{said}");
-            assert!(account(&store, BOB).is_some(), "{said}");
-            let happened = match &change {
-                Change::RemoveAccount { .. } => account(&store, ALICE).is_none(),
-                Change::AddAccount { address, .. } => account(&store, address).is_some(),
-                _ => !opens(&store, &gone),
-            };
-            assert!(happened || struck, "{said}");
-            if !matches!(change, Change::AddAccount { .. }) && !happened {
-                assert!(opens(&store, &gone), "{said}");
+    // Writes and syncs: a new key twice, an old one away twice, in three turns when there are both.
+    let add = (add("carol@x.test", cheap_phc().into()), Vec::new());
+    let changes = takings().into_iter().take(2).chain([add]);
+    for ((change, gone), count) in changes.zip([4, 7, 4]) {
+        for unsynced in [Unsynced::Torn, Unsynced::Lost] {
+            let mut operations = 0;
+            while crash_and_look(&house, operations, unsynced, &change, &gone) {
+                operations += 1;
             }
-            keeper.close().unwrap();
-            assert_eq!(used(folder.path()).len(), all.len(), "no key is left over: {said}");
-            if happened && !gone.is_empty() {
-                let stale = mixed(house.path(), folder.path());
-                let alice = in_folder(stale.path(), |store| account(store, ALICE).unwrap());
-                assert_eq!(alice.lock, Lock::Unreadable, "{said}");
-            }
-            if !struck {
-                break;
-            }
-            operations += 1;
+            assert_eq!(operations, count);
         }
-        assert!((4..10).contains(&operations), "{operations}");
     }
+}
+
+/// One crash, and what is there afterwards; says whether it came to a crash.
+fn crash_and_look(
+    house: &TempDir,
+    operations: usize,
+    unsynced: Unsynced,
+    change: &Change,
+    gone: &[u8],
+) -> bool {
+    let folder = copied(house);
+    let struck = crash(folder.path(), operations, unsynced, change.clone());
+    let (store, keeper) = mended(folder.path(), unsynced);
+    let said = format!("{unsynced:?} after {operations}: {change:?}");
+    assert_eq!(store.take_damage().len(), 0, "{said}");
+    let all = store.directory().accounts(None);
+    assert!(all.iter().all(|account| account.lock != Lock::Unreadable), "{said}");
+    assert!(account(&store, BOB).is_some(), "{said}");
+    let happened = match change {
+        Change::RemoveAccount { .. } => account(&store, ALICE).is_none(),
+        Change::AddAccount { address, .. } => account(&store, address).is_some(),
+        _ => !opens(&store, gone),
+    };
+    assert!(happened || struck, "{said}");
+    assert!(happened || gone.is_empty() || opens(&store, gone), "{said}");
+    keeper.close().unwrap();
+    assert_eq!(used(folder.path()).len(), all.len(), "no key is left over: {said}");
+    if happened && !gone.is_empty() {
+        let stale = mixed(house.path(), folder.path());
+        let alice = in_folder(stale.path(), |store| account(store, ALICE).unwrap());
+        assert_eq!(alice.lock, Lock::Unreadable, "{said}");
+    }
+    struck
 }
 
 #[test]
@@ -357,7 +370,7 @@ fn a_file_that_cannot_grow_refuses_and_loses_nothing() {
     wait(store.change(Change::AddDomain { domain: "x.test".into() })).unwrap();
     let change = add(ALICE, new_lock(0, FIRST.0.clone()));
     for operations in [0, 1] {
-        fault::plan(folder.path(), operations);
+        fault::plan(folder.path(), operations, Unsynced::Torn);
         let refused = wait(store.change(change.clone()));
         assert!(matches!(refused, Err(StoreError::Io(_))), "{refused:?}");
         assert!(fault::forget(folder.path()));
