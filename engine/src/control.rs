@@ -171,6 +171,7 @@ pub struct UserEntry {
     /// The person's name, empty when none was given.
     pub name: String,
     /// Its lock cannot be read: nobody can sign in, and its mail waits.
+    #[serde(default)]
     pub unreadable: bool,
 }
 
