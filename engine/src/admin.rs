@@ -9,7 +9,7 @@ mod credentials;
 use std::sync::Mutex;
 
 use fsmtp_store::StoreError;
-use fsmtp_store::directory::{Account, Alias, Change, Directory};
+use fsmtp_store::directory::{Account, Alias, Change, Directory, Lock};
 use fsmtp_store::mailbox::{Embedded, Keeper, Registry, wait};
 use fsmtp_store::seal::RsaBits;
 
@@ -217,6 +217,7 @@ fn users(directory: &Directory, after: Option<String>) -> AdminReply {
     let entry = |account: &Account| UserEntry {
         address: account.address.clone(),
         name: account.name.clone(),
+        unreadable: account.lock == Lock::Unreadable,
     };
     let users = directory.accounts(None).iter().map(|account| entry(account)).collect();
     let (users, more) = page(users, after, |user: &UserEntry| &user.address);

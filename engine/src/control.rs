@@ -170,6 +170,9 @@ pub struct UserEntry {
     pub address: String,
     /// The person's name, empty when none was given.
     pub name: String,
+    /// Its lock cannot be read: nobody can sign in, and its mail waits.
+    #[serde(default)]
+    pub unreadable: bool,
 }
 
 /// An app password in a list.

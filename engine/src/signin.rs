@@ -240,6 +240,7 @@ impl Gate {
             Lock::Hash(hash) => hash.as_str().as_bytes().to_vec(),
             Lock::Legacy(hash) => hash.0.as_bytes().to_vec(),
             Lock::Sealed(sealed) => sealed.wraps.encode(),
+            Lock::Unreadable => Vec::new(),
         };
         let service = service.as_bytes();
         self.keyed(&[b"password", service, account.address.as_bytes(), &stored, password])
@@ -352,6 +353,7 @@ async fn check<R: Runtime, M: Mailboxes>(
     let (gate, rt, user) = (&shard.gate, &shard.rt, &canonical(shard, user));
     gate.admits(user, from, rt.unix())?;
     let account = account(shard, user);
+    readable(account.as_deref())?;
     let name = account.as_ref().map(|account| gate.name(account, password, service));
     if let (Some(account), Some(name)) = (&account, &name)
         && let Some(key) = gate.remembers(name, rt.unix())
@@ -378,6 +380,12 @@ async fn check<R: Runtime, M: Mailboxes>(
         }
         _ => Err(wrong(shard, user, from).await),
     }
+}
+
+/// Whether what opens the account can be read: if not, nobody can tell whether a password is right.
+fn readable(account: Option<&Account>) -> Result<(), Refused> {
+    let unreadable = account.is_some_and(|account| account.lock == Lock::Unreadable);
+    if unreadable { Err(Refused::Later) } else { Ok(()) }
 }
 
 /// Counts a failure, and takes the time that it costs.
@@ -435,6 +443,7 @@ pub fn scram_keys<R: Runtime, M: Mailboxes>(
     let mut nonce = Nonce::default();
     shard.rt.random(&mut nonce);
     let account = account(shard, user);
+    readable(account.as_deref())?;
     let sealed = account.as_ref().and_then(|account| account.lock.sealed());
     let keys = sealed.and_then(|sealed| kept(&sealed.wraps));
     Ok((keys.unwrap_or_else(|| shard.gate.made_up(user)), nonce))

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fsmtp_rt::Instant;
-use fsmtp_store::directory::{Account, Sealed};
+use fsmtp_store::directory::{Account, Lock, Sealed};
 use fsmtp_store::seal::{ContentKey, Random, SealError, Window, WindowRecord};
 use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, QueueId};
@@ -111,13 +111,17 @@ impl Windows {
     /// Begins a window; none for an account whose mail lies in clear.
     ///
     /// # Errors
-    /// [`SealError::RsaKey`] when the public key is none, [`SealError::Unavailable`].
+    /// [`SealError::RsaKey`] when the public key is none, [`SealError::Unreadable`] when nobody can
+    /// tell whether there is one, [`SealError::Unavailable`].
     pub fn begin(
         &self,
         account: &Account,
         now: Instant,
         random: Random<'_>,
     ) -> Result<Option<Rc<Held>>, SealError> {
+        if account.lock == Lock::Unreadable {
+            return Err(SealError::Unreadable);
+        }
         let Some(sealed) = account.lock.sealed() else { return Ok(None) };
         let (window, record) = (self.begin)(account, sealed, random)?;
         let (record, public) = (Arc::new(record), sealed.public.clone());
@@ -147,7 +151,6 @@ mod tests {
     use super::*;
     use fsmtp_rt::UnixTime;
     use fsmtp_store::conformance::cheap_phc;
-    use fsmtp_store::directory::Lock;
     use fsmtp_store::seal::{RsaBits, UserKeys, Wraps};
 
     fn windows() -> Windows {
@@ -218,6 +221,17 @@ mod tests {
         assert!(windows.begin(&alice, NOW, &mut random()).unwrap().is_none());
         assert!(windows.held(&alice, NOW).is_none());
         assert_eq!(windows.count(), 0);
+    }
+
+    #[test]
+    fn for_an_account_that_cannot_be_read_nothing_is_sealed_and_nothing_stored_in_clear() {
+        let windows = windows();
+        let mut alice = account(1, &keys(1));
+        windows.begin(&alice, NOW, &mut random()).unwrap();
+        alice.lock = Lock::Unreadable;
+        assert!(windows.held(&alice, NOW).is_none());
+        let refused = windows.begin(&alice, NOW, &mut random());
+        assert_eq!(refused.unwrap_err(), SealError::Unreadable);
     }
 
     #[test]

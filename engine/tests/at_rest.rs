@@ -166,18 +166,26 @@ fn fresh() -> (TempDir, PathBuf) {
     let folder = TempDir::new().expect("a folder");
     let data = folder.path().join("data");
     drop(Engine::start(&data));
+    command(&data, &["adduser", ALICE.0, "--password-stdin"], ALICE.1);
+    (folder, data)
+}
+
+/// Runs a command that succeeds, with this on its standard input; what it says.
+fn command(data: &Path, args: &[&str], input: &str) -> String {
     let mut made = Command::new(env!("CARGO_BIN_EXE_fsmtp-engine"))
-        .args(["adduser", ALICE.0, "--password-stdin", "--data"])
-        .arg(&data)
+        .args(args)
+        .arg("--data")
+        .arg(data)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("it starts");
     let mut stdin = made.stdin.take().expect("a pipe");
-    stdin.write_all(format!("{}\n", ALICE.1).as_bytes()).expect("sent");
+    stdin.write_all(format!("{input}\n").as_bytes()).expect("sent");
     drop(stdin);
-    assert!(made.wait().expect("it ends").success());
-    (folder, data)
+    let ended = made.wait_with_output().expect("it ends");
+    assert!(ended.status.success(), "{args:?}");
+    String::from_utf8(ended.stdout).expect("text")
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -461,4 +469,74 @@ fn what_was_changed_on_disk_is_refused_and_named_and_the_rest_is_served() {
     assert_eq!([0, 1, 2, 4].map(|n: usize| named(&ids[n])), [1; 4], "{log}");
     assert_eq!(named("a window of mailbox"), 1, "{log}");
     assert!(log.contains("\"index-damaged\"") && log.contains("table entries"), "{log}");
+}
+
+/// What RCPT for a user is answered with.
+fn recipient(engine: &Engine, to: &str) -> String {
+    let mut smtp = engine.connect(25);
+    line(&mut smtp);
+    ask(&mut smtp, "HELO client.test");
+    ask(&mut smtp, "MAIL FROM:<a@sender.test>");
+    ask(&mut smtp, &format!("RCPT TO:<{to}>"))
+}
+
+#[test]
+fn what_was_taken_away_opens_nothing_in_an_old_index() {
+    let (_folder, data) = fresh();
+    let (index_file, slots_file) = (data.join("index/index.redb"), data.join("index/keys.slots"));
+    let before = TempDir::new().unwrap();
+    copy(&data, before.path());
+    let new = "another password of alice";
+    command(&data, &["passwd", ALICE.0, "--password-stdin"], &format!("{new}\n{}", ALICE.1));
+    let (store, keeper) = index(&data);
+    let alice = account(&store, ALICE.0);
+    assert!(key(&alice, new.as_bytes()).is_some() && key(&alice, ALICE.1.as_bytes()).is_none());
+    drop(store);
+    keeper.close().unwrap();
+    let after = fs::read(&index_file).unwrap();
+    command(&data, &["deluser", DEMO.0], "");
+
+    // The old rows, the right passwords, and the slots of now.
+    fs::copy(before.path().join("index/index.redb"), &index_file).unwrap();
+    let (store, keeper) = index(&data);
+    for (address, password) in [ALICE, DEMO] {
+        let account = account(&store, address);
+        assert_eq!(account.lock, Lock::Unreadable);
+        assert!(key(&account, password.as_bytes()).is_none(), "{address}");
+    }
+    drop(store);
+    keeper.close().unwrap();
+    // With the slots of then they open, so it is these that were destroyed.
+    let (store, keeper) = index(before.path());
+    for (address, password) in [ALICE, DEMO] {
+        let account = account(&store, address);
+        let key = key(&account, password.as_bytes()).expect("it opens");
+        private(&store, &account, &key);
+    }
+    drop(store);
+    keeper.close().unwrap();
+
+    // One transaction later: alice has her new key, demo is there and cannot be opened.
+    fs::write(&index_file, after).unwrap();
+    let slots = fs::read(&slots_file).unwrap();
+    let engine = Engine::start(&data);
+    assert!(recipient(&engine, ALICE.0).starts_with("250"));
+    let said = recipient(&engine, DEMO.0);
+    assert!(said.starts_with("451"), "mail waits at its sender: {said}");
+    let mut pop = engine.connect(110);
+    line(&mut pop);
+    ask(&mut pop, &format!("USER {}", DEMO.0));
+    let said = ask(&mut pop, &format!("PASS {}", DEMO.1));
+    assert!(said.starts_with("-ERR [SYS/TEMP]"), "nobody was wrong: {said}");
+    let users = command(&data, &["users"], "");
+    assert!(users.contains("demo@example.test cannot be opened"), "{users}");
+    assert!(!users.contains("alice@example.test cannot"), "{users}");
+    assert!(fs::read(&slots_file).unwrap() == slots, "nothing is wiped while it does not fit");
+    command(&data, &["passwd", DEMO.0, "--lose-mail", "--password-stdin"], DEMO.1);
+    engine.deliver(DEMO.0, &letter(0, 300));
+    let mut pop = engine.pop(DEMO);
+    assert!(matches!(fetch(&mut pop, 1), Got::Whole(_)));
+    drop(pop);
+    let log = engine.stop();
+    assert_eq!(log.matches("the key of demo@example.test").count(), 1, "{log}");
 }

@@ -93,8 +93,11 @@ impl StoreAdmin {
         let account = self.account(address)?;
         let (address, new) = (account.address.clone(), password.reveal().as_bytes());
         let done = format!("{address} has a new password");
-        let Lock::Sealed(sealed) = &account.lock else {
-            return self.set_lock(&account, new, done);
+        let sealed = match &account.lock {
+            Lock::Sealed(sealed) => sealed,
+            Lock::Unreadable if lose_mail => return self.begin_anew(&account, new),
+            Lock::Unreadable => return Err(unreadable(&account)),
+            Lock::Hash(_) | Lock::Legacy(_) => return self.set_lock(&account, new, done),
         };
         let Some(old) = old else {
             if lose_mail {
@@ -167,6 +170,9 @@ impl StoreAdmin {
         credential: &Password,
     ) -> Result<AdminReply, AdminError> {
         let account = self.account(address)?;
+        if account.lock == Lock::Unreadable {
+            return Err(unreadable(&account));
+        }
         let key = locks::open(&account, credential.reveal().as_bytes()).map_err(|e| refused(&e))?;
         let Some(sealed) = account.lock.sealed() else {
             return Err(invalid(format!("{} has no keys", account.address)));
@@ -198,6 +204,9 @@ impl StoreAdmin {
         number: u32,
     ) -> Result<AdminReply, AdminError> {
         let account = self.account(address)?;
+        if account.lock == Lock::Unreadable {
+            return Err(unreadable(&account));
+        }
         let none = || format!("app password {number} of {}", account.address);
         let missing = || refused(&StoreError::NotFound(none()));
         let sealed = account.lock.sealed().ok_or_else(missing)?;
@@ -210,4 +219,14 @@ impl StoreAdmin {
         let done = format!("{} is revoked", none());
         self.change(Change::SetWraps { address: account.address.clone(), was, wraps }, done)
     }
+}
+
+/// What is said of an account whose lock cannot be read; the log names the damage.
+fn unreadable(account: &Account) -> AdminError {
+    let text = format!(
+        "{} cannot be opened, for its key in keys.slots is damaged or missing. Stop the engine and \
+         put back index.redb and keys.slots of one backup, or its sealed mail is gone",
+        account.address
+    );
+    AdminError::new(AdminErrorKind::Locked, text)
 }

@@ -244,7 +244,12 @@ fn show(reply: &AdminReply, json: bool) -> String {
         }
         AdminReply::Users { users, .. } => {
             let row = |user: &UserEntry| [user.address.clone(), user.name.clone()];
-            table(["address", "name"], &users.iter().map(row).collect::<Vec<_>>())
+            let list = table(["address", "name"], &users.iter().map(row).collect::<Vec<_>>());
+            let unreadable = users.iter().filter(|user| user.unreadable);
+            let notes = unreadable.map(|user| {
+                format!("{} cannot be opened: its key is damaged or missing\n", user.address)
+            });
+            list + &notes.collect::<String>()
         }
         AdminReply::Domains { domains, .. } => {
             table(["domain"], &domains.iter().map(|domain| [domain.clone()]).collect::<Vec<_>>())

@@ -25,7 +25,11 @@ impl Admin for Accounts {
         let done = |text: String| Ok(AdminReply::Done { text });
         match request {
             AdminRequest::UserAdd { address, name, password, .. } => {
-                let user = UserEntry { address: address.clone(), name: name.unwrap_or_default() };
+                let user = UserEntry {
+                    address: address.clone(),
+                    name: name.unwrap_or_default(),
+                    unreadable: false,
+                };
                 users.push((user, password.reveal().to_owned()));
                 done(format!("account {address} added"))
             }

@@ -20,6 +20,9 @@ pub enum Lock {
     Legacy(LegacyHash),
     /// Wraps. Mail is sealed.
     Sealed(Box<Sealed>),
+    /// It is there and cannot be read; nothing opens it. Mail must wait until it is mended or
+    /// replaced.
+    Unreadable,
 }
 
 /// What seals to an account, and what opens it.
@@ -77,6 +80,7 @@ impl Lock {
                     Err(_) => Opened::Wrong,
                 };
             }
+            Self::Unreadable => return Self::open_nobody(password),
         };
         if right { Opened::Right(None) } else { Opened::Wrong }
     }
@@ -93,7 +97,7 @@ impl Lock {
     pub fn sealed(&self) -> Option<&Sealed> {
         match self {
             Self::Sealed(sealed) => Some(sealed),
-            Self::Hash(_) | Self::Legacy(_) => None,
+            Self::Hash(_) | Self::Legacy(_) | Self::Unreadable => None,
         }
     }
 }

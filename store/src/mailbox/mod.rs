@@ -16,6 +16,12 @@
 //! window once, with the count of the messages that need it: the last one takes the window along.
 //! Both are of use to the mailbox's owner only; see [`seal`](crate::seal).
 //!
+//! # Credentials that were taken away
+//!
+//! Open nothing that is left in any file: what opens an account lies under a key of its own, which
+//! is wiped when the account changes or goes, before that is answered. See
+//! `docs/decisions/0009-erasable-wraps.md`.
+//!
 //! # What is durable when
 //!
 //! The spool is the log of the index as well. Deliveries are gathered in memory and merged into the

@@ -1,4 +1,4 @@
-//! The rows of the index, as bytes. Format 4.
+//! The rows of the index, as bytes. Format 5; locks of accounts are read in format 4, too.
 //!
 //! Rows that say where mail is end in a checksum of themselves and their key: damage that can still
 //! be read would give one user another's mail, or free the space of mail that is there.
@@ -10,7 +10,9 @@ use fsmtp_rt::UnixTime;
 use super::pending::Body;
 use crate::directory::{Account, Alias, LegacyHash, Lock, Sealed};
 use crate::password::Phc;
-use crate::seal::{RECIPIENT_ROW_BYTES, RecipientWrap, WindowRecord, Wraps};
+use crate::seal::{
+    RECIPIENT_ROW_BYTES, Random, RecipientWrap, SealError, SlotKey, WindowRecord, Wraps,
+};
 use crate::{Lsn, MailboxId, QueueId, ShardId};
 
 /// Why a row cannot be read.
@@ -257,13 +259,44 @@ pub(super) fn read_body(id: QueueId, row: &[u8]) -> Result<Body, Damage> {
     Ok(body)
 }
 
-/// The row of an account, without its address, which is the key.
-pub(super) fn account(account: &Account) -> Vec<u8> {
+/// The row of an account, without its address, which is the key; its lock is sealed under a key
+/// for `slot`, which comes with the row.
+pub(super) fn account(
+    account: &Account,
+    slot: u32,
+    random: Random<'_>,
+) -> Result<(Vec<u8>, SlotKey), SealError> {
     let mut row = Vec::new();
     put(&mut row, account.mailbox.0);
     put(&mut row, account.created.ms());
     put_text(&mut row, &account.name);
-    match &account.lock {
+    put(&mut row, LOCK_IN_SLOT);
+    put(&mut row, u64::from(slot));
+    let mut sealed = lock(&account.lock);
+    let bound = bound(&account.address, &row);
+    let key = SlotKey::seal(account.mailbox, slot, &bound, &mut sealed, random)?;
+    put_bytes(&mut row, &sealed);
+    Ok((row, key))
+}
+
+/// What the lock in a row is bound to: the address, and what stands before it.
+fn bound(address: &str, front: &[u8]) -> Vec<u8> {
+    let mut bound = Vec::new();
+    put_text(&mut bound, address);
+    bound.extend_from_slice(front);
+    bound
+}
+
+const LOCK_HASH: u64 = 0;
+const LOCK_SEALED: u64 = 1;
+const LOCK_LEGACY: u64 = 2;
+const LOCK_UNREADABLE: u64 = 3;
+/// In place of one of the others, which is sealed. Format 4 had them in clear.
+const LOCK_IN_SLOT: u64 = 16;
+
+fn lock(lock: &Lock) -> Vec<u8> {
+    let mut row = Vec::new();
+    match lock {
         Lock::Hash(hash) => {
             put(&mut row, LOCK_HASH);
             put_text(&mut row, hash.as_str());
@@ -277,37 +310,83 @@ pub(super) fn account(account: &Account) -> Vec<u8> {
             put_bytes(&mut row, &sealed.public);
             put_bytes(&mut row, &sealed.wraps.encode());
         }
+        Lock::Unreadable => put(&mut row, LOCK_UNREADABLE),
     }
     row
 }
 
-const LOCK_HASH: u64 = 0;
-const LOCK_SEALED: u64 = 1;
-const LOCK_LEGACY: u64 = 2;
+fn read_lock(kind: u64, rest: &mut Rest<'_>) -> Result<Lock, Damage> {
+    Ok(match kind {
+        LOCK_HASH => {
+            Lock::Hash(Phc::parse(rest.text()?).map_err(|_| "the password hash is damaged")?)
+        }
+        LOCK_LEGACY => Lock::Legacy(LegacyHash(rest.text()?.into())),
+        LOCK_SEALED => {
+            let public = rest.bytes()?.into();
+            let wraps = Wraps::decode(rest.bytes()?).map_err(|_| "the wraps are damaged")?;
+            Lock::Sealed(Box::new(Sealed { public, wraps }))
+        }
+        LOCK_UNREADABLE => Lock::Unreadable,
+        _ => return Err("it has a lock of a kind that is not known"),
+    })
+}
 
-/// Reads what [`account`] wrote.
-pub(super) fn read_account(address: &str, row: &[u8]) -> Result<Account, Damage> {
+/// The lock of an account as its row has it.
+pub(super) struct SlottedLock<'r> {
+    /// Where its key is.
+    pub(super) slot: u32,
+    mailbox: MailboxId,
+    bound: Vec<u8>,
+    sealed: &'r [u8],
+}
+
+impl SlottedLock<'_> {
+    /// The lock, by the key in its slot.
+    pub(super) fn open(&self, key: &SlotKey) -> Result<Lock, Damage> {
+        let opened = key.open(self.mailbox, self.slot, &self.bound, self.sealed);
+        let opened = opened.map_err(|_| "it holds the key of something else")?;
+        let mut rest = Rest(&opened);
+        let kind = rest.number()?;
+        let lock = read_lock(kind, &mut rest)?;
+        rest.end()?;
+        Ok(lock)
+    }
+}
+
+/// Reads what [`account`] wrote: the lock is [`Lock::Unreadable`] until the other half is opened.
+/// In format 4 there is no other half.
+pub(super) fn read_account<'r>(
+    address: &str,
+    row: &'r [u8],
+) -> Result<(Account, Option<SlottedLock<'r>>), Damage> {
     let mut rest = Rest(row);
-    let account = Account {
-        address: address.into(),
-        mailbox: MailboxId(rest.number()?),
-        created: UnixTime::from_ms(rest.number()?),
-        name: rest.text()?.into(),
-        lock: match rest.number()? {
-            LOCK_HASH => {
-                Lock::Hash(Phc::parse(rest.text()?).map_err(|_| "the password hash is damaged")?)
-            }
-            LOCK_LEGACY => Lock::Legacy(LegacyHash(rest.text()?.into())),
-            LOCK_SEALED => {
-                let public = rest.bytes()?.into();
-                let wraps = Wraps::decode(rest.bytes()?).map_err(|_| "the wraps are damaged")?;
-                Lock::Sealed(Box::new(Sealed { public, wraps }))
-            }
-            _ => return Err("it has a lock of a kind that is not known"),
-        },
+    let mailbox = MailboxId(rest.number()?);
+    let created = UnixTime::from_ms(rest.number()?);
+    let name = rest.text()?.into();
+    let mut slotted = None;
+    let lock = match rest.number()? {
+        LOCK_IN_SLOT => {
+            let slot = rest.small()?;
+            let (front, _) = row.split_at(row.len() - rest.0.len());
+            let (bound, sealed) = (bound(address, front), rest.bytes()?);
+            slotted = Some(SlottedLock { slot, mailbox, bound, sealed });
+            Lock::Unreadable
+        }
+        kind => read_lock(kind, &mut rest)?,
     };
     rest.end()?;
-    Ok(account)
+    Ok((Account { address: address.into(), mailbox, created, name, lock }, slotted))
+}
+
+/// The row of an account as format 4 had it.
+#[cfg(test)]
+pub(super) fn account_in_clear(account: &Account) -> Vec<u8> {
+    let mut row = Vec::new();
+    put(&mut row, account.mailbox.0);
+    put(&mut row, account.created.ms());
+    put_text(&mut row, &account.name);
+    row.extend_from_slice(&lock(&account.lock));
+    row
 }
 
 /// The row of an alias, without its address, which is the key.
@@ -421,9 +500,20 @@ mod tests {
         let legacy = Lock::Legacy(LegacyHash("aGFzaA==.salt".into()));
         let public: Box<[u8]> = b"public".as_slice().into();
         let sealed = Lock::Sealed(Box::new(Sealed { public, wraps: Wraps::default() }));
-        for lock in [written.lock.clone(), legacy, sealed] {
+        for lock in [written.lock.clone(), legacy, sealed, Lock::Unreadable] {
             let written = Account { lock, ..written.clone() };
-            assert_eq!(read_account("zoë@example.test", &account(&written)), Ok(written));
+            let (row, key) = account(&written, 9, &mut |bytes| bytes.fill(5)).unwrap();
+            let (mut read, slotted) = read_account("zoë@example.test", &row).unwrap();
+            assert_eq!(read.lock, Lock::Unreadable);
+            let slotted = slotted.unwrap();
+            assert_eq!(slotted.slot, 9);
+            read.lock = slotted.open(&key).unwrap();
+            assert_eq!(read, written);
+            let (other, slotted) = read_account("zoe@example.test", &row).unwrap();
+            assert!(other.address != read.address && slotted.unwrap().open(&key).is_err());
+            let clear = account_in_clear(&written);
+            let (read, slotted) = read_account("zoë@example.test", &clear).unwrap();
+            assert!(slotted.is_none() && read == written);
         }
         for targets in [vec![], vec!["a@x".into()], vec!["a@x".into(), "b@x".into()]] {
             let written = Alias { address: "*@x".into(), targets };

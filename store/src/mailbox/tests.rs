@@ -63,8 +63,8 @@ impl OnDisk {
         store
     }
 
-    fn file(&self) -> PathBuf {
-        self.folders.last().unwrap().path().join("index.redb")
+    fn file(&self, name: &str) -> PathBuf {
+        self.folders.last().unwrap().path().join(name)
     }
 }
 
@@ -83,7 +83,9 @@ impl Factory for OnDisk {
 
     fn crash(&mut self, _store: Embedded) -> Embedded {
         let folder = TempDir::new().unwrap();
-        std::fs::copy(self.file(), folder.path().join("index.redb")).unwrap();
+        for name in ["index.redb", "keys.slots"] {
+            std::fs::copy(self.file(name), folder.path().join(name)).unwrap();
+        }
         self.folders.push(folder);
         self.open()
     }

@@ -26,6 +26,8 @@ pub(super) enum Purpose {
     App,
     Recovery,
     Scram,
+    Slot,
+    Slots,
 }
 
 impl Purpose {
@@ -42,6 +44,8 @@ impl Purpose {
             Self::App => b"fs1.appp",
             Self::Recovery => b"fs1.rcvr",
             Self::Scram => b"fs1.scrm",
+            Self::Slot => b"fs1.slot",
+            Self::Slots => b"fs1.slts",
         }
     }
 }
@@ -185,6 +189,8 @@ mod tests {
             Purpose::App,
             Purpose::Recovery,
             Purpose::Scram,
+            Purpose::Slot,
+            Purpose::Slots,
         ];
         let mut seen = std::collections::BTreeSet::new();
         for purpose in purposes {

@@ -30,6 +30,8 @@ pub enum SealError {
     RsaKey,
     /// The system's cryptography failed, for want of memory or of random numbers.
     Unavailable,
+    /// What opens the account cannot be read, so that nothing can be sealed to it now.
+    Unreadable,
 }
 
 impl fmt::Display for SealError {
@@ -49,6 +51,7 @@ impl fmt::Display for SealError {
             Self::Text(error) => write!(f, "{error}"),
             Self::RsaKey => write!(f, "not an RSA key of 2048, 3072 or 4096 bits"),
             Self::Unavailable => write!(f, "the system's cryptography failed"),
+            Self::Unreadable => write!(f, "the lock of the account cannot be read"),
         }
     }
 }

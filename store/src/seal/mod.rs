@@ -47,6 +47,7 @@ mod error;
 mod key;
 pub mod legacy;
 mod rsa;
+mod slot;
 mod text;
 mod user;
 mod window;
@@ -63,6 +64,7 @@ pub use credential::{
 pub use error::SealError;
 pub use key::{ContentKey, KEY_BYTES, MailboxKey, Random, TAG_BYTES, WRAPPED_BYTES};
 pub use rsa::{PrivateKey, PublicKey, RsaBits};
+pub(crate) use slot::{SLOTS_NAME_BYTES, SlotKey, slots_name};
 pub use text::{Secret, SecretKind, TextError};
 pub use user::UserKeys;
 pub use window::{

@@ -14,10 +14,14 @@
 //! refuses to open.
 
 mod bell;
+mod bits;
 mod damage;
 mod front;
+mod opening;
 mod reading;
 mod request;
+mod slotfile;
+mod slots;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -45,6 +49,7 @@ use crate::spool::{BodyRef, Committed, Sink};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 use bell::Bell;
 use damage::Damages;
+use opening::Wanted;
 use request::{Read, Reply, Request, Write};
 use tables::Tables;
 use thread::Index;
@@ -78,6 +83,9 @@ pub struct Options {
     pub maildrop_messages_max: usize,
     /// How much the directory may hold.
     pub limits: Limits,
+    /// Keys of accounts at most, 128 bytes of the file each: one for each account, and one more
+    /// for each that changes at one time.
+    pub slots_count_max: u32,
 }
 
 impl Options {
@@ -97,6 +105,16 @@ impl Options {
             requests_count: 4096,
             maildrop_messages_max: 1_000_000,
             limits: Limits::default(),
+            slots_count_max: 1 << 20,
+        }
+    }
+
+    const fn wanted(&self) -> Wanted {
+        Wanted {
+            cache_bytes: self.cache_bytes,
+            segment_bytes: self.segment_bytes,
+            limits: self.limits,
+            slots_count_max: self.slots_count_max,
         }
     }
 
@@ -234,8 +252,7 @@ impl Embedded {
     /// [`StoreError::Version`]; [`StoreError::Corrupt`]; [`StoreError::Io`].
     pub fn open(folder: &Path, mut options: Options) -> Result<(Self, Keeper), StoreError> {
         options.check()?;
-        let (tables, mut loaded) =
-            Tables::open(folder, options.cache_bytes, options.segment_bytes, options.limits)?;
+        let (tables, mut loaded) = Tables::open(folder, options.wanted())?;
         options.segment_bytes = loaded.segment_bytes;
         let directory = Arc::new(core::mem::take(&mut loaded.directory));
         let applied: Vec<AtomicU64> = (0..=ShardId::MAX)

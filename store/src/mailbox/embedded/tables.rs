@@ -3,79 +3,57 @@
 //! Called by the thread of the index alone. Each write transaction is durable when it commits, and
 //! keeps what is needed to open the file at once after a crash, so a start does not depend on how
 //! much mail there is. Failure: every error names the table file; damage names table and key.
-//! Damage in the directory or the format refuses to open; a damaged row of a mailbox is noted in
-//! [`Damages`] and passed over. After a failed write redb refuses everything until the file is
+//! A damaged row of a mailbox is noted in [`Damages`] and passed over. After a failed write redb refuses everything until the file is
 //! opened again.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use fsmtp_rt::{IoError, IoKind};
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    AccessGuard, Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition,
     WriteTransaction,
 };
 
-use ring::rand::{SecureRandom, SystemRandom};
-use zeroize::Zeroizing;
-
-use super::super::pending::{Body, LiveBytes};
+use super::super::pending::Body;
 use super::super::row;
 use super::super::types::Message;
 use super::damage::{DamagedRow, Damages};
 use super::reading::{Kept, Reading, body, message, next_uid};
-use super::work::UNACCOUNTED;
-use crate::directory::{Account, Alias, Directory, Edit, Limits};
+use super::slots::{self, Slots};
+use crate::directory::{Account, Edit};
 use crate::seal::{RecipientWrap, WindowRecord};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError};
 
-/// 4: entries have keys, there are windows and key pairs, accounts have checksums.
-const FORMAT: u64 = 4;
-const FILE: &str = "index.redb";
+pub(super) const FILE: &str = "index.redb";
 
 /// Numbers by name: the format, the layout, the next mailbox.
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Messages by mailbox and uid; under uid 0 the uid that the next message gets at least.
 const ENTRIES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("entries");
 /// Bodies by queue id.
 const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
 /// Live bytes by shard and segment, none that are 0.
-const LIVE: TableDefinition<'_, (u16, u64), (u64, u32)> = TableDefinition::new("live");
+pub(super) const LIVE: TableDefinition<'_, (u16, u64), (u64, u32)> = TableDefinition::new("live");
 /// How far each shard's log is contained.
-const APPLIED: TableDefinition<'_, u16, u64> = TableDefinition::new("applied");
+pub(super) const APPLIED: TableDefinition<'_, u16, u64> = TableDefinition::new("applied");
 /// Windows of sealed mailboxes, by mailbox and name.
 const WINDOWS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("windows");
 /// Key pairs of sealed mailboxes.
 const KEYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("keys");
-const DOMAINS: TableDefinition<'_, &str, ()> = TableDefinition::new("domains");
-const ACCOUNTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("accounts");
-const ALIASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("aliases");
+pub(super) const DOMAINS: TableDefinition<'_, &str, ()> = TableDefinition::new("domains");
+pub(super) const ACCOUNTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("accounts");
+pub(super) const ALIASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("aliases");
 /// Mailboxes of removed accounts; true once their mail is gone.
-const REMOVED: TableDefinition<'_, u64, bool> = TableDefinition::new("removed");
+pub(super) const REMOVED: TableDefinition<'_, u64, bool> = TableDefinition::new("removed");
 
-const NEXT_MAILBOX: &str = "next mailbox";
-const SEGMENT_BYTES: &str = "segment bytes";
-const SECRET: [&str; 4] = ["secret 0", "secret 1", "secret 2", "secret 3"];
+pub(super) const NEXT_MAILBOX: &str = "next mailbox";
+/// The last transaction that wrote keys of accounts.
+pub(super) const SERIAL: &str = "key serial";
 
 /// The open file.
 pub(super) struct Tables {
-    database: Database,
-    damages: Arc<Damages>,
-}
-
-/// What is kept in memory from the start.
-pub(super) struct Loaded {
-    /// Length of the spools' segments, as the file was made for.
-    pub(super) segment_bytes: u64,
-    pub(super) secret: Zeroizing<[u8; 32]>,
-    pub(super) directory: Directory,
-    pub(super) applied: BTreeMap<ShardId, Lsn>,
-    pub(super) live: LiveBytes,
-    pub(super) removed: BTreeSet<MailboxId>,
-    /// Those whose mail is not gone yet.
-    pub(super) purges: VecDeque<MailboxId>,
+    pub(super) database: Database,
+    pub(super) damages: Arc<Damages>,
 }
 
 pub(super) fn failed(error: impl Into<redb::Error>) -> StoreError {
@@ -93,7 +71,7 @@ pub(super) fn damaged(table: &str, key: impl core::fmt::Debug, why: row::Damage)
     DamagedRow { place: format!("{FILE}, table {table}, key {key:?}"), why }
 }
 
-fn opened(error: DatabaseError) -> StoreError {
+pub(super) fn opened(error: DatabaseError) -> StoreError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => {
             StoreError::Invalid(format!("{FILE} is in use by another process"))
@@ -106,126 +84,6 @@ fn opened(error: DatabaseError) -> StoreError {
 }
 
 impl Tables {
-    /// Opens the file in `folder`, making it for `segment_bytes` when there is none, and reads what
-    /// is kept in memory.
-    pub(super) fn open(
-        folder: &Path,
-        cache_bytes: usize,
-        segment_bytes: u64,
-        limits: Limits,
-    ) -> Result<(Self, Loaded), StoreError> {
-        let path = folder.join(FILE);
-        let mut builder = Database::builder();
-        builder.set_cache_size(cache_bytes);
-        let fresh = !path.exists();
-        let database = builder.create(&path).map_err(opened)?;
-        if fresh {
-            sync_folder(folder)?;
-        }
-        let tables = Self { database, damages: Arc::default() };
-        let segment_bytes = tables.settle(segment_bytes)?;
-        let loaded = tables.load(segment_bytes, limits)?;
-        Ok((tables, loaded))
-    }
-
-    /// Writes the format and the layout into a new file, or reads those of an old one; says the
-    /// length of segments, which stays what it was at first.
-    fn settle(&self, segment_bytes: u64) -> Result<u64, StoreError> {
-        let transaction = self.begin()?;
-        let segment_bytes = {
-            let mut meta = transaction.open_table(META).map_err(failed)?;
-            let mut known = |name: &str, ours: u64| -> Result<u64, StoreError> {
-                let found = meta.get(name).map_err(failed)?.map(|value| value.value());
-                if found.is_none() {
-                    meta.insert(name, ours).map_err(failed)?;
-                }
-                Ok(found.unwrap_or(ours))
-            };
-            let format = known("format", FORMAT)?;
-            if format != FORMAT {
-                let found = u32::try_from(format).unwrap_or(u32::MAX);
-                return Err(StoreError::Version {
-                    object: FILE.into(),
-                    found,
-                    known: FORMAT as u32,
-                });
-            }
-            for name in SECRET {
-                let mut part = [0; 8];
-                let filled = SystemRandom::new().fill(&mut part);
-                filled.map_err(|_| StoreError::Invalid("there are no random numbers".into()))?;
-                known(name, u64::from_le_bytes(part))?;
-            }
-            match known(SEGMENT_BYTES, segment_bytes)? {
-                0 => return Err(damaged("meta", SEGMENT_BYTES, "no segment is so short").into()),
-                found => found,
-            }
-        };
-        // A table exists once it was opened for writing.
-        drop(self.write(&transaction)?);
-        transaction.commit().map_err(failed)?;
-        Ok(segment_bytes)
-    }
-
-    fn load(&self, segment_bytes: u64, limits: Limits) -> Result<Loaded, StoreError> {
-        let transaction = self.database.begin_read().map_err(failed)?;
-        let mut domains: Vec<String> = Vec::new();
-        for row in transaction.open_table(DOMAINS).map_err(failed)?.iter().map_err(failed)? {
-            domains.push(row.map_err(failed)?.0.value().into());
-        }
-        let mut accounts: Vec<Account> = Vec::new();
-        for row in transaction.open_table(ACCOUNTS).map_err(failed)?.iter().map_err(failed)? {
-            let (address, value) = row.map_err(failed)?;
-            let row = row::unseal(address.value().as_bytes(), value.value());
-            let read = row.and_then(|row| row::read_account(address.value(), row));
-            accounts.push(read.map_err(|why| damaged("accounts", address.value(), why))?);
-        }
-        let mut aliases: Vec<Alias> = Vec::new();
-        for row in transaction.open_table(ALIASES).map_err(failed)?.iter().map_err(failed)? {
-            let (address, value) = row.map_err(failed)?;
-            let read = row::read_alias(address.value(), value.value());
-            aliases.push(read.map_err(|why| damaged("aliases", address.value(), why))?);
-        }
-        let meta = transaction.open_table(META).map_err(failed)?;
-        let next = meta.get(NEXT_MAILBOX).map_err(failed)?.map_or(1, |next| next.value());
-        let mut loaded = Loaded {
-            segment_bytes,
-            secret: Zeroizing::new([0; 32]),
-            directory: Directory::restore(limits, MailboxId(next), domains, accounts, aliases),
-            applied: BTreeMap::new(),
-            live: LiveBytes::new(),
-            removed: BTreeSet::new(),
-            purges: VecDeque::new(),
-        };
-        for (name, bytes) in SECRET.iter().zip(loaded.secret.chunks_exact_mut(8)) {
-            let part = meta.get(name).map_err(failed)?.map_or(0, |part| part.value());
-            bytes.copy_from_slice(&part.to_le_bytes());
-        }
-        for row in transaction.open_table(APPLIED).map_err(failed)?.iter().map_err(failed)? {
-            let (shard, lsn) = row.map_err(failed)?;
-            loaded.applied.insert(ShardId(shard.value()), Lsn(lsn.value()));
-        }
-        for row in transaction.open_table(LIVE).map_err(failed)?.iter().map_err(failed)? {
-            let (key, value) = row.map_err(failed)?;
-            let (key, (bytes, sum)) = (key.value(), value.value());
-            let whole = row::live(key, bytes) == (bytes, sum);
-            if !whole {
-                self.damages.note(damaged("live", key, "its checksum is wrong"));
-            }
-            let bytes = if whole { bytes } else { UNACCOUNTED };
-            loaded.live.insert((ShardId(key.0), key.1), bytes);
-        }
-        for row in transaction.open_table(REMOVED).map_err(failed)?.iter().map_err(failed)? {
-            let (mailbox, gone) = row.map_err(failed)?;
-            let mailbox = MailboxId(mailbox.value());
-            loaded.removed.insert(mailbox);
-            if !gone.value() {
-                loaded.purges.push_back(mailbox);
-            }
-        }
-        Ok(loaded)
-    }
-
     /// The committed state.
     pub(super) fn read(&self) -> Result<Reading, StoreError> {
         let transaction = self.database.begin_read().map_err(failed)?;
@@ -257,15 +115,6 @@ impl Tables {
     ) -> Result<Writing<'t>, StoreError> {
         Writing::open(transaction, Arc::clone(&self.damages))
     }
-}
-
-/// The name of a new file is durable only once its folder was synced.
-fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    let error = |error: io::Error| {
-        StoreError::Io(IoError::from_io(&error, "sync", folder.display().to_string()))
-    };
-    #[expect(clippy::disallowed_types, reason = "the index lives outside the simulated disk")]
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(error)
 }
 
 /// The count of a window that is kept whatever is deleted.
@@ -512,16 +361,45 @@ impl<'t> Writing<'t> {
         Ok(())
     }
 
-    /// Stores a change of the directory.
-    pub(super) fn edit(&mut self, edit: &Edit, next: MailboxId) -> Result<(), StoreError> {
+    /// Stores an account, its lock under a new key; the slot of the old one is released.
+    pub(super) fn put_account(
+        &mut self,
+        account: &Account,
+        slots: &mut Slots,
+    ) -> Result<(), StoreError> {
+        let slot = slots.take()?;
+        let mut drawn = Ok(());
+        let made = row::account(account, slot, &mut |bytes| {
+            drawn = slots::random(bytes);
+        });
+        drawn?;
+        let (mut row, key) = made.map_err(|error| StoreError::Invalid(error.to_string()))?;
+        slots.put(slot, &key);
+        let address = account.address.as_str();
+        row::seal(address.as_bytes(), &mut row);
+        let old = self.accounts.insert(address, row.as_slice()).map_err(failed)?;
+        release(address, old, slots);
+        self.put_number(SERIAL, slots.serial())
+    }
+
+    /// Stores a number under its name.
+    pub(super) fn put_number(&mut self, name: &str, number: u64) -> Result<(), StoreError> {
+        self.meta.insert(name, number).map(drop).map_err(failed)
+    }
+
+    /// Stores a change of the directory. For an account there must be room among the slots.
+    pub(super) fn edit(
+        &mut self,
+        edit: &Edit,
+        next: MailboxId,
+        slots: &mut Slots,
+    ) -> Result<(), StoreError> {
         self.meta.insert(NEXT_MAILBOX, next.0).map_err(failed)?;
         match edit {
             Edit::PutDomain(name) => drop(self.domains.insert(name.as_str(), ()).map_err(failed)?),
             Edit::DropDomain(name) => drop(self.domains.remove(name.as_str()).map_err(failed)?),
             Edit::PutAccount(account, keys) => {
-                let mut row = row::account(account);
-                row::seal(account.address.as_bytes(), &mut row);
-                self.accounts.insert(account.address.as_str(), row.as_slice()).map_err(failed)?;
+                self.put_account(account, slots)?;
                 let mailbox = account.mailbox.0;
                 if let Some(keys) = keys {
                     let mut row = keys.encode();
@@ -532,7 +410,8 @@ impl<'t> Writing<'t> {
                 }
             }
             Edit::DropAccount { address, mailbox } => {
-                self.accounts.remove(address.as_str()).map_err(failed)?;
+                let old = self.accounts.remove(address.as_str()).map_err(failed)?;
+                release(address, old, slots);
                 self.keys.remove(mailbox.0).map_err(failed)?;
                 self.removed.insert(mailbox.0, false).map_err(failed)?;
             }
@@ -553,6 +432,16 @@ impl<'t> Writing<'t> {
         self.windows.retain_in(windows, |_, _| false).map_err(failed)?;
         self.removed.insert(mailbox.0, true).map_err(failed)?;
         Ok(())
+    }
+}
+
+/// Releases the slot that the old row of an account refers to.
+fn release(address: &str, old: Option<AccessGuard<'_, &'static [u8]>>, slots: &mut Slots) {
+    let Some(old) = old else { return };
+    let row = row::unseal(address.as_bytes(), old.value());
+    // A row that could not be read would have stopped the start.
+    if let Ok((_, Some(slotted))) = row.and_then(|row| row::read_account(address, row)) {
+        slots.release(slotted.slot);
     }
 }
 
@@ -590,40 +479,12 @@ impl Writing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_newer_format_is_refused_by_name() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let open = || Tables::open(folder.path(), 1 << 20, 4096, Limits::default());
-        let (tables, _) = open().unwrap();
-        let transaction = tables.begin().unwrap();
-        transaction.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
-        transaction.commit().unwrap();
-        drop(tables);
-        let refused = open().map(|_| ()).unwrap_err();
-        assert!(matches!(refused, StoreError::Version { found: 5, known: 4, .. }), "{refused}");
-    }
-
-    #[test]
-    fn a_length_of_segments_that_cannot_be_is_damage() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let open = |bytes| Tables::open(folder.path(), 1 << 20, bytes, Limits::default());
-        let (tables, loaded) = open(4096).unwrap();
-        assert_eq!(loaded.segment_bytes, 4096);
-        let transaction = tables.begin().unwrap();
-        transaction.open_table(META).unwrap().insert(SEGMENT_BYTES, 0).unwrap();
-        transaction.commit().unwrap();
-        drop(tables);
-        let refused = open(4096).map(|_| ()).unwrap_err().to_string();
-        let said = "index.redb, table meta, key \"segment bytes\" is damaged: \
-                    no segment is so short";
-        assert_eq!(refused, said);
-    }
+    use crate::mailbox::Options;
 
     #[test]
     fn damage_names_table_and_key() {
         let folder = tempfile::TempDir::new().unwrap();
-        let open = || Tables::open(folder.path(), 1 << 20, 4096, Limits::default());
+        let open = || Tables::open(folder.path(), Options::new(1).wanted());
         let (tables, _) = open().unwrap();
         let transaction = tables.begin().unwrap();
         transaction.open_table(ENTRIES).unwrap().insert((7, 3), &b"short"[..]).unwrap();

@@ -1,6 +1,8 @@
 //! What only the embedded back end does: threads, limits, a process that is killed, failures.
 
 mod damage;
+mod renewal;
+mod slots;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -241,8 +243,7 @@ fn a_mailbox_that_used_up_its_uids_is_numbered_anew() {
     let early = deliver_some(&store);
     keeper.close().unwrap();
     let floor = |uid| {
-        let (tables, _) =
-            Tables::open(folder.path(), 1024 * 1024, SEGMENT_BYTES, Limits::default()).unwrap();
+        let (tables, _) = Tables::open(folder.path(), options().wanted()).unwrap();
         let transaction = tables.begin().unwrap();
         let mut writing = tables.write(&transaction).unwrap();
         let last = writing.next_uid(mailbox).unwrap().unwrap() - 1;
@@ -270,8 +271,7 @@ fn a_mailbox_that_used_up_its_uids_is_numbered_anew() {
     let last = maildrop.messages()[3].uid;
     wait(store.close(maildrop, vec![last])).unwrap();
     keeper.close().unwrap();
-    let (tables, _) =
-        Tables::open(folder.path(), 1024 * 1024, SEGMENT_BYTES, Limits::default()).unwrap();
+    let (tables, _) = Tables::open(folder.path(), options().wanted()).unwrap();
     let transaction = tables.begin().unwrap();
     let mut writing = tables.write(&transaction).unwrap();
     assert_eq!(writing.next_uid(mailbox).unwrap(), Some(last.0 + 1));

@@ -16,11 +16,13 @@ use fsmtp_rt::{IoError, IoKind};
 use super::super::pending::{LiveBytes, Pending};
 use super::super::types::Maildrop;
 use super::front::{Behind, Front};
+use super::opening::Loaded;
 use super::request::{Done, Write};
-use super::tables::{Loaded, Tables, failed};
+use super::slots::Slots;
+use super::tables::{Tables, failed};
 use super::work::Work;
 use super::{Options, Shared};
-use crate::directory::{Directory, Edit};
+use crate::directory::{Change, Directory, Edit};
 use crate::{MailboxId, StoreError};
 
 /// Messages of a removed account that go in one transaction.
@@ -30,6 +32,7 @@ const PURGE_ROWS: usize = 2048;
 pub(super) struct Index {
     shared: Arc<Shared>,
     tables: Tables,
+    slots: Slots,
     front: Front,
     /// Deliveries that the transaction under way merges; empty between transactions.
     merging: Pending,
@@ -66,6 +69,7 @@ impl Index {
             front: Front::new(Arc::clone(&shared), options, loaded.applied, loaded.removed),
             shared,
             tables,
+            slots: loaded.slots,
             merging: Pending::default(),
             live: loaded.live,
             directory,
@@ -164,7 +168,7 @@ impl Index {
             front.collect();
             front.serve(Behind { tables, rows, lookups: &mut *lookups, live });
         })?;
-        let mut changes = Changes::new(&self.directory, &self.renumbered);
+        let mut changes = Changes::new(&self.directory, &self.renumbered, &mut self.slots);
         for write in writes {
             changes.make(write, &mut work, done)?;
         }
@@ -174,7 +178,9 @@ impl Index {
         };
         let Changes { directory, removed, closing, .. } = changes;
         let (changed, renumbered) = work.finish()?;
+        self.slots.write()?;
         transaction.commit().map_err(failed)?;
+        self.slots.settle()?;
 
         // What is durable now may be told, and maildrops are free again.
         drop(closing);
@@ -223,12 +229,17 @@ struct Changes<'a> {
     /// Maildrops stay locked until the commit.
     closing: Vec<Maildrop>,
     renumbered: &'a BTreeSet<MailboxId>,
+    slots: &'a mut Slots,
 }
 
 impl<'a> Changes<'a> {
-    fn new(directory: &Arc<Directory>, renumbered: &'a BTreeSet<MailboxId>) -> Self {
+    fn new(
+        directory: &Arc<Directory>,
+        renumbered: &'a BTreeSet<MailboxId>,
+        slots: &'a mut Slots,
+    ) -> Self {
         let directory = Arc::clone(directory);
-        Self { directory, removed: Vec::new(), closing: Vec::new(), renumbered }
+        Self { directory, removed: Vec::new(), closing: Vec::new(), renumbered, slots }
     }
 
     /// Does what one request asks; its answer goes to `done`, for after the commit.
@@ -261,10 +272,10 @@ impl<'a> Changes<'a> {
                     work.delete(mailbox, &messages)?;
                 }
             }
-            Write::Change { change, reply } => match self.directory.apply(change) {
+            Write::Change { change, reply } => match self.possible(change) {
                 Err(refused) => drop(reply.send(Err(refused))),
                 Ok((next, edit)) => {
-                    work.tables().edit(&edit, next.next_mailbox())?;
+                    work.tables().edit(&edit, next.next_mailbox(), self.slots)?;
                     if let Edit::DropAccount { mailbox, .. } = edit {
                         self.removed.push(mailbox);
                     }
@@ -274,6 +285,15 @@ impl<'a> Changes<'a> {
             },
         }
         Ok(())
+    }
+
+    /// What becomes of the directory, if it can be stored.
+    fn possible(&mut self, change: Change) -> Result<(Directory, Edit), StoreError> {
+        let (next, edit) = self.directory.apply(change)?;
+        if let Edit::PutAccount(..) = edit {
+            self.slots.make_room()?;
+        }
+        Ok((next, edit))
     }
 }
 

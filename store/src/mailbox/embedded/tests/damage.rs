@@ -20,8 +20,7 @@ fn filled(folder: &TempDir) -> (ShardLog, Vec<Committed>) {
 }
 
 fn spoil(folder: &TempDir, spoil: impl FnOnce(&mut tables::Writing<'_>)) {
-    let (tables, _) =
-        Tables::open(folder.path(), 1024 * 1024, SEGMENT_BYTES, Limits::default()).unwrap();
+    let (tables, _) = Tables::open(folder.path(), options().wanted()).unwrap();
     let transaction = tables.begin().unwrap();
     let mut writing = tables.write(&transaction).unwrap();
     spoil(&mut writing);

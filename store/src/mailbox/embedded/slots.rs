@@ -1,0 +1,472 @@
+//! The key slots: a file beside the tables that is overwritten in place, with a key for the lock of
+//! each account.
+//!
+//! The tables are never overwritten, so an old row of an account stays in their file for a long
+//! time. Each such row is sealed under the key in a slot, and wiping the slot makes it random bytes
+//! (`docs/decisions/0009-erasable-wraps.md`). Called by the thread of the index, in this order:
+//!
+//! 1. [`take`](Slots::take) and [`put`](Slots::put) for each row that is written,
+//!    [`release`](Slots::release) for each that is replaced or removed: memory only;
+//! 2. [`write`](Slots::write) before the commit: new keys are on the disk before a row needs them;
+//! 3. [`settle`](Slots::settle) after it: old ones are wiped.
+//!
+//! ```text
+//! file     header, 4096 bytes: magic 8, name of the index 16
+//!          blocks of 64 KiB: 512 slots, then the same once more
+//! slot     0 serial u64   8 key, 32 bytes   40 nothing   60 CRC-32 of name, number of the slot, 0..60
+//! ```
+//!
+//! A write that a power cut tears may take its page along, in which other accounts have their keys.
+//! So each slot is there twice, 32 KiB apart, and the copies are never written at one time. A slot
+//! of zeros is free. The serial is that of the transaction that a key was made for.
+//!
+//! Limits: so many slots as [`Slots::open`] is told, 128 bytes of the file each; a bit of memory for
+//! each slot that the file has. Failure: a failed write is an error that must end the index, since
+//! what is on the disk is then not known; a slot that cannot be read counts as damaged; a file of
+//! another index refuses to open.
+
+use std::io;
+use std::path::Path;
+
+use fsmtp_rt::IoError;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use zeroize::Zeroizing;
+
+use super::bits::Bits;
+use super::damage::DamagedRow;
+use super::opening::sync_folder;
+use super::slotfile::SlotFile;
+use crate::StoreError;
+use crate::seal::{KEY_BYTES, SLOTS_NAME_BYTES, SlotKey};
+
+pub(super) const FILE: &str = "keys.slots";
+/// Becomes [`FILE`] once it is whole.
+const FRESH_FILE: &str = "keys.slots.new";
+const MAGIC: [u8; 8] = *b"fsmtpks1";
+const HEADER_BYTES: usize = 4096;
+const SLOT_BYTES: usize = 64;
+const KEY_AT: usize = 8;
+const CHECKSUM_AT: usize = 60;
+const FREE: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
+const BLOCK_SLOTS: u32 = 512;
+/// One copy of the slots of a block.
+const HALF_BYTES: usize = BLOCK_SLOTS as usize * SLOT_BYTES;
+
+type Bytes = Zeroizing<[u8; SLOT_BYTES]>;
+
+/// Which of the two that a slot is there.
+#[derive(Clone, Copy)]
+enum Copy {
+    First,
+    Second,
+}
+
+/// What a slot holds.
+pub(super) enum Content {
+    Free,
+    Torn,
+    Key(SlotKey),
+}
+
+/// The open file.
+pub(super) struct Slots {
+    file: SlotFile,
+    name: [u8; SLOTS_NAME_BYTES],
+    /// How many the file has room for.
+    count: u32,
+    count_max: u32,
+    /// Those that are not free, in either copy.
+    used: Bits,
+    /// No slot below is free.
+    free_from: u32,
+    /// The serial of the next transaction.
+    serial: u64,
+    /// The highest serial in the file.
+    newest: u64,
+    /// For the transaction under way.
+    fresh: Vec<(u32, Bytes)>,
+    released: Vec<u32>,
+}
+
+impl Slots {
+    /// Opens the file in `folder` that belongs to the index with this `name`, whose last transaction
+    /// with keys was `serial`; makes it when the index has none yet. Mends what a crash has torn.
+    pub(super) fn open(
+        folder: &Path,
+        name: [u8; SLOTS_NAME_BYTES],
+        serial: u64,
+        count_max: u32,
+    ) -> Result<Self, StoreError> {
+        let path = folder.join(FILE);
+        match std::fs::metadata(&path) {
+            Ok(found) if found.len() > 0 => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("look at")(error));
+            }
+            // Nothing made without being asked: the right file may only be elsewhere.
+            Err(_) if serial > 0 => {
+                let why = "it is missing, and without it no account of index.redb can be opened: \
+                           put the one back that belongs to it. Whoever has none any more makes an \
+                           empty file of that name; what is sealed to those accounts is lost then";
+                return Err(StoreError::Corrupt { place: FILE.into(), why: why.into() });
+            }
+            _ => make(folder, &name)?,
+        }
+        let file = SlotFile::open(folder, FILE).map_err(failed("open"))?;
+        let bytes = file.length().map_err(failed("look at"))?;
+        let mut header = [0; HEADER_BYTES];
+        // A file that ends early has none.
+        if file.read(&mut header, 0).is_err() || header != header_of(&name) {
+            let why = "it does not belong to index.redb beside it, or its first page is damaged";
+            return Err(StoreError::Corrupt { place: FILE.into(), why: why.into() });
+        }
+        let blocks = bytes.saturating_sub(HEADER_BYTES as u64) / (2 * HALF_BYTES as u64);
+        let count = u32::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(BLOCK_SLOTS));
+        let count = count.ok_or_else(|| StoreError::Corrupt {
+            place: FILE.into(),
+            why: "no such file is so long".into(),
+        })?;
+        let mut slots = Self {
+            file,
+            name,
+            count,
+            count_max,
+            used: Bits::default(),
+            free_from: 0,
+            serial: serial.saturating_add(1),
+            newest: 0,
+            fresh: Vec::new(),
+            released: Vec::new(),
+        };
+        for block in 0..count / BLOCK_SLOTS {
+            slots.look_through(block)?;
+        }
+        Ok(slots)
+    }
+
+    /// Learns which slots of a block are used, and gives back to each the copy that it lacks.
+    fn look_through(&mut self, block: u32) -> Result<(), StoreError> {
+        let mut first = self.half(block, Copy::First);
+        let mut second = self.half(block, Copy::Second);
+        self.mend(block, Copy::First, &second, &mut first)?;
+        self.mend(block, Copy::Second, &first, &mut second)
+    }
+
+    fn half(&self, block: u32, copy: Copy) -> Zeroizing<Vec<u8>> {
+        let mut half = Zeroizing::new(vec![0; HALF_BYTES]);
+        if self.file.read(&mut half, place(block * BLOCK_SLOTS, copy)).is_err() {
+            // What the disk does not give out any more is damaged.
+            half.fill(0xff);
+        }
+        half
+    }
+
+    fn mend(
+        &mut self,
+        block: u32,
+        copy: Copy,
+        source: &[u8],
+        target: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let mut mended = false;
+        let pairs = source.as_chunks::<SLOT_BYTES>().0.iter().zip(target.as_chunks_mut().0);
+        for (slot, (source, target)) in (block * BLOCK_SLOTS..).zip(pairs) {
+            if *source != FREE || *target != FREE {
+                self.used.set(slot);
+            }
+            let Some(serial) = self.serial_of(slot, source) else { continue };
+            self.newest = self.newest.max(serial);
+            if self.serial_of(slot, target).is_none() {
+                *target = *source;
+                self.file.write(target, place(slot, copy)).map_err(failed("mend"))?;
+                mended = true;
+            }
+        }
+        if mended {
+            self.file.sync().map_err(failed("sync"))?;
+        }
+        Ok(())
+    }
+
+    /// The serial of a slot that is whole and in its place.
+    fn serial_of(&self, slot: u32, bytes: &[u8; SLOT_BYTES]) -> Option<u64> {
+        let (covered, sum) = bytes.split_last_chunk::<4>()?;
+        let whole = covered.iter().any(|&byte| byte != 0) && *sum == self.checksum(slot, covered);
+        let serial = bytes.first_chunk().filter(|_| whole)?;
+        Some(u64::from_le_bytes(*serial))
+    }
+
+    fn checksum(&self, slot: u32, covered: &[u8]) -> [u8; 4] {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&self.name);
+        hasher.update(&slot.to_le_bytes());
+        hasher.update(covered);
+        hasher.finalize().to_le_bytes()
+    }
+
+    /// What a slot holds, from whichever copy is whole. It is not given out as long as it is not
+    /// released, whatever it holds: a row refers to it.
+    pub(super) fn keep(&mut self, slot: u32) -> Content {
+        if slot >= self.count_max {
+            return Content::Free;
+        }
+        self.used.set(slot);
+        let mut free = true;
+        for copy in [Copy::First, Copy::Second] {
+            let mut bytes: Bytes = Zeroizing::new(FREE);
+            let read = slot >= self.count || self.file.read(&mut *bytes, place(slot, copy)).is_ok();
+            free &= read && *bytes == FREE;
+            if self.serial_of(slot, &bytes).is_some()
+                && let Some(key) = bytes.get(KEY_AT..).and_then(<[u8]>::first_chunk::<KEY_BYTES>)
+            {
+                return Content::Key(SlotKey::from_bytes(key));
+            }
+        }
+        if free { Content::Free } else { Content::Torn }
+    }
+
+    /// How many the file has.
+    pub(super) const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The serial of the transaction under way.
+    pub(super) const fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Makes sure that a slot is free.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when all are used; [`StoreError::Io`] when the file cannot grow.
+    /// Nothing has changed then.
+    pub(super) fn make_room(&mut self) -> Result<(), StoreError> {
+        self.free_from = self.used.first_clear(self.free_from);
+        if self.free_from >= self.count_max {
+            let max = self.count_max;
+            let why =
+                format!("there are {max} keys of accounts in {FILE} already, the most it has");
+            return Err(StoreError::Invalid(why));
+        }
+        while self.free_from >= self.count {
+            // What a failed attempt has left is written over by the next.
+            let at = place(self.count, Copy::First);
+            self.file.write(&vec![0; 2 * HALF_BYTES], at).map_err(failed("extend"))?;
+            self.file.sync().map_err(failed("extend"))?;
+            self.count += BLOCK_SLOTS;
+        }
+        Ok(())
+    }
+
+    /// Takes a free slot.
+    ///
+    /// # Errors
+    /// Those of [`make_room`](Self::make_room).
+    pub(super) fn take(&mut self) -> Result<u32, StoreError> {
+        self.make_room()?;
+        self.used.set(self.free_from);
+        Ok(self.free_from)
+    }
+
+    /// What a slot that was taken is to hold.
+    pub(super) fn put(&mut self, slot: u32, key: &SlotKey) {
+        let mut bytes: Bytes = Zeroizing::new([0; SLOT_BYTES]);
+        bytes[..KEY_AT].copy_from_slice(&self.serial.to_le_bytes());
+        bytes[KEY_AT..KEY_AT + KEY_BYTES].copy_from_slice(key.bytes());
+        let sum = self.checksum(slot, &bytes[..CHECKSUM_AT]);
+        bytes[CHECKSUM_AT..].copy_from_slice(&sum);
+        self.fresh.push((slot, bytes));
+    }
+
+    /// A slot that no row refers to once the transaction has committed.
+    pub(super) fn release(&mut self, slot: u32) {
+        // The file may be shorter than it was when the row was written.
+        if slot < self.count {
+            self.released.push(slot);
+        }
+    }
+
+    /// Writes new keys, before the commit. Costs nothing when there are none.
+    ///
+    /// # Errors
+    /// Those of the machine; the transaction must not commit then.
+    pub(super) fn write(&mut self) -> Result<(), StoreError> {
+        if self.fresh.is_empty() {
+            return Ok(());
+        }
+        self.write_fresh(Copy::First)?;
+        self.file.sync().map_err(failed("sync"))
+    }
+
+    /// Writes new keys once more and wipes the old ones, after the commit. Costs nothing when there
+    /// are none.
+    ///
+    /// # Errors
+    /// Those of the machine; the next start does what was not done.
+    pub(super) fn settle(&mut self) -> Result<(), StoreError> {
+        self.write_fresh(Copy::Second)?;
+        let released = core::mem::take(&mut self.released);
+        if !released.is_empty() {
+            // Syncs the new ones, too.
+            self.wipe(&released)?;
+        } else if !self.fresh.is_empty() {
+            self.file.sync().map_err(failed("sync"))?;
+        }
+        if !self.fresh.is_empty() {
+            self.fresh.clear();
+            self.serial += 1;
+        }
+        Ok(())
+    }
+
+    fn write_fresh(&self, copy: Copy) -> Result<(), StoreError> {
+        for (slot, bytes) in &self.fresh {
+            self.file.write(&**bytes, place(*slot, copy)).map_err(failed("write"))?;
+        }
+        Ok(())
+    }
+
+    /// Wipes the second copies, then the first.
+    fn wipe(&mut self, slots: &[u32]) -> Result<(), StoreError> {
+        for copy in [Copy::Second, Copy::First] {
+            for &slot in slots {
+                self.file.write(&FREE, place(slot, copy)).map_err(failed("wipe"))?;
+            }
+            self.file.sync().map_err(failed("sync"))?;
+        }
+        for &slot in slots {
+            self.used.clear(slot);
+            self.free_from = self.free_from.min(slot);
+        }
+        Ok(())
+    }
+
+    /// Wipes what no row refers to: what a transaction left that did not come to its end. Where the
+    /// file and the tables do not fit together, nothing is: one of them was put back from elsewhere,
+    /// and what is not needed beside this one may be needed beside another.
+    pub(super) fn wipe_others(
+        &mut self,
+        needed: &Bits,
+        fits: bool,
+    ) -> Result<Option<DamagedRow>, StoreError> {
+        let orphans: Vec<u32> =
+            (0..self.count).filter(|&slot| self.used.has(slot) && !needed.has(slot)).collect();
+        if orphans.is_empty() {
+            return Ok(None);
+        }
+        if self.newest > self.serial {
+            let why = "it is newer than index.redb; keys that no account needs are kept";
+            return Ok(Some(DamagedRow { place: FILE.into(), why }));
+        }
+        if fits {
+            self.wipe(&orphans)?;
+        }
+        Ok(None)
+    }
+}
+
+/// Fills with random bytes of the system.
+pub(super) fn random(bytes: &mut [u8]) -> Result<(), StoreError> {
+    let filled = SystemRandom::new().fill(bytes);
+    filled.map_err(|_| StoreError::Invalid("there are no random numbers".into()))
+}
+
+fn place(slot: u32, copy: Copy) -> u64 {
+    let (block, n) = (u64::from(slot / BLOCK_SLOTS), u64::from(slot % BLOCK_SLOTS));
+    let half = match copy {
+        Copy::First => 0,
+        Copy::Second => 1,
+    };
+    HEADER_BYTES as u64 + (2 * block + half) * HALF_BYTES as u64 + n * SLOT_BYTES as u64
+}
+
+fn header_of(name: &[u8; SLOTS_NAME_BYTES]) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..8 + SLOTS_NAME_BYTES].copy_from_slice(name);
+    header
+}
+
+/// Makes a file without slots.
+fn make(folder: &Path, name: &[u8; SLOTS_NAME_BYTES]) -> Result<(), StoreError> {
+    SlotFile::make(folder, FILE, FRESH_FILE, &header_of(name)).map_err(failed("make"))?;
+    sync_folder(folder)
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> StoreError {
+    move |error| StoreError::Io(IoError::from_io(&error, what, FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MailboxId;
+    use tempfile::TempDir;
+
+    const NAME: [u8; SLOTS_NAME_BYTES] = [7; SLOTS_NAME_BYTES];
+
+    fn key(slot: u32) -> SlotKey {
+        let fill = &mut |bytes: &mut [u8]| bytes.fill(slot as u8);
+        SlotKey::seal(MailboxId(1), slot, b"", &mut Vec::new(), fill).unwrap()
+    }
+
+    fn holds(slots: &mut Slots, slot: u32) -> bool {
+        matches!(slots.keep(slot), Content::Key(found) if found.bytes() == key(slot).bytes())
+    }
+
+    #[test]
+    fn the_file_grows_by_blocks_up_to_its_limit_and_slots_are_used_again() {
+        const MAX: u32 = 2 * BLOCK_SLOTS + 10;
+        let folder = TempDir::new().unwrap();
+        let mut slots = Slots::open(folder.path(), NAME, 0, MAX).unwrap();
+        for expected in 0..MAX {
+            assert_eq!(slots.take().unwrap(), expected);
+            slots.put(expected, &key(expected));
+        }
+        assert!(matches!(slots.take(), Err(StoreError::Invalid(_))));
+        slots.write().unwrap();
+        slots.settle().unwrap();
+        for gone in [600, 3, 1030] {
+            slots.release(gone);
+        }
+        assert!(slots.make_room().is_err(), "not before they are wiped");
+        slots.write().unwrap();
+        slots.settle().unwrap();
+        let bytes = std::fs::metadata(folder.path().join(FILE)).unwrap().len();
+        assert_eq!(bytes, (HEADER_BYTES + 3 * 2 * HALF_BYTES) as u64);
+        let mut slots = Slots::open(folder.path(), NAME, 1, MAX).unwrap();
+        assert_eq!([3, 600, 1030], [(); 3].map(|()| slots.take().unwrap()));
+        assert!(slots.take().is_err());
+        let left = (0..MAX).filter(|slot| holds(&mut slots, *slot)).count();
+        assert_eq!(left, MAX as usize - 3);
+        assert!(matches!(slots.keep(u32::MAX), Content::Free));
+    }
+
+    #[test]
+    fn a_slot_is_good_in_its_own_place_only() {
+        let folder = TempDir::new().unwrap();
+        let mut slots = Slots::open(folder.path(), NAME, 0, 100).unwrap();
+        for slot in 0..3 {
+            slots.take().unwrap();
+            slots.put(slot, &key(slot));
+        }
+        slots.write().unwrap();
+        slots.settle().unwrap();
+        assert!((0..3).all(|slot| holds(&mut slots, slot)));
+        let file = folder.path().join(FILE);
+        let whole = std::fs::read(&file).unwrap();
+        let range = |slot, copy| place(slot, copy) as usize..place(slot + 1, copy) as usize;
+        for at in 0..SLOT_BYTES {
+            let mut bytes = whole.clone();
+            for copy in [Copy::First, Copy::Second] {
+                bytes[place(1, copy) as usize + at] ^= 4;
+                bytes.copy_within(range(0, copy), range(2, copy).start);
+            }
+            std::fs::write(&file, bytes).unwrap();
+            let mut slots = Slots::open(folder.path(), NAME, 1, 100).unwrap();
+            assert!(holds(&mut slots, 0));
+            assert!(matches!(slots.keep(1), Content::Torn), "byte {at}");
+            assert!(matches!(slots.keep(2), Content::Torn), "that of another slot");
+        }
+    }
+}
