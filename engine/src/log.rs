@@ -95,7 +95,7 @@ events! {
     MaildropClosed "maildrop-closed" Info "A POP3 session has ended and its deletions are done.";
     SegmentFreed "segment-freed" Info "A segment of the log was compacted or is used again.";
     MessageDamaged "message-damaged" Error "A stored message cannot be read as it was written.";
-    IndexDamaged "index-damaged" Error "A row of the index, or an account's key, is damaged; others are served.";
+    IndexDamaged "index-damaged" Error "Part of the index is damaged, or an account's key.";
     LinesLost "lines-lost" Warn "The log's writer fell behind; so many lines are missing.";
 }
 

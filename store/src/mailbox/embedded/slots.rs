@@ -13,17 +13,18 @@
 //! ```text
 //! file     header, 4096 bytes: magic 8, name of the index 16
 //!          blocks of 64 KiB: 512 slots, then the same once more
-//! slot     0 serial u64   8 key, 32 bytes   40 nothing   60 CRC-32 of name, number of the slot, 0..60
+//! slot     0 serial u64   8 key, 32 bytes   40 nothing
+//!          60 CRC-32 of name, number of the slot, and 0..60
 //! ```
 //!
 //! A write that a power cut tears may take its page along, in which other accounts have their keys.
 //! So each slot is there twice, 32 KiB apart, and the copies are never written at one time. A slot
 //! of zeros is free. The serial is that of the transaction that a key was made for.
 //!
-//! Limits: so many slots as [`Slots::open`] is told, 128 bytes of the file each; a bit of memory for
-//! each slot that the file has. Failure: a failed write is an error that must end the index, since
-//! what is on the disk is then not known; a slot that cannot be read counts as damaged; a file of
-//! another index refuses to open.
+//! Limits: so many slots as [`Slots::open`] is told, 128 bytes of the file each; a bit of memory
+//! for each slot that the file has. Failure: a failed write is an error that must end the index,
+//! since what is on the disk is then not known; a slot that cannot be read counts as damaged; a
+//! file of another index refuses to open.
 
 use std::io;
 use std::path::Path;
@@ -89,8 +90,9 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Opens the file in `folder` that belongs to the index with this `name`, whose last transaction
-    /// with keys was `serial`; makes it when the index has none yet. Mends what a crash has torn.
+    /// Opens the file in `folder` that belongs to the index with this `name`, whose last
+    /// transaction with keys was `serial`; makes it when the index has none yet. Mends what a crash
+    /// has torn.
     pub(super) fn open(
         folder: &Path,
         name: [u8; SLOTS_NAME_BYTES],
@@ -341,9 +343,9 @@ impl Slots {
         Ok(())
     }
 
-    /// Wipes what no row refers to: what a transaction left that did not come to its end. Where the
-    /// file and the tables do not fit together, nothing is: one of them was put back from elsewhere,
-    /// and what is not needed beside this one may be needed beside another.
+    /// Wipes what no row refers to: what a transaction left that did not come to its end. Where
+    /// the file and the tables do not fit together, nothing is: one of them was put back from
+    /// elsewhere, and what is not needed beside this one may be needed beside another.
     pub(super) fn wipe_others(
         &mut self,
         needed: &Bits,

@@ -1,10 +1,10 @@
-//! The tables of the embedded index: the only file that names redb.
+//! The tables of the embedded index: redb, which besides only `opening` and `reading` name.
 //!
 //! Called by the thread of the index alone. Each write transaction is durable when it commits, and
 //! keeps what is needed to open the file at once after a crash, so a start does not depend on how
 //! much mail there is. Failure: every error names the table file; damage names table and key.
-//! A damaged row of a mailbox is noted in [`Damages`] and passed over. After a failed write redb refuses everything until the file is
-//! opened again.
+//! A damaged row of a mailbox is noted in [`Damages`] and passed over. After a failed write redb
+//! refuses everything until the file is opened again.
 
 use std::sync::Arc;
 
