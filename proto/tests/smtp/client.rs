@@ -30,7 +30,11 @@ fn letter(from: &'static str, to: &[&str]) -> Letter {
 }
 
 fn path(address: &str) -> Path<'_> {
-    if address.is_empty() { Path::Null } else { Path::Mailbox(Mailbox::parse(address).unwrap()) }
+    if address.is_empty() {
+        Path::Null
+    } else {
+        Path::Mailbox(Mailbox::parse(address).expect("an address"))
+    }
 }
 
 impl Envelope for Letter {
@@ -106,9 +110,9 @@ impl Server for Ours {
 }
 
 /// Answers each line of the client with the next of its texts; body lines are lines, too.
-struct Script(std::vec::IntoIter<&'static str>);
+struct Script<I>(I);
 
-impl Server for Script {
+impl<I: Iterator<Item = &'static str>> Server for Script<I> {
     fn receive(&mut self, bytes: &[u8]) -> Vec<u8> {
         let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
         self.0.by_ref().take(lines).collect::<String>().into_bytes()
@@ -188,7 +192,7 @@ impl<S: Server> Driver<'_, S> {
     fn body(&mut self, session: &mut Session, out: &mut Outbox) {
         if matches!(self.letter, Some((_, Content::Chunks))) {
             let size = BODY.len().div_ceil(self.run.chunks);
-            let piece = BODY.chunks(size).nth(self.chunk).unwrap();
+            let piece = BODY.chunks(size).nth(self.chunk).expect("a chunk is due");
             self.chunk += 1;
             session.chunk(NOW, piece.len() as u64, self.chunk == self.run.chunks, out);
             self.send(&[&out.take()[..], piece].concat());
@@ -305,7 +309,7 @@ fn scripted_once(
 ) -> Heard {
     let to: Vec<String> = (0..2).map(|n| format!("u{n}@example.test")).collect();
     let letters = [Letter { from: "", to, parameters: false }];
-    let mut texts = said.to_vec().into_iter();
+    let mut texts = said.iter().copied();
     let first = texts.next().unwrap_or_default();
     let run = Run { letters: &letters, steps, piece, chunks: 1 };
     talk(&run, &settings(pipelining, protocol), &mut Script(texts), first.as_bytes())
@@ -350,7 +354,7 @@ fn parameters_are_sent_where_their_extensions_are_offered() {
     let said = ["220 x\r\n", "502 what\r\n", "250 x\r\n", "250 ok\r\n", "250 ok\r\n", "354 go\r\n"];
     let settings = settings(true, Protocol::Smtp);
     let run = Run { letters: &letters, steps: &MESSAGE, piece: usize::MAX, chunks: 1 };
-    let mut script = Script(said[1..].to_vec().into_iter());
+    let mut script = Script(said[1..].iter().copied());
     let heard = talk(&run, &settings, &mut script, said[0].as_bytes());
     let sent = String::from_utf8(heard.sent).unwrap();
     assert!(sent.starts_with(
@@ -451,7 +455,7 @@ fn bytes_behind_the_reply_to_starttls_are_refused() {
     let said = ["220 x\r\n", "250-x\r\n250 STARTTLS\r\n", behind];
     let settings = settings(true, Protocol::Smtp);
     let run = Run { letters: &[], steps: &[Step::StartTls], piece: usize::MAX, chunks: 1 };
-    let mut script = Script(said[1..].to_vec().into_iter());
+    let mut script = Script(said[1..].iter().copied());
     let heard = talk(&run, &settings, &mut script, said[0].as_bytes());
     assert_eq!(heard.failed, Some(Failure::BehindStartTls));
 }

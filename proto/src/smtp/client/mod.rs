@@ -480,7 +480,8 @@ impl Session {
     }
 
     /// What the next reply is to.
-    fn awaited(&self) -> To {
+    #[must_use]
+    pub fn awaited(&self) -> To {
         match &self.phase {
             Phase::Greeting => To::Greeting,
             Phase::Hello { .. } => To::Hello,
