@@ -1,8 +1,8 @@
 //! Connections that a shard opens, on its ring.
 //!
 //! One operation each. Whoever stops waiting, because the deadline has come or because its task was
-//! dropped, cancels the operation, and the socket is closed behind it, never before: an entry of the
-//! ring names a socket by a number that somebody else might have by then.
+//! dropped, cancels the operation, and the socket is closed behind it, never before: an entry of
+//! the ring names a socket by a number that somebody else might have by then.
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;

@@ -105,7 +105,7 @@ impl SimRuntime {
     /// Opens a connection to `to`, from an address of this host.
     ///
     /// # Errors
-    /// [`IoKind::Refused`] when nobody listens there, [`IoKind::TimedOut`] when the backlog is full.
+    /// [`IoKind::Refused`] when nobody listens there, [`IoKind::TimedOut`] with a full backlog.
     pub async fn connect(&self, to: SocketAddr) -> Result<SimConn, IoError> {
         let ip = self.address(0).ip();
         let options = self.core.borrow().options.net.clone();
