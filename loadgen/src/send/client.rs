@@ -227,10 +227,12 @@ impl<R: Dial> Link<R> {
                     self.stream.consume(consumed);
                 }
                 Then::NeedInput => {
-                    self.flush(core, Phase::of(to)).await?;
+                    // The turn may have written what is awaited now.
+                    let phase = Phase::of(self.session.awaited());
+                    self.flush(core, phase).await?;
                     let filled = self.stream.fill(self.session.deadline()).await;
-                    if filled.map_err(|error| broken(Phase::of(to), &error))? == 0 {
-                        return Err(Fault::Broken(Phase::of(to), Kind::Dropped));
+                    if filled.map_err(|error| broken(phase, &error))? == 0 {
+                        return Err(Fault::Broken(phase, Kind::Dropped));
                     }
                 }
                 Then::Flush => self.flush(core, Phase::of(to)).await?,

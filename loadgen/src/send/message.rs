@@ -18,8 +18,6 @@ use super::schedule::Random;
 pub(crate) const TEMPLATE_BYTES_MAX: usize = 512 << 20;
 /// Files of a corpus; arbitrary.
 pub(crate) const FILES_MAX: usize = 10_000;
-/// How many sizes stand for a range of sizes.
-const RANGE_STEPS: usize = 32;
 
 const ID_FIELD: &[u8] = b"X-Loadgen-Id: ";
 /// `<run>-<core>-<number>`: 8, 2 and 12 digits.
@@ -190,14 +188,10 @@ impl Templates {
                 }
             }
             None => {
-                for (low, high, weight) in &sizes.0 {
-                    let steps = if low == high { 1 } else { RANGE_STEPS };
-                    for step in 0..steps {
-                        let bytes = low + (high - low) * step / (steps - 1).max(1);
-                        room(bytes)?;
-                        all.push(Template::new(&made(bytes), weight / steps as f64));
-                    }
-                }
+                // All of them are looked at before the first one is made.
+                sizes.steps().try_for_each(|(bytes, _)| room(bytes))?;
+                let templates = sizes.steps().map(|(b, weight)| Template::new(&made(b), weight));
+                all.extend(templates);
             }
         }
         if all.is_empty() {

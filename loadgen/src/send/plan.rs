@@ -18,6 +18,9 @@ use crate::tls;
 /// Connections in all; arbitrary, as many as three source addresses have ports.
 pub(crate) const CONNECTIONS_MAX: u32 = 200_000;
 
+/// How many sizes stand for a range of sizes.
+const RANGE_STEPS: usize = 32;
+
 /// Whether commands leave in groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Pipelining {
@@ -41,6 +44,17 @@ pub(crate) enum Between {
 /// Sizes of messages: from, to, weight.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sizes(pub(crate) Vec<(usize, usize, f64)>);
+
+impl Sizes {
+    /// Each size that occurs, with its weight.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = (usize, f64)> {
+        self.0.iter().flat_map(|&(low, high, weight)| {
+            let steps = if low == high { 1 } else { RANGE_STEPS };
+            let one = move |step| low + (high - low) * step / (steps - 1).max(1);
+            (0..steps).map(move |step| (one(step), weight / steps as f64))
+        })
+    }
+}
 
 impl FromStr for Sizes {
     type Err = String;
@@ -142,6 +156,7 @@ fn spike(text: &str) -> Result<(f64, Duration, Duration), String> {
 
 /// The options of `send`.
 #[derive(clap::Args, Debug, Clone)]
+#[group(id = "send")] // two groups of the name of their type would be one
 pub(crate) struct Options {
     /// The server, as 127.0.0.1:2025 or mx.example.org:25.
     #[arg(long, value_name = "HOST:PORT")]

@@ -63,7 +63,8 @@ impl<R: Dial> Stream<R> {
 
     /// Gives rustls what has arrived, and takes what that decrypts to.
     fn feed(&mut self) -> Result<(), IoError> {
-        let fail = self.fail(IoKind::Failed, "decrypt from");
+        let peer = self.conn.peer();
+        let fail = || IoError::new(IoKind::Failed, "decrypt from", peer.to_string());
         let Some(tls) = &mut self.tls else { return Ok(()) };
         loop {
             let mut bytes = self.conn.filled();
@@ -72,19 +73,19 @@ impl<R: Dial> Stream<R> {
             }
             let before = bytes.len();
             if tls.session.read_tls(&mut bytes).is_err() {
-                return Err(fail);
+                return Err(fail());
             }
             let taken = before - bytes.len();
             self.conn.consume(taken);
-            let Ok(state) = tls.session.process_new_packets() else { return Err(fail) };
+            let Ok(state) = tls.session.process_new_packets() else { return Err(fail()) };
             tls.ended |= state.peer_has_closed();
             let mut plain = state.plaintext_bytes_to_read();
             if tls.window.len() + plain > WINDOW_BYTES_MAX {
-                return Err(fail);
+                return Err(fail());
             }
             while plain > 0 {
                 let mut piece = [0; READ_BYTES];
-                let Ok(got) = tls.session.reader().read(&mut piece) else { return Err(fail) };
+                let Ok(got) = tls.session.reader().read(&mut piece) else { return Err(fail()) };
                 // copy: rustls's plaintext -> window.
                 tls.window.extend_from_slice(piece.get(..got).unwrap_or_default());
                 plain -= got.clamp(1, plain);
