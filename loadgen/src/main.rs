@@ -6,9 +6,10 @@
 //! * `pop3`: clients that fetch mail in a loop: rate, CPU time per session.
 //! * `handshakes`: connections that encrypt and leave: CPU time per handshake.
 //!
-//! `send` has an executor for each core, on fsmtp-rt; the others plain threads and blocking sockets,
-//! good for some thousand connections. The figures are printed as `name value unit` lines, one a line. Exit status:
-//! 0 measured, 1 something failed and the reason is on stderr, 2 wrong usage.
+//! `send` has an executor for each core, on fsmtp-rt; the others plain threads and blocking
+//! sockets, good for some thousand connections. The figures are printed as `name value unit` lines,
+//! one a line. Exit status: 0 measured, 1 something failed and the reason is on stderr, 2 wrong
+//! usage.
 
 mod big;
 mod client;

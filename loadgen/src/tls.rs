@@ -1,8 +1,9 @@
 //! How a connection to the server is encrypted, and with what key exchange.
 //!
-//! Used by every kind of load that can be encrypted. Handshakes are full ones, nothing is remembered
-//! from one connection to the next, except where `send --resume` asks for it. The server's certificate is not looked at, since a
-//! server that is measured has any: never a model for a client of real mail.
+//! Used by every kind of load that can be encrypted. Handshakes are full ones, nothing is
+//! remembered from one connection to the next, except where `send --resume` asks for it. The
+//! server's certificate is not looked at, since a server that is measured has any: never a model
+//! for a client of real mail.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -52,20 +53,28 @@ pub(crate) struct Options {
     pub(crate) group: Group,
 }
 
+/// How `send` makes handshakes.
+#[derive(Debug, Clone)]
+pub(crate) struct Configs {
+    /// Nothing is remembered.
+    pub(crate) full: Arc<ClientConfig>,
+    /// A connection resumes the session of one before it.
+    pub(crate) resuming: Arc<ClientConfig>,
+}
+
 impl Options {
-    /// For connections of which nothing is remembered, and for those that resume a session of each
-    /// other; `None` without TLS.
+    /// Both ways; `None` without TLS.
     ///
     /// # Errors
     /// When the library cannot be set up.
-    pub(crate) fn configs(self) -> Result<Option<(Arc<ClientConfig>, Arc<ClientConfig>)>, String> {
+    pub(crate) fn configs(self) -> Result<Option<Configs>, String> {
         if self.tls == Mode::None {
             return Ok(None);
         }
         let full = self.config()?;
         let mut resuming = full.clone();
         resuming.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-        Ok(Some((Arc::new(full), Arc::new(resuming))))
+        Ok(Some(Configs { full: Arc::new(full), resuming: Arc::new(resuming) }))
     }
 
     /// TLS 1.3 with this key exchange, and nothing remembered.

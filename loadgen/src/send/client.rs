@@ -1,7 +1,8 @@
-//! One connection's work: open it, greet, encrypt, sign in, send message after message, say goodbye.
+//! One connection's work: open it, greet, encrypt, sign in, send message after message, say
+//! goodbye.
 //!
-//! `executor.rs` calls [`message`] for each message that is due. Generic over the runtime, so the same
-//! code runs on real sockets and on the simulator's. Every reply is counted and judged here; a
+//! `executor.rs` calls [`message`] for each message that is due. Generic over the runtime, so the
+//! same code runs on real sockets and on the simulator's. Every reply is counted and judged here; a
 //! connection that breaks is dropped with its error's kind, and the next message opens another.
 
 use fsmtp_proto::sasl::Mechanism;

@@ -3,8 +3,8 @@
 //! `mod.rs` runs [`run`] on a shard for each core; the tests run it on the simulator. Connections
 //! take the next message when they are free (closed loop) or when it is due (open loop); in the
 //! open loop messages for which no connection is free wait, at most `--backlog` of them, and are
-//! timed from when they were due. A connection that cannot be opened [`FAILURES_MAX`] times in a row
-//! gives up.
+//! timed from when they were due. A connection that cannot be opened [`FAILURES_MAX`] times in a
+//! row gives up.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,6 +23,7 @@ use super::measure::Measures;
 use super::message::Templates;
 use super::plan::{Amount, Pipelining, Plan};
 use super::schedule::{Random, Schedule};
+use crate::tls::Configs;
 
 /// How often a connection is tried before it is given up.
 pub(crate) const FAILURES_MAX: u32 = 10;
@@ -82,7 +83,7 @@ pub(crate) struct Core<R: Dial> {
     messages_count: Cell<u64>,
     dials_count: Cell<u64>,
     random: RefCell<Random>,
-    tls: Option<(Arc<ClientConfig>, Arc<ClientConfig>)>,
+    tls: Option<Configs>,
     measures: RefCell<Measures>,
     ledger: RefCell<Vec<(u64, usize)>>,
     shared: Shared,
@@ -203,7 +204,7 @@ impl<R: Dial> Core<R> {
 
     /// How the next connection makes its handshake: full, or with what is remembered.
     pub(crate) fn tls_config(&self) -> Option<Arc<ClientConfig>> {
-        let (full, resuming) = self.tls.as_ref()?;
+        let Configs { full, resuming } = self.tls.as_ref()?;
         let resumes = self.random.borrow_mut().unit() < self.plan.options.resume;
         Some(Arc::clone(if resumes { resuming } else { full }))
     }
@@ -273,7 +274,7 @@ impl<R: Dial> Core<R> {
             to.push('@');
             let total = domains.0.last().map_or(0.0, |(_, sum)| *sum);
             let at = self.random.borrow_mut().unit() * total;
-            let picked = domains.0.iter().find(|(_, sum)| at < *sum).or(domains.0.last());
+            let picked = domains.0.iter().find(|(_, sum)| at < *sum).or_else(|| domains.0.last());
             to.push_str(picked.map_or("", |(domain, _)| domain));
         }
     }

@@ -1,4 +1,5 @@
-//! The messages: made before the run, one template for each size; in the run only the id is written.
+//! The messages: made before the run, one template for each size; in the run only the id is
+//! written.
 //!
 //! Each message says who it is in two header fields in front of all others: `X-Loadgen-Id`, which
 //! is `<run>-<core>-<number>` in hexadecimal, and `X-Loadgen-Sum`, the SHA-256 of everything behind

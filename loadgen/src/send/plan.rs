@@ -255,7 +255,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "CONDITION")]
     pub(crate) threshold: Vec<Threshold>,
     /// Searches the highest rate at which this holds, and every threshold.
-    #[arg(long, value_name = "CONDITION", conflicts_with_all = ["messages", "ramp", "step", "spike"])]
+    #[arg(long, value_name = "CONDITION",
+          conflicts_with_all = ["messages", "ramp", "step", "spike"])]
     pub(crate) find_max: Option<Threshold>,
     /// Writes the figures as JSON; the layout stands in docs/loadgen.md.
     #[arg(long, value_name = "FILE")]
@@ -361,7 +362,7 @@ fn amount(options: &Options) -> Result<Amount, String> {
     } else if let Some(rate) = options.rate {
         vec![Curve::constant(rate, seconds)]
     } else {
-        let messages = options.messages.or(options.duration.is_none().then_some(10_000));
+        let messages = options.messages.or_else(|| options.duration.is_none().then_some(10_000));
         return Ok(Amount::Closed { messages, time: options.duration });
     };
     Curve::new(segments).map(Amount::Open)

@@ -1,8 +1,8 @@
 //! The figures as lines of text and as JSON.
 //!
-//! Both come from one [`Outcome`]. When the generator was the bottleneck, latencies are left out and
-//! the reason stands in their place: they would tell of the generator, not of the server. The JSON
-//! layout is described in docs/loadgen.md and has a version, [`LAYOUT`].
+//! Both come from one [`Outcome`]. When the generator was the bottleneck, latencies are left out
+//! and the reason stands in their place: they would tell of the generator, not of the server. The
+//! JSON layout is described in docs/loadgen.md and has a version, [`LAYOUT`].
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! When each message is due: computed from the plan alone, never from how long anything took.
 //!
 //! A [`Curve`] is the wanted rate over time, in straight pieces; message `n` is due when the area
-//! under it has come to `n`. So the times do not depend on a clock, on the server or on how the work
-//! is spread: core `k` of `c` takes every `c`-th message. Poisson arrivals are the same curve walked
-//! in exponential steps instead of whole ones. Used by the open loop; a plan has at most
+//! under it has come to `n`. So the times do not depend on a clock, on the server or on how the
+//! work is spread: core `k` of `c` takes every `c`-th message. Poisson arrivals are the same curve
+//! walked in exponential steps instead of whole ones. Used by the open loop; a plan has at most
 //! [`SEGMENTS_MAX`] pieces and [`TOTAL_MAX`] messages.
 
 use std::rc::Rc;

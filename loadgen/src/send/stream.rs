@@ -1,7 +1,7 @@
 //! A connection of the generator: in clear, or TLS since some moment.
 //!
-//! Used by `client.rs`. As the engine's own, from the other side. In clear it adds one comparison to
-//! each call. What cannot be decrypted is an error of the operation `decrypt from`.
+//! Used by `client.rs`. As the engine's own, from the other side. In clear it adds one comparison
+//! to each call. What cannot be decrypted is an error of the operation `decrypt from`.
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
