@@ -99,8 +99,8 @@ for n in $(seq 0 $((accounts - 1))); do
         >"$work/adduser" 2>&1 || die "no account u$n:" "$work/adduser"
 done
 for n in $(seq 0 $((accounts - 1))); do
-    timeout 120 "$loadgen" flood --target "127.0.0.1:$((base + 25))" --rcpt "u$n@$domain" \
-        --connections 16 --messages $messages --bytes $octets >"$work/fill" 2>&1 ||
+    timeout 120 "$loadgen" send --target "127.0.0.1:$((base + 25))" --rcpt "u$n@$domain" \
+        --connections 16 --messages $messages --size $octets >"$work/fill" 2>&1 ||
         die "u$n is not filled:" "$work/fill"
 done
 

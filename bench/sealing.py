@@ -5,7 +5,7 @@
 
 Both run with --dev on two cores over folders of their own and take turns in each round:
 
-    taking    4 KiB messages, one recipient, 100 mailboxes in turn (`loadgen flood`)
+    taking    4 KiB messages, one recipient, 100 mailboxes in turn (`loadgen send`)
     first     RETR of 1,000 messages of 4 KiB that nobody has read yet, each from a mailbox whose
               windows need RSA; sign-in and list not counted
     second    the same again
@@ -95,10 +95,10 @@ class Engine:
 
     def take(self):
         before = self.cpu()
-        flood = [LOADGEN, "flood", "--target", f"127.0.0.1:{self.base + 25}", "--rcpt"]
-        flood += [f"u{{}}@{DOMAIN}", "--mailboxes", str(MAILBOXES), "--bytes", str(OCTETS)]
-        flood += ["--messages", str(MESSAGES), "--connections", "32"]
-        done = subprocess.run(flood, capture_output=True, timeout=120)
+        send = [LOADGEN, "send", "--target", f"127.0.0.1:{self.base + 25}", "--rcpt"]
+        send += [f"u{{}}@{DOMAIN}", "--mailboxes", str(MAILBOXES), "--size", str(OCTETS)]
+        send += ["--messages", str(MESSAGES), "--connections", "32", "--pipelining", "off"]
+        done = subprocess.run(send, capture_output=True, timeout=120)
         if done.returncode:
             sys.exit(done.stderr.decode())
         return (self.cpu() - before) / MESSAGES / 1e3
@@ -150,7 +150,7 @@ def main():
         for round in range(ROUNDS):
             for engine in engines if round % 2 else reversed(engines):
                 figures[engine.name, "taking"].append(engine.take())
-        # The flood gives each mailbox 200 messages a round; what is read is another mailbox each time.
+        # Sending gives each mailbox 200 messages a round; what is read is another mailbox each time.
         rounds = min(ROUNDS, MAILBOXES)
         if each * (ROUNDS + 1) < READ:
             sys.exit(f"{READ} messages need {READ // each} rounds")

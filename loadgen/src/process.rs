@@ -61,18 +61,6 @@ impl Process {
         }
         Ok(Duration::from_nanos(ns))
     }
-
-    /// CPU time of all its threads so far, user and system.
-    pub(crate) fn cpu(&self) -> Result<Duration, String> {
-        let text = self.read("stat")?;
-        let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let field = |n: usize| {
-            after_name.split_whitespace().nth(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0)
-        };
-        let ticks = field(11) + field(12);
-        let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Ok(Duration::from_nanos(ticks * (1_000_000_000 / per_second)))
-    }
 }
 
 /// What the kernel holds for sockets and other objects, machine-wide, in bytes.
@@ -133,7 +121,6 @@ mod tests {
         assert!(memory.rss >= memory.pss && memory.pss > 0);
         assert!(me.resident().unwrap() > 0);
         assert!(me.resident_peak().unwrap() >= me.resident().unwrap() / 2);
-        assert!(me.cpu().unwrap() < Duration::from_secs(3600));
         assert!(!me.cpu_of_threads().unwrap().is_zero());
         assert!(Kernel::now().unwrap().slab > 0);
         assert_eq!(kib("A: 1 kB\nB:   20 kB\n", "B:"), 20 * 1024);

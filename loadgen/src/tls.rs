@@ -1,8 +1,9 @@
 //! How a connection to the server is encrypted, and with what key exchange.
 //!
-//! Used by every kind of load that can be encrypted. Handshakes are always full ones: nothing is
-//! remembered from one connection to the next. The server's certificate is not looked at, since a
-//! server that is measured has any: never a model for a client of real mail.
+//! Used by every kind of load that can be encrypted. Handshakes are full ones, nothing is
+//! remembered from one connection to the next, except where `send --resume` asks for it. The
+//! server's certificate is not looked at, since a server that is measured has any: never a model
+//! for a client of real mail.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -17,6 +18,9 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, Str
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
 use crate::client::{Client, Wire, connect};
+
+/// Servers whose sessions are remembered: there is one.
+const SESSIONS_MAX: usize = 8;
 
 /// When a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,19 +53,34 @@ pub(crate) struct Options {
     pub(crate) group: Group,
 }
 
-/// Opens connections, all in the same way.
+/// How `send` makes handshakes.
 #[derive(Debug, Clone)]
-pub(crate) struct Dialer {
-    mode: Mode,
-    config: Arc<ClientConfig>,
+pub(crate) struct Configs {
+    /// Nothing is remembered.
+    pub(crate) full: Arc<ClientConfig>,
+    /// A connection resumes the session of one before it.
+    pub(crate) resuming: Arc<ClientConfig>,
 }
 
-impl Dialer {
+impl Options {
+    /// Both ways; `None` without TLS.
+    ///
     /// # Errors
     /// When the library cannot be set up.
-    pub(crate) fn new(options: Options) -> Result<Self, String> {
+    pub(crate) fn configs(self) -> Result<Option<Configs>, String> {
+        if self.tls == Mode::None {
+            return Ok(None);
+        }
+        let full = self.config()?;
+        let mut resuming = full.clone();
+        resuming.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        Ok(Some(Configs { full: Arc::new(full), resuming: Arc::new(resuming) }))
+    }
+
+    /// TLS 1.3 with this key exchange, and nothing remembered.
+    fn config(self) -> Result<ClientConfig, String> {
         let mut provider = ring::default_provider();
-        provider.kx_groups = vec![match options.group {
+        provider.kx_groups = vec![match self.group {
             Group::X25519 => ring::kx_group::X25519,
             Group::X25519mlkem768 => aws_lc_rs::kx_group::X25519MLKEM768,
         }];
@@ -73,6 +92,22 @@ impl Dialer {
             .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
             .with_no_client_auth();
         config.resumption = Resumption::disabled();
+        Ok(config)
+    }
+}
+
+/// Opens connections, all in the same way.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialer {
+    mode: Mode,
+    config: Arc<ClientConfig>,
+}
+
+impl Dialer {
+    /// # Errors
+    /// When the library cannot be set up.
+    pub(crate) fn new(options: Options) -> Result<Self, String> {
+        let config = options.config()?;
         Ok(Self { mode: options.tls, config: Arc::new(config) })
     }
 

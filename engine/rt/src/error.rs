@@ -8,13 +8,15 @@ use std::io;
 pub enum IoKind {
     /// The other side is gone: end the session.
     Closed,
+    /// Nobody listens where we wanted to connect.
+    Refused,
     /// The deadline passed.
     TimedOut,
     /// No space is left on the file system.
     Full,
     /// No such file.
     NotFound,
-    /// The process has too many descriptors or too little memory for now.
+    /// The process has too many descriptors, too little memory or no source port for now.
     Exhausted,
     /// Anything else; the operation failed and will go on failing.
     Failed,
@@ -46,6 +48,7 @@ impl IoError {
             io::ErrorKind::NotFound => IoKind::NotFound,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => IoKind::Full,
             io::ErrorKind::TimedOut => IoKind::TimedOut,
+            io::ErrorKind::ConnectionRefused => IoKind::Refused,
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe
@@ -70,6 +73,7 @@ impl fmt::Display for IoError {
         match (self.kind, self.errno) {
             (_, errno) if errno != 0 => write!(f, "{}", io::Error::from_raw_os_error(errno)),
             (IoKind::Closed, _) => write!(f, "the other side closed the connection"),
+            (IoKind::Refused, _) => write!(f, "nobody listens there"),
             (IoKind::TimedOut, _) => write!(f, "timed out"),
             (IoKind::Full, _) => write!(f, "no space left"),
             (IoKind::NotFound, _) => write!(f, "no such file"),

@@ -16,7 +16,7 @@ pub mod sim;
 #[allow(unsafe_code)] // WHY: see there; nothing else in the workspace may
 mod sys;
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 pub use block::{Block, PAGE_BYTES};
 pub use error::{IoError, IoKind};
@@ -49,6 +49,10 @@ pub trait Runtime: Clone + 'static {
 
     /// Monotonic time; may be as old as the last time the shard looked for events.
     fn now(&self) -> Instant;
+    /// The same, looked up now: for measurements, since it costs a look at the clock each time.
+    fn now_exact(&self) -> Instant {
+        self.now()
+    }
     /// Wall-clock time; may step in either direction.
     fn unix(&self) -> UnixTime;
     /// Fills `into` with random bytes (predictable in the simulator).
@@ -63,6 +67,21 @@ pub trait Runtime: Clone + 'static {
     fn buffer(&self) -> Vec<u8>;
     /// Gives a buffer back to the pool. (One that was sent returns by itself.)
     fn recycle(&self, buffer: Vec<u8>);
+}
+
+/// A runtime that opens connections, too.
+pub trait Dial: Runtime {
+    /// Opens a connection to `to`, from any port of `from` or from where the system likes.
+    ///
+    /// # Errors
+    /// [`IoKind::Refused`] when nobody listens there, [`IoKind::TimedOut`] at the deadline,
+    /// [`IoKind::Exhausted`] when descriptors or source ports have run out.
+    async fn dial(
+        &self,
+        from: Option<IpAddr>,
+        to: SocketAddr,
+        deadline: Instant,
+    ) -> Result<Self::Conn, IoError>;
 }
 
 /// Where new connections come from.

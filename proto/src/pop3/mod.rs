@@ -33,9 +33,9 @@ pub mod reply;
 pub mod session;
 mod sign_in;
 mod start_tls;
-pub mod stuff;
 pub mod top;
 
+pub use crate::wire::stuff::Stuffer;
 pub use deletions::Deletions;
 pub use line::LINE_BYTES_MAX;
 pub use reply::{Refusal, refuse_connection};
@@ -43,5 +43,4 @@ pub use session::{
     Answer, Ask, Listing, MALFORMED_LINES_MAX, Nothing, REFUSED_LOGINS_MAX, Secret, Session,
     Settings, Then, Turn,
 };
-pub use stuff::Stuffer;
 pub use top::Top;

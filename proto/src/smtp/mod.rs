@@ -1,4 +1,4 @@
-//! SMTP and ESMTP, server side.
+//! SMTP and ESMTP. The server's states; those of the client stand in [`client`]:
 //!
 //! ```text
 //!             EHLO, HELO           MAIL (asks Sender)          DATA (asks Begin)
@@ -12,6 +12,7 @@
 //! ```
 //!
 //! * [`server`]: the session, its questions and answers.
+//! * [`client`]: the other side: replies, what a server offers, a transaction.
 //! * [`address`]: paths, mailboxes, domains.
 //! * [`body`]: end of data, dots, bare newlines.
 //! * [`hops`]: counting `Received` fields.
@@ -20,6 +21,7 @@
 
 pub mod address;
 pub mod body;
+pub mod client;
 pub mod ext;
 pub mod hops;
 pub mod reply;

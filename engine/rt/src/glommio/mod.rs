@@ -13,6 +13,7 @@
 //! So the executor itself never runs dry and never parks. Whatever shall wake a shard comes through
 //! the ring: sockets, files, the nearest deadline as a time-out, and an eventfd for other threads.
 
+mod dial;
 mod disk;
 mod net;
 mod task;
@@ -42,6 +43,7 @@ pub use net::{ACCEPTS_MAX, GlommioConn, GlommioListener};
 use crate::helpers::Helpers;
 use crate::sys::ring::{Completion, Held, OpId, Ring};
 use crate::{Class, IoError, Runtime};
+use dial::DialState;
 use net::{ConnState, ListenerState};
 use task::{EndOnPanic, Remote, Tasks, Tracked};
 use timer::{Alarm, Timers};
@@ -150,6 +152,7 @@ thread_local! {
 /// To whom a completion belongs.
 enum Target {
     Accept(Rc<ListenerState>),
+    Dial(Rc<DialState>),
     Receive(Rc<ConnState>),
     Send(Rc<ConnState>),
     File { transfer: Rc<RefCell<disk::Transfer>>, _open: Rc<disk::FileInner> },
@@ -272,10 +275,13 @@ impl GlommioRuntime {
 }
 
 impl Shard {
+    fn clock(&self) -> Instant {
+        Instant::from_ns(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
     /// Looks at the clock once for the turn that begins.
     fn tick(&self) {
-        let ns = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.now.set(Instant::from_ns(ns));
+        self.now.set(self.clock());
         if self.now.get().since(self.wall.get().1) >= WALL_LOOK {
             self.look_at_wall();
         }
@@ -398,6 +404,7 @@ impl Shard {
     fn dispatch(&self, target: Target, completion: Completion) {
         match target {
             Target::Accept(listener) => listener.accepted(completion),
+            Target::Dial(dial) => dial.connected(&completion),
             Target::Receive(conn) => {
                 if completion.result == -libc::ENOBUFS {
                     conn.starve();
@@ -485,6 +492,10 @@ impl Runtime for GlommioRuntime {
 
     fn now(&self) -> Instant {
         self.shard.now.get()
+    }
+
+    fn now_exact(&self) -> Instant {
+        self.shard.clock()
     }
 
     fn unix(&self) -> UnixTime {

@@ -235,7 +235,7 @@ enum Window {
     Heap { bytes: Vec<u8>, start: usize },
 }
 
-/// An accepted connection.
+/// A connection, accepted or opened.
 pub struct GlommioConn {
     shard: Rc<Shard>,
     state: Rc<ConnState>,
@@ -255,6 +255,16 @@ impl GlommioConn {
         } else {
             listener.address
         };
+        Some(Self::over(shard, socket, peer, local))
+    }
+
+    /// A connection over a socket that is connected.
+    pub(super) fn over(
+        shard: &Rc<Shard>,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Self {
         let state = ConnState {
             socket: RefCell::new(Some(socket)),
             incoming: RefCell::default(),
@@ -266,7 +276,7 @@ impl GlommioConn {
             late: Cell::new(false),
         };
         let window = Window::Parked(Vec::new());
-        Some(Self {
+        Self {
             shard: Rc::clone(shard),
             state: Rc::new(state),
             window,
@@ -274,7 +284,7 @@ impl GlommioConn {
             local,
             more_waits: false,
             stuck: false,
-        })
+        }
     }
 
     fn error(&self, kind: IoKind, operation: &'static str) -> IoError {
@@ -499,7 +509,7 @@ impl core::fmt::Debug for GlommioConn {
     }
 }
 
-fn set_waker(cell: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+pub(super) fn set_waker(cell: &RefCell<Option<Waker>>, cx: &Context<'_>) {
     let mut waker = cell.borrow_mut();
     match waker.as_mut() {
         Some(waker) => waker.clone_from(cx.waker()),

@@ -12,7 +12,7 @@ use super::net::{Flying, Port, SimConn, wake};
 use super::options::NetOptions;
 use super::trace::What;
 use super::{Shared, SimRuntime};
-use crate::{Instant, IoError, IoKind, Listener, Runtime};
+use crate::{Dial, Instant, IoError, IoKind, Listener, Runtime};
 
 /// A simulated listener. Its waiting connections are reset when it is dropped.
 pub struct SimListener {
@@ -105,7 +105,7 @@ impl SimRuntime {
     /// Opens a connection to `to`, from an address of this host.
     ///
     /// # Errors
-    /// [`IoKind::Closed`] when nobody listens there, [`IoKind::TimedOut`] when the backlog is full.
+    /// [`IoKind::Refused`] when nobody listens there, [`IoKind::TimedOut`] with a full backlog.
     pub async fn connect(&self, to: SocketAddr) -> Result<SimConn, IoError> {
         let ip = self.address(0).ip();
         let options = self.core.borrow().options.net.clone();
@@ -125,11 +125,16 @@ impl SimRuntime {
     ) -> Result<SimConn, IoError> {
         let wait = self.core.borrow_mut().random.within(options.latency_ns);
         self.sleep_until(Instant::from_ns(self.now().ns() + wait)).await;
+        self.open(from, to, options)
+    }
+
+    /// What comes of a connect when it gets there.
+    fn open(&self, from: IpAddr, to: SocketAddr, options: NetOptions) -> Result<SimConn, IoError> {
         let mut core = self.core.borrow_mut();
         let fail = |kind| Err(IoError::new(kind, "connect to", to.to_string()));
         let count = core.net.listeners.get(&to).map_or(0, Vec::len);
         if count == 0 {
-            return fail(IoKind::Closed);
+            return fail(IoKind::Refused);
         }
         let index = core.random.index(count);
         let (host, backlog_max) = (self.host, options.backlog_max);
@@ -148,5 +153,84 @@ impl SimRuntime {
         }
         drop(core);
         Ok(SimConn::new(&self.core, link, 0))
+    }
+}
+
+impl Dial for SimRuntime {
+    /// As [`connect`](SimRuntime::connect), with a deadline, and with the faults of
+    /// [`NetOptions::refused_dials`] and [`NetOptions::lost_dials`]. A full backlog says nothing.
+    async fn dial(
+        &self,
+        from: Option<IpAddr>,
+        to: SocketAddr,
+        deadline: Instant,
+    ) -> Result<SimConn, IoError> {
+        let fail = |kind| Err(IoError::new(kind, "connect to", to.to_string()));
+        let options = self.core.borrow().options.net.clone();
+        let (lost, refused, wait) = {
+            let random = &mut self.core.borrow_mut().random;
+            let lost = random.chance(options.lost_dials);
+            (lost, random.chance(options.refused_dials), random.within(options.latency_ns))
+        };
+        let arrives = Instant::from_ns(self.now().ns() + wait);
+        if !lost && arrives < deadline {
+            self.sleep_until(arrives).await;
+            if refused {
+                return fail(IoKind::Refused);
+            }
+            let from = from.unwrap_or_else(|| self.address(0).ip());
+            match self.open(from, to, options) {
+                Err(error) if error.kind == IoKind::TimedOut => {}
+                opened => return opened,
+            }
+        }
+        self.sleep_until(deadline).await;
+        fail(IoKind::TimedOut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::super::options::Options;
+    use super::super::{SimRuntime, World};
+    use super::*;
+    use crate::Conn;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// How `dial` ended within a second, and when, in milliseconds from its start.
+    fn dial(change: impl FnOnce(&mut NetOptions), listens: bool) -> (Result<(), IoKind>, u128) {
+        let mut options = Options::calm();
+        options.net.latency_ns = (5_000_000, 5_000_000);
+        change(&mut options.net);
+        let mut world = World::new(1, options);
+        let (client, server) = (world.host(), world.host());
+        let (client, server) = (world.start(client), world.start(server));
+        let _listener = listens.then(|| server.listen(25));
+        let to = server.address(25);
+        let rt: SimRuntime = client.clone();
+        world.block_on(&client, async move {
+            let begun = rt.now();
+            let from = "127.0.0.9".parse().ok();
+            let dialed = rt.dial(from, to, begun + SECOND).await;
+            if let Ok(conn) = &dialed {
+                assert_eq!((Some(conn.local().ip()), conn.peer()), (from, to));
+            }
+            (dialed.map(drop).map_err(|error| error.kind), (rt.now() - begun).as_millis())
+        })
+    }
+
+    #[test]
+    fn dials_are_answered_refused_or_lost_after_the_latency() {
+        let million = super::super::MILLION;
+        assert_eq!(dial(|_| {}, true), (Ok(()), 5));
+        assert_eq!(dial(|_| {}, false), (Err(IoKind::Refused), 5));
+        assert_eq!(dial(|net| net.refused_dials = million, true), (Err(IoKind::Refused), 5));
+        let lost = (Err(IoKind::TimedOut), 1000);
+        assert_eq!(dial(|net| net.lost_dials = million, true), lost);
+        assert_eq!(dial(|net| net.backlog_max = 0, true), lost);
+        assert_eq!(dial(|net| net.latency_ns = (2_000_000_000, 2_000_000_000), true), lost);
     }
 }

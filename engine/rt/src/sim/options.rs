@@ -42,6 +42,10 @@ pub struct NetOptions {
     pub accept_errors: u32,
     /// Connections that may wait for their acceptor.
     pub backlog_max: usize,
+    /// Chance that a connect is refused though somebody listens; of `dial` only.
+    pub refused_dials: u32,
+    /// Chance that a connect is lost: nothing is heard of it; of `dial` only.
+    pub lost_dials: u32,
 }
 
 /// Faults of disks; chances are per million.
@@ -129,6 +133,8 @@ impl Options {
                 doom_bytes: (0, 0),
                 accept_errors: 0,
                 backlog_max: 128,
+                refused_dials: 0,
+                lost_dials: 0,
             },
             disk: DiskOptions {
                 latency_ns: (100 * MICROSECOND, 100 * MICROSECOND),

@@ -294,7 +294,7 @@ fn nobody_listens_backlog_is_bounded_and_half_close_is_seen() {
     let to = server.address(25);
     let rt = client.clone();
     world.block_on(&client.clone(), async move {
-        assert_eq!(rt.connect(to).await.map_err(|e| e.kind).err(), Some(IoKind::Closed));
+        assert_eq!(rt.connect(to).await.map_err(|e| e.kind).err(), Some(IoKind::Refused));
     });
     let mut listener = server.listen(25);
     world.change(|options| options.net.backlog_max = 1);

@@ -15,6 +15,7 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 use slab::Slab;
+use socket2::SockAddr;
 
 use super::buffers::{BODY_BYTES, Buffers, GROUP, Lease};
 use crate::block::Block;
@@ -42,6 +43,9 @@ pub(crate) enum Held {
     Nothing,
     /// Nothing; the result is the descriptor of an accepted connection.
     Listener,
+    /// The address of a connect.
+    #[expect(dead_code, reason = "held for the kernel; nobody wants it back")]
+    Address(Box<SockAddr>),
     /// The bytes of a send or read.
     Bytes(Vec<u8>),
     /// The block of a write.
@@ -124,6 +128,14 @@ impl Ring {
         self.start(entry, Held::Listener)
     }
 
+    /// Connects a socket.
+    pub(crate) fn connect(&mut self, socket: BorrowedFd<'_>, address: SockAddr) -> OpId {
+        let address = Box::new(address);
+        let (start, length) = (address.as_ptr().cast(), address.len());
+        let entry = opcode::Connect::new(Fd(socket.as_raw_fd()), start, length).build();
+        self.start(entry, Held::Address(address))
+    }
+
     /// Receives once, into a buffer of the pool. `later`: only when the kernel reports data.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, later: bool) -> OpId {
         let priority = if later { 1 } else { 0 }; // IORING_RECVSEND_POLL_FIRST
@@ -189,7 +201,7 @@ impl Ring {
     fn push(&mut self, entry: Entry) {
         // WHY: the queue cannot know what an entry points to.
         // SAFETY: what the entry points to is in `held` until the completion is seen, or in the
-        // pool's mapping; moving a vector or block into `held` does not move its heap memory.
+        // pool's mapping; moving a box, vector or block into `held` does not move its heap memory.
         while unsafe { self.uring.submission().push(&entry) }.is_err() {
             // Full. Submitting makes room: the kernel takes all entries that it is shown.
             let _ = self.uring.submit();

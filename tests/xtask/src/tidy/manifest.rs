@@ -12,7 +12,7 @@ const CRATES: [(&str, &[&str]); 10] = [
     ("fsmtp-rt", &["fsmtp-proto"]),
     ("fsmtp-store", &["fsmtp-rt", "fsmtp-proto"]),
     ("fsmtp-engine", &["fsmtp-store", "fsmtp-rt", "fsmtp-proto"]),
-    ("loadgen", &["fsmtp-proto", "fsmtp-rt"]),
+    ("loadgen", &["fsmtp-proto", "fsmtp-rt", "wire-tests"]),
     ("bench", &["fsmtp-proto", "fsmtp-rt", "fsmtp-store", "fsmtp-engine"]),
     ("wire-tests", &[]),
     ("fsmtp-crash", &["wire-tests"]),

@@ -1,14 +1,16 @@
-//! Writes a message as the body of a multi-line reply (RFC 1939 §3): dots are doubled at line
-//! starts, the last line is ended, and a single dot follows.
+//! Writes a message as the body of a multi-line reply (RFC 1939 §3) or behind DATA (RFC 5321
+//! §4.5.2), which is the same: dots are doubled at line starts, the last line is ended, and a
+//! single dot follows.
 //!
-//! The driver feeds the pieces of a body as they come from the store. Works by blocks (memchr, one
-//! copy into the send buffer), holds one byte of state, and gives the same bytes however the
-//! message was cut. It cannot fail; the caller bounds the buffer by the size of its pieces
-//! ([`Stuffer::grown_bytes_max`]).
+//! The drivers of POP3 and of the SMTP client feed the pieces of a body as they come. Works by
+//! blocks (memchr, one copy into the send buffer), holds one byte of state, and gives the same
+//! bytes however the message was cut. It cannot fail; the caller bounds the buffer by the size of
+//! its pieces ([`Stuffer::grown_bytes_max`]).
 //!
 //! A line starts behind CRLF. But some clients also end lines at a bare LF, and a message that came
 //! in as binary may hold `LF . CRLF` or `LF . LF`: such a client would take that for the end of the
-//! reply, and what follows, chosen by the sender of the message, for our replies. So a dot that
+//! reply, and what follows, chosen by the sender of the message, for our replies; and a server that
+//! does so would take it for the end of the message, and what follows for commands. So a dot that
 //! stands alone between a bare LF and a line end is doubled as well. No other byte is changed.
 
 use memchr::memchr;

@@ -1,0 +1,244 @@
+//! `send`: mail, as fast as asked or as fast as it goes, and what became of each message.
+//!
+//! Thread-per-core: each core has its own executor, connections, schedule and figures; what they
+//! share is the plan and a flag that ends the run. Called by `main`.
+//!
+//! * [`plan`]: the command line. [`schedule`]: when messages are due. [`message`]: what they are.
+//! * [`executor`]: one core. [`client`]: one connection, over [`stream`]. [`ledger`]: its 250s.
+//! * [`measure`]: counts and times. [`report`]: how they are shown. [`search`]: what they must be.
+//!
+//! Exit status: 0 measured and every threshold held; 1 an error occurred (unless a threshold bears
+//! errors), a threshold did not hold, or nothing could be measured; 2 a plan that is none.
+
+mod client;
+mod executor;
+mod ledger;
+mod measure;
+mod message;
+mod plan;
+mod report;
+mod schedule;
+mod search;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use fsmtp_rt::glommio::{GlommioRuntime, ShardHandle, ShardOptions, processors, start_shard};
+use fsmtp_rt::helpers::Helpers;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::process::{Process, raise_open_files};
+use executor::{Batch, Shared};
+use ledger::Ledger;
+use measure::Measures;
+use message::Templates;
+pub(crate) use plan::Options;
+use plan::Plan;
+use report::{Outcome, Server};
+use search::{Search, Threshold};
+
+/// Descriptors of a core beside its connections.
+const CORE_DESCRIPTORS: usize = 32;
+
+/// Runs a plan, and says how it went.
+pub(crate) fn run(options: Options) -> ExitCode {
+    let plan = match Plan::new(options) {
+        Ok(plan) => plan,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::from(2);
+        }
+    };
+    match measured(&plan) {
+        Ok(good) => ExitCode::from(u8::from(!good)),
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs it, prints it, and says whether all was as it must be.
+fn measured(plan: &Plan) -> Result<bool, String> {
+    let options = &plan.options;
+    let templates = Arc::new(Templates::new(&options.size, options.corpus.as_deref())?);
+    let stop = stop_flag()?;
+    let run = run_number();
+    let ledger = options.ledger.as_deref().map(|path| Ledger::open(path, run, &templates));
+    let ledger = ledger.transpose()?;
+    let set = Set { templates, stop, run, ledger: ledger.as_ref().map(Ledger::sender) };
+    let (outcome, plan, found) = match &options.find_max {
+        None => (once(plan, &set)?, plan.clone(), None),
+        Some(goal) => search(plan, &set, goal)?,
+    };
+    drop(set);
+    ledger.map_or(Ok(()), Ledger::close)?;
+    let mut lines = report::text(&plan, &outcome);
+    if let Some(goal) = &options.find_max {
+        lines.push(match found {
+            Some(rate) => format!("max_rate {rate:.0} 1/s"),
+            None => format!("max_rate none: {goal} never held"),
+        });
+    }
+    let mut good = options.find_max.is_none() || found.is_some();
+    for threshold in &options.threshold {
+        let holds = outcome.holds(&plan, threshold);
+        lines.push(format!("threshold {threshold} {}", if holds { "held" } else { "missed" }));
+        good &= holds;
+    }
+    println!("{}", lines.join("\n"));
+    if let Some(path) = &options.json {
+        let document = report::document(&plan, &outcome, found);
+        std::fs::write(path, format!("{document:#}\n"))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    let borne = options.threshold.iter().any(Threshold::bears_errors);
+    if outcome.measures.acknowledged == 0 {
+        eprintln!("no message was acknowledged");
+        return Ok(false);
+    }
+    Ok(good && (borne || options.find_max.is_some() || outcome.measures.errors_count() == 0))
+}
+
+/// What all rounds have in common.
+struct Set {
+    templates: Arc<Templates>,
+    stop: Arc<AtomicBool>,
+    run: u32,
+    ledger: Option<mpsc::SyncSender<Batch>>,
+}
+
+/// The first signal ends the run and lets the figures be printed; a second one ends the process.
+fn stop_flag() -> Result<Arc<AtomicBool>, String> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|e| format!("signals: {e}"))?;
+    }
+    Ok(stop)
+}
+
+/// Tells one run from another in the messages' ids.
+fn run_number() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let ns = now.unwrap_or_default().as_nanos() as u64;
+    let mut random = schedule::Random::new(ns ^ u64::from(std::process::id()));
+    random.next() as u32
+}
+
+/// Rounds of the open loop at one rate after the other.
+fn search(
+    plan: &Plan,
+    set: &Set,
+    goal: &Threshold,
+) -> Result<(Outcome, Plan, Option<f64>), String> {
+    let (first, time) = plan.search();
+    let mut search = Search::new(first);
+    let mut best = None;
+    let mut last = None;
+    while let Some(rate) = search.next() {
+        let round = plan.at_rate(rate, time)?;
+        let outcome = once(&round, set)?;
+        let interrupted = outcome.interrupted;
+        // A rate that was not reached did not pass, however fast the few were.
+        let m = &outcome.measures;
+        let reached = m.dropped == 0 && m.acknowledged as f64 >= 0.95 * rate * time.as_secs_f64();
+        let errors =
+            m.errors_count() > 0 && !plan.options.threshold.iter().any(Threshold::bears_errors);
+        let all = plan.options.threshold.iter().chain([goal]);
+        let passed = reached && !errors && all.clone().all(|t| outcome.holds(&round, t));
+        eprintln!("{rate:.0}/s: {}", if passed { "passed" } else { "missed" });
+        if passed {
+            best = Some((outcome, round));
+        } else {
+            last = Some((outcome, round));
+        }
+        if interrupted {
+            break;
+        }
+        search.tell(passed);
+    }
+    let found = search.found();
+    let (outcome, round) = best.or(last).ok_or("the search has tried no rate")?;
+    Ok((outcome, round, found))
+}
+
+/// One run of all cores.
+fn once(plan: &Plan, set: &Set) -> Result<Outcome, String> {
+    let options = &plan.options;
+    let cores = options.cores;
+    raise_open_files(options.connections as usize + cores as usize * CORE_DESCRIPTORS)?;
+    let helpers = Helpers::new("loadgen-helper", 1).map_err(|e| e.to_string())?;
+    let shared = Shared {
+        plan: Arc::new(plan.clone()),
+        templates: Arc::clone(&set.templates),
+        stop: Arc::clone(&set.stop),
+        run: set.run,
+        ledger: set.ledger.clone(),
+    };
+    let process = options.server_pid.map(Process::new);
+    let before = process.as_ref().map(Process::cpu_of_threads).transpose()?;
+    let (sender, results) = mpsc::channel();
+    let shards: Vec<_> = (0..cores)
+        .map(|core| start(core, plan, &helpers, shared.clone(), sender.clone()))
+        .collect::<Result<_, _>>()?;
+    drop(sender);
+    let mut measures = Measures::new();
+    for result in results {
+        measures.add(&result?);
+    }
+    let server = match (process, before) {
+        (Some(process), Some(before)) => Some(Server {
+            cpu: process.cpu_of_threads()?.saturating_sub(before),
+            rss: process.resident()?,
+            rss_peak: process.resident_peak()?,
+        }),
+        _ => None,
+    };
+    for shard in shards {
+        shard.join().map_err(|e| e.to_string())?;
+    }
+    Ok(Outcome { measures, server, interrupted: set.stop.load(Ordering::Relaxed) })
+}
+
+fn thread_cpu() -> Duration {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(spent.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(spent.tv_nsec).unwrap_or(0))
+}
+
+fn start(
+    core: u32,
+    plan: &Plan,
+    helpers: &Helpers,
+    shared: Shared,
+    sender: mpsc::Sender<Result<Measures, String>>,
+) -> Result<ShardHandle, String> {
+    // The last processors first: a server beside us most likely has the first ones.
+    let cpu = plan.options.pin.then(processors);
+    let cpu = cpu.and_then(|all| all.iter().rev().nth(core as usize % all.len().max(1)).copied());
+    let options = ShardOptions {
+        name: format!("loadgen-{core}"),
+        cpu,
+        stall_after: None,
+        helpers: helpers.clone(),
+    };
+    let main = move |rt: GlommioRuntime| async move {
+        let (begun, before) = (Instant::now(), thread_cpu());
+        let mut result = executor::run(rt, core, shared).await;
+        if let Ok(measures) = &mut result {
+            measures.cpu = thread_cpu().saturating_sub(before);
+            measures.busiest = measures.cpu.as_secs_f64() / begun.elapsed().as_secs_f64().max(1e-9);
+        }
+        // Somebody waits for it.
+        let _ = sender.send(result);
+    };
+    start_shard(options, main).map_err(|e| e.to_string())
+}

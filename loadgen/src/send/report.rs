@@ -1,0 +1,213 @@
+//! The figures as lines of text and as JSON.
+//!
+//! Both come from one [`Outcome`]. When the generator was the bottleneck, latencies are left out
+//! and the reason stands in their place: they would tell of the generator, not of the server. The
+//! JSON layout is described in docs/loadgen.md and has a version, [`LAYOUT`].
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::measure::{Measures, Times};
+use super::plan::{Amount, Plan};
+use super::search::{Figures, LatencyAt, Threshold};
+
+/// The version of the JSON layout; a field that changes its meaning raises it.
+pub(crate) const LAYOUT: u32 = 1;
+/// Above this share of a core's time the generator is the bottleneck.
+pub(crate) const BUSY_MAX: f64 = 0.9;
+/// The quantiles that are shown.
+const QUANTILES: [(&str, f64); 6] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("p9999", 0.9999), ("max", 1.0)];
+
+/// What the server's process spent and holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server {
+    pub(crate) cpu: Duration,
+    pub(crate) rss: u64,
+    pub(crate) rss_peak: u64,
+}
+
+/// One run.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) measures: Measures,
+    pub(crate) server: Option<Server>,
+    /// Ended by a signal.
+    pub(crate) interrupted: bool,
+}
+
+impl Outcome {
+    pub(crate) fn rate(&self) -> f64 {
+        self.measures.acknowledged as f64 / self.measures.took.as_secs_f64().max(1e-9)
+    }
+
+    /// Why latencies say nothing about the server.
+    pub(crate) fn bottleneck(&self, plan: &Plan) -> Option<String> {
+        let busiest = self.measures.busiest;
+        if busiest > BUSY_MAX {
+            return Some(format!(
+                "a core of the generator was busy for {:.0} % of the time: use more --cores, or \
+                 less load",
+                busiest * 100.0
+            ));
+        }
+        let (slip, most) = (&self.measures.slip, plan.options.slip_max);
+        if slip.count() > 0 && slip.at(0.99) > most {
+            return Some(format!(
+                "the generator was more than {} us late with 1 % of its messages: the machine is \
+                 too busy for this rate",
+                most.as_micros()
+            ));
+        }
+        None
+    }
+
+    /// The latencies that thresholds are about: from the intended time where there was one.
+    fn latency(&self) -> &Times {
+        let intended = &self.measures.intended;
+        if intended.count() > 0 { intended } else { &self.measures.actual }
+    }
+
+    /// Whether a condition holds.
+    pub(crate) fn holds(&self, plan: &Plan, threshold: &Threshold) -> bool {
+        let latency = self.bottleneck(plan).is_none().then(|| self.latency() as &dyn LatencyAt);
+        let tries = self.measures.begun + self.measures.dropped;
+        let errors_share = self.measures.errors_count() as f64 / tries.max(1) as f64;
+        threshold.holds(&Figures { latency, rate: self.rate(), errors_share })
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e3
+}
+
+/// The lines `name value unit`.
+pub(crate) fn text(plan: &Plan, outcome: &Outcome) -> Vec<String> {
+    let m = &outcome.measures;
+    let mut lines = vec![
+        format!("messages {} acknowledged", m.acknowledged),
+        format!("begun {} messages", m.begun),
+        format!("rate {:.0} 1/s", outcome.rate()),
+        format!("took {:.3} s", m.took.as_secs_f64()),
+        format!("octets {} acknowledged", m.octets),
+        format!("connections {} opened", m.connections),
+        format!("errors {} in_all", m.errors_count()),
+    ];
+    if m.recipients != m.acknowledged {
+        lines.push(format!("recipients {} acknowledged", m.recipients));
+    }
+    if m.handshakes != (0, 0) {
+        lines.push(format!("handshakes_full {} count", m.handshakes.0));
+        lines.push(format!("handshakes_resumed {} count", m.handshakes.1));
+    }
+    if matches!(plan.amount, Amount::Open(_)) {
+        lines.push(format!("late {} messages", m.late));
+        lines.push(format!("dropped {} messages", m.dropped));
+    }
+    if m.unfinished > 0 {
+        lines.push(format!("unfinished {} messages", m.unfinished));
+    }
+    lines.extend(m.errors().map(|(phase, kind, count)| format!("error {phase} {kind} {count}")));
+    lines.extend(m.replies().map(|(phase, code, count)| format!("reply {phase} {code} {count}")));
+    if let Some(why) = outcome.bottleneck(plan) {
+        lines.push(format!("latencies refused: {why}"));
+    } else {
+        for (name, times) in [("intended", &m.intended), ("actual", &m.actual), ("slip", &m.slip)] {
+            if times.count() > 0 {
+                let value = |(q, at)| format!("{name}_{q} {:.1} us", micros(times.at(at)));
+                lines.extend(QUANTILES.map(value));
+            }
+        }
+        for (name, times) in m.phases() {
+            let [p50, p99, max] = [0.5, 0.99, 1.0].map(|at| micros(times.at(at)));
+            let count = times.count();
+            lines.push(format!(
+                "phase {name} count {count} p50 {p50:.1} us p99 {p99:.1} us max {max:.1} us"
+            ));
+        }
+    }
+    let each = |time: Duration| micros(time) / m.acknowledged.max(1) as f64;
+    lines.push(format!("own_cpu {:.2} us/message", each(m.cpu)));
+    lines.push(format!("own_busiest_core {:.1} %", m.busiest * 100.0));
+    if let Some(server) = outcome.server {
+        lines.push(format!("server_cpu {:.1} us/message", each(server.cpu)));
+        lines.push(format!("server_rss {} bytes", server.rss));
+        lines.push(format!("server_rss_peak {} bytes", server.rss_peak));
+    }
+    if outcome.interrupted {
+        lines.push("interrupted 1 signal".into());
+    }
+    lines
+}
+
+fn times(times: &Times) -> Value {
+    let mut map = Map::new();
+    map.insert("count".into(), times.count().into());
+    if times.count() > 0 {
+        map.insert("mean_us".into(), json!(micros(times.mean())));
+        for (name, at) in QUANTILES {
+            map.insert(format!("{name}_us"), json!(micros(times.at(at))));
+        }
+    }
+    Value::Object(map)
+}
+
+/// The same as one document.
+pub(crate) fn document(plan: &Plan, outcome: &Outcome, found: Option<f64>) -> Value {
+    let m = &outcome.measures;
+    let options = &plan.options;
+    let refused = outcome.bottleneck(plan);
+    let latencies = refused.is_none().then(|| {
+        let phases = m.phases().map(|(name, t)| (name.to_owned(), times(t)));
+        json!({
+            "intended": times(&m.intended),
+            "actual": times(&m.actual),
+            "slip": times(&m.slip),
+            "phases": phases.collect::<Map<_, _>>(),
+        })
+    });
+    let errors = m
+        .errors()
+        .map(|(phase, kind, count)| json!({ "phase": phase, "kind": kind, "count": count }));
+    let replies = m
+        .replies()
+        .map(|(phase, code, count)| json!({ "phase": phase, "code": code, "count": count }));
+    let held = options.threshold.iter().map(|threshold| {
+        json!({ "condition": threshold.to_string(), "holds": outcome.holds(plan, threshold) })
+    });
+    json!({
+        "layout": LAYOUT,
+        "target": plan.target.to_string(),
+        "loop": if matches!(plan.amount, Amount::Open(_)) { "open" } else { "closed" },
+        "cores": options.cores,
+        "connections": options.connections,
+        "messages": {
+            "begun": m.begun,
+            "acknowledged": m.acknowledged,
+            "recipients": m.recipients,
+            "octets": m.octets,
+            "late": m.late,
+            "dropped": m.dropped,
+            "unfinished": m.unfinished,
+        },
+        "connections_opened": m.connections,
+        "handshakes": { "full": m.handshakes.0, "resumed": m.handshakes.1 },
+        "seconds": m.took.as_secs_f64(),
+        "rate": outcome.rate(),
+        "errors_count": m.errors_count(),
+        "errors": errors.collect::<Vec<_>>(),
+        "replies": replies.collect::<Vec<_>>(),
+        "latencies_refused": refused,
+        "latencies": latencies,
+        "own": { "cpu_us": micros(m.cpu), "busiest_core": m.busiest },
+        "server": outcome.server.map(|server| json!({
+            "cpu_us": micros(server.cpu),
+            "rss_bytes": server.rss,
+            "rss_peak_bytes": server.rss_peak,
+        })),
+        "interrupted": outcome.interrupted,
+        "thresholds": held.collect::<Vec<_>>(),
+        "max_rate": found,
+    })
+}
