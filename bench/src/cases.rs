@@ -7,12 +7,12 @@ use core::net::Ipv4Addr;
 use std::hint::black_box;
 use std::rc::Rc;
 
-use fsmtp_proto::pop3::stuff::Stuffer;
 use fsmtp_proto::smtp::body::{Newlines, Piece, Scanner};
 use fsmtp_proto::smtp::server::{Answer, Ask, Limits, Peer, Session, Settings, Then};
 use fsmtp_proto::time::{Instant, UnixTime};
 use fsmtp_proto::wire::line::{self, Cut};
 use fsmtp_proto::wire::outbox::Outbox;
+use fsmtp_proto::wire::stuff::Stuffer;
 use fsmtp_rt::sim::{DiskId, HostId, Options, SimRuntime, World};
 use fsmtp_store::envelope::{Envelope, EnvelopeRecipient, Notify};
 use fsmtp_store::seal::{
