@@ -48,8 +48,8 @@ impl StoreAdmin {
         Self { _own: Some((Mutex::new(keeper), lock)), ..self }
     }
 
-    /// The address that `name` means: one without a domain is in the configured domain if that is
-    /// served, or else in the only one that is.
+    /// The address that `name` means: one without a domain is in the configured domain, as for
+    /// people who sign in, if that is served.
     fn address(&self, name: String) -> Result<String, AdminError> {
         if name.contains('@') {
             return Ok(name);
@@ -61,7 +61,6 @@ impl StoreAdmin {
         let count = directory.domains().count();
         let mut names = directory.domains().map(|(domain, _)| domain);
         match (names.next(), count) {
-            (Some(domain), 1) => Ok(format!("{name}@{domain}")),
             (None, _) => Err(invalid(format!(
                 "{name} has no domain, and none is served yet: `fsmtp-engine domain add DOMAIN` \
                  comes first"
@@ -72,7 +71,9 @@ impl StoreAdmin {
                 let more = if count > some.len() { ", ..." } else { "" };
                 let list = some.join(", ");
                 Err(invalid(format!(
-                    "{name} has no domain: write {name}@DOMAIN, which is one of {list}{more}"
+                    "{name} has no domain, and {} is not served here: write {name}@DOMAIN, which \
+                     is one of {list}{more}",
+                    self.domain
                 )))
             }
         }

@@ -5,7 +5,7 @@
 //!
 //! * [`plan`]: the command line. [`schedule`]: when messages are due. [`message`]: what they are.
 //! * [`executor`]: one core. [`client`]: one connection, over [`stream`]. [`ledger`]: its 250s.
-//! * [`measure`]: counts and times. [`report`]: how they are shown. [`search`]: what they must be.
+//! * [`measure`]: counts and times. [`report`]: how they are shown. [`mod@search`]: goals.
 //!
 //! Exit status: 0 measured and every threshold held; 1 an error occurred (unless a threshold bears
 //! errors), a threshold did not hold, or nothing could be measured; 2 a plan that is none.

@@ -5,7 +5,8 @@
 //!
 //! * [`session`]: the dialogue. It holds no message: sizes and ids are asked of a [`Listing`] that
 //!   the driver owns, bodies are sent by the driver.
-//! * [`stuff`]: the dot-stuffing encoder that every body goes through on its way out.
+//! * [`stuff`](crate::wire::stuff): the dot-stuffing encoder that every body goes through on its
+//!   way out.
 //! * [`top`]: the filter that ends a body after its headers and n lines.
 //! * [`deletions`]: which messages DELE has marked.
 //! * `sign_in`, `start_tls`: AUTH and STLS.

@@ -141,16 +141,10 @@ pub fn parse(window: &[u8]) -> Parsed<'_> {
     let (mut from, mut code) = (0, None);
     for _ in 0..LINES_MAX {
         let rest = window.get(from..).unwrap_or_default();
-        let (line_code, last) = match start(rest) {
-            Ok(found) => found,
+        let last = match start(rest, &mut code) {
+            Ok(last) => last,
             Err(garbage) => return Parsed::Bad(garbage),
         };
-        let code = *code.get_or_insert(line_code);
-        if let (Some(first), Some(this)) = (code, line_code)
-            && first != this
-        {
-            return Parsed::Bad(Garbage::Mixed);
-        }
         match line::cut(rest, LINE_BYTES_MAX) {
             Cut::Line(line) => from += line.len() + 2,
             Cut::Spoiled(_) => return Parsed::Bad(Garbage::Newline),
@@ -168,22 +162,24 @@ pub fn parse(window: &[u8]) -> Parsed<'_> {
     Parsed::Bad(Garbage::ManyLines)
 }
 
-/// The code of a line, once it is there, and whether the line is the last of its reply. Looks at
-/// no more than four bytes, so that a cut line is judged as the whole one will be.
-fn start(line: &[u8]) -> Result<(Option<u16>, bool), Garbage> {
+/// Judges the front of a line, and says whether the line is the last of its reply. `code` is that
+/// of the reply, once it is there. Bytes are looked at in order, and no more than four, so that a
+/// cut line is judged as the whole one will be.
+fn start(line: &[u8], code: &mut Option<u16>) -> Result<bool, Garbage> {
     // RFC 5321 §4.2: Reply-code = %x32-35 %x30-35 %x30-39
     let allowed = [b'2'..=b'5', b'0'..=b'5', b'0'..=b'9'];
     if line.iter().zip(&allowed).any(|(byte, allowed)| !allowed.contains(byte)) {
         return Err(Garbage::Code);
     }
-    let Some((digits, rest)) = line.split_at_checked(allowed.len()) else {
-        return Ok((None, false));
-    };
-    let code = digits.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
+    let Some((digits, rest)) = line.split_at_checked(allowed.len()) else { return Ok(false) };
+    let this = digits.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
+    if *code.get_or_insert(this) != this {
+        return Err(Garbage::Mixed);
+    }
     match rest.first() {
-        Some(b'-') => Ok((Some(code), false)),
+        Some(b'-') => Ok(false),
         // RFC 5321 §4.2: a client should take a line that has no text, either.
-        None | Some(b' ' | b'\r') => Ok((Some(code), true)),
+        None | Some(b' ' | b'\r') => Ok(true),
         Some(_) => Err(Garbage::Separator),
     }
 }
@@ -227,6 +223,8 @@ mod tests {
             (b"250\tx\r\n", Err(Garbage::Separator)),
             (b"250-a\r\n251 b\r\n", Err(Garbage::Mixed)),
             (b"250-a\r\nhello\r\n", Err(Garbage::Code)),
+            // Was of another kind when the separator had come, too.
+            (b"441-\r\n414)", Err(Garbage::Mixed)),
             (b"250 a\nb\r\n", Err(Garbage::Newline)),
             (b"250 a\rb\r\n", Err(Garbage::Newline)),
             (b"250 a\0b\r\n", Err(Garbage::Newline)),
