@@ -296,10 +296,8 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 return self.refuse_recipient(address, Refusal::NoSuchUser);
             }
             Ok(mailboxes) => mailboxes,
-            Err(error) => {
-                let why = StoreError::Invalid(format!("cannot seal for {address}: {error}"));
-                return self.storage_refusal(&why);
-            }
+            // Its keys are damaged: the index has said so, and an operator can mend or end it.
+            Err(_) => return self.refuse_recipient(address, Refusal::Storage),
         };
         let Some(transaction) = &mut self.transaction else {
             return Said::Refused(Refusal::Storage);

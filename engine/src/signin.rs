@@ -443,7 +443,9 @@ pub fn scram_keys<R: Runtime, M: Mailboxes>(
     let mut nonce = Nonce::default();
     shard.rt.random(&mut nonce);
     let account = account(shard, user);
-    readable(account.as_deref())?;
+    if let Err(refused) = readable(account.as_deref()) {
+        return told(shard, user, from, service, Err(refused));
+    }
     let sealed = account.as_ref().and_then(|account| account.lock.sealed());
     let keys = sealed.and_then(|sealed| kept(&sealed.wraps));
     Ok((keys.unwrap_or_else(|| shard.gate.made_up(user)), nonce))
@@ -474,6 +476,10 @@ pub async fn prove<R: Runtime, M: Mailboxes>(
     service: &str,
 ) -> Result<SignedIn, Refused> {
     let name = canonical(shard, user);
+    // Whoever holds challenges from before the lock must not go on proving.
+    if let Err(refused) = shard.gate.admits(&name, from, shard.rt.unix()) {
+        return told(shard, user, from, service, Err(refused));
+    }
     let opened = account(shard, &name).and_then(|account| {
         let wraps = &account.lock.sealed()?.wraps;
         let key = wraps.open_scram(account.mailbox, client_key?.bytes()).ok()?;
@@ -504,8 +510,10 @@ pub async fn certified<R: Runtime, M: Mailboxes>(
     let result = if let Err(refused) = shard.gate.admits(&name, from, shard.rt.unix()) {
         Err(refused)
     } else if let Some(account) = account(shard, &name) {
-        shard.gate.pardon(from);
-        Ok(SignedIn { account, key: None })
+        readable(Some(&account)).map(|()| {
+            shard.gate.pardon(from);
+            SignedIn { account, key: None }
+        })
     } else {
         Err(wrong(shard, &name, from).await)
     };

@@ -37,13 +37,15 @@ impl StoreAdmin {
         let protection = Protection { bits: self.sealing, recovery };
         let made = locks::make(mailbox, password.reveal().as_bytes(), protection);
         let (lock, secret) = made.map_err(|e| refused(&e))?;
+        let added = format!("{address} added");
         let done = self.put_user(address, name, lock)?;
         Ok(match secret {
             None => done,
             Some(secret) => AdminReply::Secret {
-                text: "The recovery key, shown this once; it opens the mail when the password is \
-                       forgotten:"
-                    .to_owned(),
+                text: format!(
+                    "{added}. Its recovery key, shown this once; it opens the mail when the \
+                     password is forgotten:"
+                ),
                 secret: secret.text().to_string(),
             },
         })

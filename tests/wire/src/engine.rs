@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -53,6 +54,8 @@ pub struct Engine {
     options: Options,
     table: String,
     log: Arc<Mutex<String>>,
+    /// Ends when the log is whole.
+    listener: Option<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -106,8 +109,9 @@ impl Engine {
             .spawn()
             .map_err(|e| format!("the engine does not start: {e}"))?;
         let log = Arc::new(Mutex::new(String::new()));
-        let lines = listen(&mut child, &log);
-        let mut engine = Self { child, base, data, temporary, options, table: String::new(), log };
+        let (lines, listener) = listen(&mut child, &log);
+        let table = String::new();
+        let mut engine = Self { child, base, data, temporary, options, table, log, listener };
         engine.wait_ready(&lines)?;
         Ok(engine)
     }
@@ -143,6 +147,8 @@ impl Engine {
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     let status = self.wait(PATIENCE);
+                    // Its last words may still be on their way.
+                    let _ = self.listener.take().map(JoinHandle::join);
                     return Err(format!("ended before it was ready: {status:?}\n{}", self.log()));
                 }
             }
@@ -311,7 +317,10 @@ fn command(options: &Options) -> Result<Command, String> {
 }
 
 /// Reads both outputs to their end on threads of their own: lines of the first, text of the other.
-fn listen(child: &mut Child, log: &Arc<Mutex<String>>) -> mpsc::Receiver<String> {
+fn listen(
+    child: &mut Child,
+    log: &Arc<Mutex<String>>,
+) -> (mpsc::Receiver<String>, Option<JoinHandle<()>>) {
     let (sender, lines) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
         std::thread::spawn(move || {
@@ -321,7 +330,7 @@ fn listen(child: &mut Child, log: &Arc<Mutex<String>>) -> mpsc::Receiver<String>
             }
         });
     }
-    if let Some(stderr) = child.stderr.take() {
+    let listener = child.stderr.take().map(|stderr| {
         let log = Arc::clone(log);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -331,7 +340,7 @@ fn listen(child: &mut Child, log: &Arc<Mutex<String>>) -> mpsc::Receiver<String>
                     log.push('\n');
                 }
             }
-        });
-    }
-    lines
+        })
+    });
+    (lines, listener)
 }
