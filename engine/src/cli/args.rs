@@ -118,8 +118,8 @@ pub(super) enum Command {
         #[arg(long)]
         recovery_key: bool,
     },
-    /// Adds an account with a password hash of the original, `base64(PBKDF2-SHA1).salt`, asked for or
-    /// from standard input
+    /// Adds an account with a password hash of the original, asked for or from standard input:
+    /// base64(PBKDF2-SHA1).salt
     ImportAccount {
         /// user@domain
         address: String,

@@ -146,9 +146,9 @@ pub fn reference() -> String {
          `fsmtp-engine --config FILE` reads one TOML file. Every key is optional; an unknown key\n\
          is an error that names the nearest known one and the line. `fsmtp-engine config test`\n\
          checks a file, `config explain` prints every value in effect and where it comes from,\n\
-         `config schema` prints a JSON Schema; the first two take `--json`. `fsmtp-engine test` goes\n\
-         on to look at what the file names: certificates, ports, the data folder. A change needs a\n\
-         restart.\n",
+         `config schema` prints a JSON Schema; the first two take `--json`. `fsmtp-engine test`\n\
+         goes on to look at what the file names: certificates, ports, the data folder. A change\n\
+         needs a restart.\n",
     );
     for (section, node) in keys::properties(&schema) {
         let text = description(&schema, node);
