@@ -90,6 +90,7 @@ impl Tables {
         let name = slots_name(&settled.secret);
         let mut slots = Slots::open(folder, name, settled.serial, wanted.slots_count_max)?;
         if settled.in_clear {
+            tables.reserve(&mut slots)?;
             tables.renew(&mut slots)?;
         }
         let loaded = tables.load(settled, slots, wanted.limits)?;
@@ -138,6 +139,21 @@ impl Tables {
         drop(self.write(&transaction)?);
         transaction.commit().map_err(failed)?;
         Ok(settled)
+    }
+
+    /// Keeps the slots of the accounts that an earlier start has renewed from being given out.
+    fn reserve(&self, slots: &mut Slots) -> Result<(), StoreError> {
+        let transaction = self.database.begin_read().map_err(failed)?;
+        for row in transaction.open_table(ACCOUNTS).map_err(failed)?.iter().map_err(failed)? {
+            let (address, value) = row.map_err(failed)?;
+            let address = address.value();
+            let row = row::unseal(address.as_bytes(), value.value());
+            let read = row.and_then(|row| row::read_account(address, row));
+            if let Some(slotted) = read.map_err(|why| damaged("accounts", address, why))?.1 {
+                slots.reserve(slotted.slot);
+            }
+        }
+        Ok(())
     }
 
     /// Writes every account anew whose lock stands in clear.
@@ -264,13 +280,17 @@ impl Tables {
                 if slot < slots.count() {
                     needed.set(slot);
                 }
-                let opened = match slots.keep(slot) {
+                slots.reserve(slot);
+                let opened = match slots.content(slot) {
                     Content::Free => Err("it holds no key"),
                     Content::Torn => Err("its checksum is wrong"),
                     Content::Key(key) => slotted.open(&key),
                 };
                 match opened {
-                    Ok(lock) => account.lock = lock,
+                    Ok(lock) => {
+                        account.lock = lock;
+                        slots.confirm(slot);
+                    }
                     Err(why) => {
                         let place = format!("{}, slot {slot}, the key of {address}", slots::FILE);
                         self.damages.note(DamagedRow { place, why });

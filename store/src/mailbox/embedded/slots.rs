@@ -21,8 +21,8 @@
 //! So each slot is there twice, 32 KiB apart, and the copies are never written at one time. A slot
 //! of zeros is free. The serial is that of the transaction that a key was made for.
 //!
-//! Limits: so many slots as [`Slots::open`] is told, 128 bytes of the file each; a bit of memory
-//! for each slot that the file has. Failure: a failed write is an error that must end the index,
+//! Limits: so many slots as [`Slots::open`] is told, 128 bytes of the file each; two bits of
+//! memory for each slot that the file has. Failure: a failed write is an error that must end the index,
 //! since what is on the disk is then not known; a slot that cannot be read counts as damaged; a
 //! file of another index refuses to open.
 
@@ -48,6 +48,7 @@ const HEADER_BYTES: usize = 4096;
 const SLOT_BYTES: usize = 64;
 const KEY_AT: usize = 8;
 const CHECKSUM_AT: usize = 60;
+const PAGE_BYTES: u64 = 4096;
 const FREE: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
 const BLOCK_SLOTS: u32 = 512;
 /// One copy of the slots of a block.
@@ -76,8 +77,10 @@ pub(super) struct Slots {
     /// How many the file has room for.
     count: u32,
     count_max: u32,
-    /// Those that are not free, in either copy.
+    /// Those that are not free, in either copy, or that a row refers to.
     used: Bits,
+    /// Those whose keys have opened their rows, or were made for them.
+    own: Bits,
     /// No slot below is free.
     free_from: u32,
     /// The serial of the next transaction.
@@ -122,7 +125,7 @@ impl Slots {
             let why = "it does not belong to index.redb beside it, or its first page is damaged";
             return Err(StoreError::Corrupt { place: FILE.into(), why: why.into() });
         }
-        let blocks = bytes.saturating_sub(HEADER_BYTES as u64) / (2 * HALF_BYTES as u64);
+        let blocks = bytes.saturating_sub(HEADER_BYTES as u64).div_ceil(2 * HALF_BYTES as u64);
         let count = u32::try_from(blocks).ok().and_then(|blocks| blocks.checked_mul(BLOCK_SLOTS));
         let count = count.ok_or_else(|| StoreError::Corrupt {
             place: FILE.into(),
@@ -134,16 +137,33 @@ impl Slots {
             count,
             count_max,
             used: Bits::default(),
+            own: Bits::default(),
             free_from: 0,
             serial: serial.saturating_add(1),
             newest: 0,
             fresh: Vec::new(),
             released: Vec::new(),
         };
+        slots.lengthen(bytes)?;
         for block in 0..count / BLOCK_SLOTS {
             slots.look_through(block)?;
         }
         Ok(slots)
+    }
+
+    /// Makes the last block whole: growing was cut short, or the file was. Nothing that is there is
+    /// written over, and what is missing is free in this copy.
+    fn lengthen(&self, bytes: u64) -> Result<(), StoreError> {
+        let end = place(self.count, Copy::First);
+        if bytes >= end {
+            return Ok(());
+        }
+        self.file.lengthen(end).map_err(failed("extend"))?;
+        // So that a full disk shows here, not when a key is written.
+        let pages = bytes.next_multiple_of(PAGE_BYTES)..end;
+        let zeros = vec![0; usize::try_from(pages.end - pages.start).unwrap_or(0)];
+        self.file.write(&zeros, pages.start).map_err(failed("extend"))?;
+        self.file.sync().map_err(failed("extend"))
     }
 
     /// Learns which slots of a block are used, and gives back to each the copy that it lacks.
@@ -206,13 +226,24 @@ impl Slots {
         hasher.finalize().to_le_bytes()
     }
 
-    /// What a slot holds, from whichever copy is whole. It is not given out as long as it is not
-    /// released, whatever it holds: a row refers to it.
-    pub(super) fn keep(&mut self, slot: u32) -> Content {
+    /// A row refers to this slot: it is not given out as long as it is not released, whatever it
+    /// holds.
+    pub(super) fn reserve(&mut self, slot: u32) {
+        if slot < self.count_max {
+            self.used.set(slot);
+        }
+    }
+
+    /// The key in this slot is that of the row that refers to it.
+    pub(super) fn confirm(&mut self, slot: u32) {
+        self.own.set(slot);
+    }
+
+    /// What a slot holds, from whichever copy is whole.
+    pub(super) fn content(&self, slot: u32) -> Content {
         if slot >= self.count_max {
             return Content::Free;
         }
-        self.used.set(slot);
         let mut free = true;
         for copy in [Copy::First, Copy::Second] {
             let mut bytes: Bytes = Zeroizing::new(FREE);
@@ -251,7 +282,8 @@ impl Slots {
             return Err(StoreError::Invalid(why));
         }
         while self.free_from >= self.count {
-            // What a failed attempt has left is written over by the next.
+            // What a failed attempt has left is written over by the next: all that the file had
+            // when it was opened counts.
             let at = place(self.count, Copy::First);
             self.file.write(&vec![0; 2 * HALF_BYTES], at).map_err(failed("extend"))?;
             self.file.sync().map_err(failed("extend"))?;
@@ -278,12 +310,13 @@ impl Slots {
         let sum = self.checksum(slot, &bytes[..CHECKSUM_AT]);
         bytes[CHECKSUM_AT..].copy_from_slice(&sum);
         self.fresh.push((slot, bytes));
+        self.own.set(slot);
     }
 
-    /// A slot that no row refers to once the transaction has committed.
+    /// A slot that no row refers to once the transaction has committed. One that does not hold the
+    /// key of that row may hold another's: it is left to a start that finds all in order.
     pub(super) fn release(&mut self, slot: u32) {
-        // The file may be shorter than it was when the row was written.
-        if slot < self.count {
+        if self.own.has(slot) {
             self.released.push(slot);
         }
     }
@@ -338,6 +371,7 @@ impl Slots {
         }
         for &slot in slots {
             self.used.clear(slot);
+            self.own.clear(slot);
             self.free_from = self.free_from.min(slot);
         }
         Ok(())
@@ -412,8 +446,8 @@ mod tests {
         SlotKey::seal(MailboxId(1), slot, b"", &mut Vec::new(), fill).unwrap()
     }
 
-    fn holds(slots: &mut Slots, slot: u32) -> bool {
-        matches!(slots.keep(slot), Content::Key(found) if found.bytes() == key(slot).bytes())
+    fn holds(slots: &Slots, slot: u32) -> bool {
+        matches!(slots.content(slot), Content::Key(found) if found.bytes() == key(slot).bytes())
     }
 
     #[test]
@@ -439,9 +473,9 @@ mod tests {
         let mut slots = Slots::open(folder.path(), NAME, 1, MAX).unwrap();
         assert_eq!([3, 600, 1030], [(); 3].map(|()| slots.take().unwrap()));
         assert!(slots.take().is_err());
-        let left = (0..MAX).filter(|slot| holds(&mut slots, *slot)).count();
+        let left = (0..MAX).filter(|slot| holds(&slots, *slot)).count();
         assert_eq!(left, MAX as usize - 3);
-        assert!(matches!(slots.keep(u32::MAX), Content::Free));
+        assert!(matches!(slots.content(u32::MAX), Content::Free));
     }
 
     #[test]
@@ -454,7 +488,7 @@ mod tests {
         }
         slots.write().unwrap();
         slots.settle().unwrap();
-        assert!((0..3).all(|slot| holds(&mut slots, slot)));
+        assert!((0..3).all(|slot| holds(&slots, slot)));
         let file = folder.path().join(FILE);
         let whole = std::fs::read(&file).unwrap();
         let range = |slot, copy| place(slot, copy) as usize..place(slot + 1, copy) as usize;
@@ -465,10 +499,10 @@ mod tests {
                 bytes.copy_within(range(0, copy), range(2, copy).start);
             }
             std::fs::write(&file, bytes).unwrap();
-            let mut slots = Slots::open(folder.path(), NAME, 1, 100).unwrap();
-            assert!(holds(&mut slots, 0));
-            assert!(matches!(slots.keep(1), Content::Torn), "byte {at}");
-            assert!(matches!(slots.keep(2), Content::Torn), "that of another slot");
+            let slots = Slots::open(folder.path(), NAME, 1, 100).unwrap();
+            assert!(holds(&slots, 0));
+            assert!(matches!(slots.content(1), Content::Torn), "byte {at}");
+            assert!(matches!(slots.content(2), Content::Torn), "that of another slot");
         }
     }
 }

@@ -312,6 +312,9 @@ fn a_torn_slot_is_named_and_costs_its_account_only() {
         wait(store.change(change)).unwrap();
         assert!(opens(store, b"two"));
     });
+    // What it was is not known, so a start takes it away, not the change.
+    assert_eq!(used(folder.path()).len(), 4);
+    in_folder(folder.path(), |store| assert_eq!(store.take_damage().len(), 0));
     assert_eq!(used(folder.path()).len(), 3);
     spoil(folder.path(), 1, &[0, 1]);
     in_folder(folder.path(), |store| {
@@ -440,3 +443,5 @@ fn beside_an_older_index_no_key_is_wiped() {
     in_folder(mistaken.path(), |store| assert!(!opens(store, b"one") && !opens(store, b"two")));
     in_folder(mixed(after.path(), mistaken.path()).path(), |store| assert!(opens(store, b"two")));
 }
+
+mod misfits;
