@@ -2,7 +2,7 @@
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 
-use super::slots::{add, house, in_folder, slots_file, used};
+use super::slots::{ALICE, add, house, in_folder, slots_file, used};
 use super::*;
 use crate::directory::{Account, Lock};
 use crate::mailbox::embedded::opening::RENEWED_ROWS;
@@ -116,4 +116,34 @@ fn a_renewal_that_is_cut_short_goes_on_at_the_next_start() {
     });
     assert_eq!(looked_at(folder.path(), "locks in clear"), (0, Some(0)));
     in_folder(folder.path(), |store| assert_eq!(accounts(store), before));
+}
+
+#[test]
+fn a_renewal_that_goes_on_beside_an_empty_file_gives_no_slot_twice() {
+    let folder = house();
+    aged(folder.path(), MORE);
+    for operations in 0.. {
+        fault::plan(folder.path(), operations, Unsynced::Lost);
+        assert!(Embedded::open(folder.path(), options()).is_err());
+        fault::forget(folder.path());
+        // The first transaction has committed.
+        if looked_at(folder.path(), "format").0 == MORE + 2 - RENEWED_ROWS {
+            break;
+        }
+    }
+    // The keys are lost, and the operator says that there are no others.
+    std::fs::write(slots_file(folder.path()), b"").unwrap();
+    let lost = |store: &Embedded| {
+        let unreadable = |account: &Account| account.lock == Lock::Unreadable;
+        accounts(store).into_iter().filter(unreadable).map(|a| a.address).collect::<Vec<_>>()
+    };
+    let left = in_folder(folder.path(), |store| {
+        let lost_first = lost(store);
+        assert_eq!(lost_first.len(), RENEWED_ROWS);
+        for address in lost_first.into_iter().filter(|address| address != ALICE).take(20) {
+            wait(store.change(Change::RemoveAccount { address })).unwrap();
+        }
+        lost(store)
+    });
+    assert_eq!(in_folder(folder.path(), lost), left);
 }
