@@ -21,11 +21,11 @@ use super::bits::Bits;
 use super::damage::DamagedRow;
 use super::slots::{self, Content, Slots};
 use super::tables::{
-    ACCOUNTS, ALIASES, APPLIED, DOMAINS, FILE, LIVE, META, NEXT_MAILBOX, REMOVED, SERIAL, Tables,
+    ACCOUNTS, ALIASES, APPLIED, DOMAINS, FILE, KEYED, LIVE, META, NEXT_MAILBOX, REMOVED, Tables,
     damaged, failed, opened,
 };
 use super::work::UNACCOUNTED;
-use crate::directory::{Account, Alias, Directory, Limits, Lock};
+use crate::directory::{Account, Alias, Directory, Limits};
 use crate::seal::slots_name;
 use crate::{Lsn, MailboxId, ShardId, StoreError};
 
@@ -70,7 +70,8 @@ pub(super) struct Loaded {
 struct Settled {
     segment_bytes: u64,
     secret: Zeroizing<[u8; 32]>,
-    serial: u64,
+    /// The last one that changed accounts.
+    transaction: u64,
     in_clear: bool,
 }
 
@@ -88,8 +89,9 @@ impl Tables {
         let tables = Self { database, damages: Arc::default() };
         let settled = tables.settle(wanted.segment_bytes)?;
         let name = slots_name(&settled.secret);
-        let mut slots = Slots::open(folder, name, settled.serial, wanted.slots_count_max)?;
+        let mut slots = Slots::open(folder, name, settled.transaction, wanted.slots_count_max)?;
         if settled.in_clear {
+            tables.reserve(&mut slots)?;
             tables.renew(&mut slots)?;
         }
         let loaded = tables.load(settled, slots, wanted.limits)?;
@@ -129,15 +131,30 @@ impl Tables {
                 found => found,
             };
             let in_clear = known(IN_CLEAR, u64::from(format == FORMAT_IN_CLEAR))? != 0;
-            let serial = known(SERIAL, 0)?;
+            let keyed = known(KEYED, 0)?;
             // From here on no older program takes it.
             meta.insert("format", FORMAT).map_err(failed)?;
-            Settled { segment_bytes, secret, serial, in_clear }
+            Settled { segment_bytes, secret, transaction: keyed, in_clear }
         };
         // A table exists once it was opened for writing.
         drop(self.write(&transaction)?);
         transaction.commit().map_err(failed)?;
         Ok(settled)
+    }
+
+    /// Keeps the slots of the accounts that an earlier start has renewed from being given out.
+    fn reserve(&self, slots: &mut Slots) -> Result<(), StoreError> {
+        let transaction = self.database.begin_read().map_err(failed)?;
+        for row in transaction.open_table(ACCOUNTS).map_err(failed)?.iter().map_err(failed)? {
+            let (address, value) = row.map_err(failed)?;
+            let address = address.value();
+            let row = row::unseal(address.as_bytes(), value.value());
+            let read = row.and_then(|row| row::read_account(address, row));
+            if let Some(slotted) = read.map_err(|why| damaged("accounts", address, why))?.1 {
+                slots.reserve(slotted.slot);
+            }
+        }
+        Ok(())
     }
 
     /// Writes every account anew whose lock stands in clear.
@@ -264,19 +281,26 @@ impl Tables {
                 if slot < slots.count() {
                     needed.set(slot);
                 }
-                let opened = match slots.keep(slot) {
+                slots.reserve(slot);
+                let content = slots.content(slot);
+                // Damage is no sign of another moment.
+                let torn = matches!(content, Content::Torn);
+                let opened = match content {
                     Content::Free => Err("it holds no key"),
                     Content::Torn => Err("its checksum is wrong"),
                     Content::Key(key) => slotted.open(&key),
                 };
+                fits &= torn || opened.is_ok();
                 match opened {
-                    Ok(lock) => account.lock = lock,
+                    Ok(lock) => {
+                        account.lock = lock;
+                        slots.confirm(slot);
+                    }
                     Err(why) => {
                         let place = format!("{}, slot {slot}, the key of {address}", slots::FILE);
                         self.damages.note(DamagedRow { place, why });
                     }
                 }
-                fits &= account.lock != Lock::Unreadable;
             }
             accounts.push(account);
         }

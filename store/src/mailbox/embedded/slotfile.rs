@@ -41,6 +41,11 @@ impl SlotFile {
         Ok(self.file.metadata()?.len())
     }
 
+    /// Adds zeros up to this length, and touches no page that is there.
+    pub(super) fn lengthen(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+
     /// Fills `bytes` from `at` on.
     pub(super) fn read(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
         self.file.read_exact_at(bytes, at)

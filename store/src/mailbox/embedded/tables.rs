@@ -47,8 +47,8 @@ pub(super) const ALIASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::ne
 pub(super) const REMOVED: TableDefinition<'_, u64, bool> = TableDefinition::new("removed");
 
 pub(super) const NEXT_MAILBOX: &str = "next mailbox";
-/// The last transaction that wrote keys of accounts.
-pub(super) const SERIAL: &str = "key serial";
+/// The last transaction that changed accounts, by the random number that the slots have as well.
+pub(super) const KEYED: &str = "key transaction";
 
 /// The open file.
 pub(super) struct Tables {
@@ -367,6 +367,7 @@ impl<'t> Writing<'t> {
         account: &Account,
         slots: &mut Slots,
     ) -> Result<(), StoreError> {
+        self.put_number(KEYED, slots.touch()?)?;
         let slot = slots.take()?;
         let mut drawn = Ok(());
         let made = row::account(account, slot, &mut |bytes| {
@@ -379,7 +380,7 @@ impl<'t> Writing<'t> {
         row::seal(address.as_bytes(), &mut row);
         let old = self.accounts.insert(address, row.as_slice()).map_err(failed)?;
         release(address, old, slots);
-        self.put_number(SERIAL, slots.serial())
+        Ok(())
     }
 
     /// Stores a number under its name.
@@ -410,6 +411,7 @@ impl<'t> Writing<'t> {
                 }
             }
             Edit::DropAccount { address, mailbox } => {
+                self.put_number(KEYED, slots.touch()?)?;
                 let old = self.accounts.remove(address.as_str()).map_err(failed)?;
                 release(address, old, slots);
                 self.keys.remove(mailbox.0).map_err(failed)?;

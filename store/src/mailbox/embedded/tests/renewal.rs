@@ -2,7 +2,7 @@
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _};
 
-use super::slots::{add, house, in_folder, slots_file, used};
+use super::slots::{ALICE, add, house, in_folder, slots_file, used};
 use super::*;
 use crate::directory::{Account, Lock};
 use crate::mailbox::embedded::opening::RENEWED_ROWS;
@@ -33,7 +33,7 @@ fn aged(folder: &Path, more: usize) -> Vec<Account> {
         }
         let mut meta = transaction.open_table(META).unwrap();
         meta.insert("format", 4).unwrap();
-        for number in ["locks in clear", "key serial"] {
+        for number in ["locks in clear", "key transaction"] {
             meta.remove(number).unwrap();
         }
     }
@@ -90,8 +90,8 @@ fn a_folder_of_format_4_is_renewed_at_its_start() {
 fn a_renewal_that_is_cut_short_goes_on_at_the_next_start() {
     let folder = house();
     let before = aged(folder.path(), MORE);
-    // Each transaction writes its keys, syncs, writes them again, syncs; the file grows before.
-    let one = 2 * RENEWED_ROWS + 2;
+    // Each transaction writes keys and state, syncs, and again; the file grows before.
+    let one = 2 * RENEWED_ROWS + 4;
     let cuts = [0, 1, 2, 3, 100, 258, 259, 400, one + 1, one + 2, one + 3, 10, 257, 300, 600];
     let mut left = Vec::new();
     for (operations, unsynced) in
@@ -99,9 +99,9 @@ fn a_renewal_that_is_cut_short_goes_on_at_the_next_start() {
     {
         fault::plan(folder.path(), operations, unsynced);
         let opened = Embedded::open(folder.path(), options());
-        let struck = fault::forget(folder.path());
+        fault::forget(folder.path());
         if let Ok((store, keeper)) = opened {
-            assert!(!struck && accounts(&store) == before);
+            assert_eq!(accounts(&store), before);
             keeper.close().unwrap();
         }
         let (in_clear, format) = looked_at(folder.path(), "format");
@@ -116,4 +116,53 @@ fn a_renewal_that_is_cut_short_goes_on_at_the_next_start() {
     });
     assert_eq!(looked_at(folder.path(), "locks in clear"), (0, Some(0)));
     in_folder(folder.path(), |store| assert_eq!(accounts(store), before));
+}
+
+#[test]
+fn a_renewal_that_goes_on_beside_an_empty_file_gives_no_slot_twice() {
+    let folder = house();
+    aged(folder.path(), MORE);
+    for operations in 0.. {
+        fault::plan(folder.path(), operations, Unsynced::Lost);
+        assert!(Embedded::open(folder.path(), options()).is_err());
+        fault::forget(folder.path());
+        // The first transaction has committed.
+        if looked_at(folder.path(), "format").0 == MORE + 2 - RENEWED_ROWS {
+            break;
+        }
+    }
+    // The keys are lost, and the operator says that there are no others.
+    std::fs::write(slots_file(folder.path()), b"").unwrap();
+    let lost = |store: &Embedded| {
+        let unreadable = |account: &Account| account.lock == Lock::Unreadable;
+        accounts(store).into_iter().filter(unreadable).map(|a| a.address).collect::<Vec<_>>()
+    };
+    let left = in_folder(folder.path(), |store| {
+        let lost_first = lost(store);
+        assert_eq!(lost_first.len(), RENEWED_ROWS);
+        for address in lost_first.into_iter().filter(|address| address != ALICE).take(20) {
+            wait(store.change(Change::RemoveAccount { address })).unwrap();
+        }
+        lost(store)
+    });
+    assert_eq!(in_folder(folder.path(), lost), left);
+}
+
+#[test]
+fn an_older_index_of_format_4_takes_no_key_of_the_newer_one() {
+    let folder = house();
+    aged(folder.path(), 0);
+    let index = folder.path().join("index.redb");
+    let format_4 = std::fs::read(&index).unwrap();
+    in_folder(folder.path(), |store| assert_eq!(store.take_damage().len(), 0));
+    let format_5 = std::fs::read(&index).unwrap();
+    std::fs::write(&index, format_4).unwrap();
+    for _ in 0..2 {
+        let named = in_folder(folder.path(), |store| store.take_damage());
+        assert!(named.len() == 1 && named[0].to_string().contains("keys that no account needs"));
+    }
+    std::fs::write(&index, format_5).unwrap();
+    in_folder(folder.path(), |store| {
+        assert!(accounts(store).iter().all(|account| account.lock != Lock::Unreadable));
+    });
 }

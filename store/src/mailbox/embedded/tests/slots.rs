@@ -13,7 +13,7 @@ use crate::seal::{
 
 pub(super) const ALICE: &str = "alice@x.test";
 pub(super) const BOB: &str = "bob@x.test";
-const HEADER_BYTES: usize = 4096;
+const HEADER_BYTES: usize = 3 * 4096;
 const HALF_BYTES: usize = 32 * 1024;
 const SLOT_BYTES: usize = 64;
 
@@ -224,9 +224,14 @@ fn mended(folder: &Path, unsynced: Unsynced) -> (Embedded, Keeper) {
     loop {
         fault::plan(folder, operations, unsynced);
         let opened = Embedded::open(folder, options());
-        fault::forget(folder);
+        let struck = fault::forget(folder);
         match opened {
-            Ok(opened) => return opened,
+            Ok(opened) if !struck => return opened,
+            // What could not be wiped is left to the next.
+            Ok((_, keeper)) => {
+                keeper.close().unwrap();
+                operations += 1;
+            }
             Err(StoreError::Io(_)) => operations += 1,
             Err(other) => panic!("{other}"),
         }
@@ -236,10 +241,10 @@ fn mended(folder: &Path, unsynced: Unsynced) -> (Embedded, Keeper) {
 #[test]
 fn a_crash_at_any_write_loses_no_account_and_leaves_no_key() {
     let house = house();
-    // Writes and syncs: a new key twice, an old one away twice, in three turns when there are both.
+    // Writes and syncs: state and new key twice, an old one away twice, in two or three turns.
     let add = (add("carol@x.test", cheap_phc().into()), Vec::new());
     let changes = takings().into_iter().take(2).chain([add]);
-    for ((change, gone), count) in changes.zip([4, 7, 4]) {
+    for ((change, gone), count) in changes.zip([7, 9, 6]) {
         for unsynced in [Unsynced::Torn, Unsynced::Lost] {
             let mut operations = 0;
             while crash_and_look(&house, operations, unsynced, &change, &gone) {
@@ -299,7 +304,7 @@ fn a_torn_slot_is_named_and_costs_its_account_only() {
         // Nobody else gets the slot; it may be mended yet.
         wait(store.change(add("carol@x.test", cheap_phc().into()))).unwrap();
     });
-    assert_eq!(std::fs::metadata(slots_file(folder.path())).unwrap().len(), 4096 + 65_536);
+    assert_eq!(std::fs::metadata(slots_file(folder.path())).unwrap().len(), 3 * 4096 + 65_536);
     let carol = copied(&folder);
     spoil(carol.path(), 0, &[0, 1]);
     in_folder(carol.path(), |store| assert!(opens(store, b"one"), "mended"));
@@ -312,6 +317,9 @@ fn a_torn_slot_is_named_and_costs_its_account_only() {
         wait(store.change(change)).unwrap();
         assert!(opens(store, b"two"));
     });
+    // What it was is not known, so a start takes it away, not the change.
+    assert_eq!(used(folder.path()).len(), 4);
+    in_folder(folder.path(), |store| assert_eq!(store.take_damage().len(), 0));
     assert_eq!(used(folder.path()).len(), 3);
     spoil(folder.path(), 1, &[0, 1]);
     in_folder(folder.path(), |store| {
@@ -390,7 +398,7 @@ fn a_file_of_slots_that_is_missing_or_of_another_index_is_not_replaced() {
     std::fs::remove_file(&file).unwrap();
     assert!(refused().contains("it is missing"), "{}", refused());
     assert!(!file.exists());
-    for wrong in [std::fs::read(slots_file(other.path())).unwrap(), vec![0; 100], vec![0; 5000]] {
+    for wrong in [std::fs::read(slots_file(other.path())).unwrap(), vec![0; 100], vec![0; 20_000]] {
         std::fs::write(&file, &wrong).unwrap();
         assert!(refused().contains("does not belong to index.redb"), "{}", refused());
         assert!(std::fs::read(&file).unwrap() == wrong, "it is left as it is");
@@ -425,7 +433,7 @@ fn beside_an_older_index_no_key_is_wiped() {
     in_folder(mistaken.path(), |store| {
         assert!(opens(store, b"one"));
         let named: Vec<String> = store.take_damage().iter().map(ToString::to_string).collect();
-        assert!(named.len() == 1 && named[0].contains("newer than index.redb"), "{named:?}");
+        assert!(named.len() == 1 && named[0].contains("not of the same moment"), "{named:?}");
     });
     let mended = mixed(folder.path(), mistaken.path());
     in_folder(mended.path(), |store| {
@@ -440,3 +448,5 @@ fn beside_an_older_index_no_key_is_wiped() {
     in_folder(mistaken.path(), |store| assert!(!opens(store, b"one") && !opens(store, b"two")));
     in_folder(mixed(after.path(), mistaken.path()).path(), |store| assert!(opens(store, b"two")));
 }
+
+mod misfits;
