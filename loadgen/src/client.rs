@@ -22,6 +22,31 @@ pub(crate) enum Wire {
     Encrypted(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
+impl Read for Wire {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Clear(stream) => stream.read(room),
+            Self::Encrypted(stream) => stream.read(room),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Clear(stream) => stream.write(bytes),
+            Self::Encrypted(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Clear(stream) => stream.flush(),
+            Self::Encrypted(stream) => stream.flush(),
+        }
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -68,10 +93,7 @@ impl Client {
 
     /// Sends bytes as they are.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.wire {
-            Wire::Clear(stream) => stream.write_all(bytes),
-            Wire::Encrypted(stream) => stream.write_all(bytes),
-        }
+        self.wire.write_all(bytes)
     }
 
     /// Reads one reply, which must have this code.
@@ -93,10 +115,7 @@ impl Client {
             }
             self.buffer.resize(before + 1_024, 0);
             let room = self.buffer.get_mut(before..).unwrap_or(&mut []);
-            let read = match &mut self.wire {
-                Wire::Clear(stream) => stream.read(room),
-                Wire::Encrypted(stream) => stream.read(room),
-            };
+            let read = self.wire.read(room);
             self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
             if read? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());

@@ -3,10 +3,12 @@
 //! * `idle`: many open connections that do nothing: memory per connection.
 //! * `big`: many connections that each send one large message at once: the peak of memory.
 //! * `send`: mail in a closed or an open loop: rate, latencies, errors, CPU time per message.
+//! * `sink`: takes mail, and refuses what it is told to refuse: the target for the others.
+//! * `verify`: whether all that was sent is there, once and unchanged.
 //! * `pop3`: clients that fetch mail in a loop: rate, CPU time per session.
 //! * `handshakes`: connections that encrypt and leave: CPU time per handshake.
 //!
-//! `send` has an executor for each core, on fsmtp-rt; the others plain threads and blocking
+//! `send` and `sink` have an executor for each core, on fsmtp-rt; the others plain threads and blocking
 //! sockets, good for some thousand connections. The figures are printed as `name value unit` lines,
 //! one a line. Exit status: 0 measured, 1 something failed and the reason is on stderr, 2 wrong
 //! usage.
@@ -15,11 +17,15 @@ mod big;
 mod client;
 mod handshakes;
 mod idle;
+mod maildrop;
 mod pop3;
 mod process;
+mod proof;
 mod send;
+mod sink;
 mod tls;
 mod tree;
+mod verify;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -75,6 +81,10 @@ enum What {
     },
     /// Sends mail, at a rate or as fast as it goes, and says what became of each message.
     Send(#[command(flatten)] Box<send::Options>),
+    /// Takes mail, keeps none, refuses what it is told to refuse.
+    Sink(#[command(flatten)] Box<sink::Options>),
+    /// Compares what was sent with what a sink or mailboxes have.
+    Verify(#[command(flatten)] verify::Options),
     /// Each client signs in, fetches some messages, signs out, and begins again.
     Pop3(#[command(flatten)] pop3::Plan),
     /// Each connection makes a full handshake of TLS 1.3 and leaves.
@@ -91,6 +101,8 @@ fn main() -> ExitCode {
         What::Idle { common, connections, tls } => idle::run(&common, connections, tls),
         What::Big { common, connections, bytes } => big::run(&common, connections, bytes),
         What::Send(options) => return send::run(*options),
+        What::Sink(options) => return sink::run(*options),
+        What::Verify(options) => return verify::run(&options),
         What::Pop3(plan) => pop3::run(&plan),
         What::Handshakes { common, plan } => handshakes::run(&common, &plan),
     };

@@ -7,18 +7,15 @@
 //! LIST. One thread per client; a maildrop is open once at a time, so no two clients share an
 //! account.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::maildrop::Pop;
 use crate::process::raise_open_files;
 use crate::tree::Tree;
 
-/// The longest wait for one answer.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Octets of one answer at most: beyond any listing or message that is measured here.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Where two sessions of an account begin in its maildrop is this many messages apart; a prime, so
 /// that sessions touch different messages.
 const STRIDE: u64 = 389;
@@ -157,7 +154,7 @@ fn picked(count: u64, retrieve: u64, round: u64) -> impl Iterator<Item = u64> {
 
 /// The sizes that LIST gives.
 fn look(plan: &Plan, account: &str) -> io::Result<Vec<u64>> {
-    let mut pop = Pop::login(plan, account)?;
+    let mut pop = Pop::login(plan.target, None, account, &plan.password)?;
     let listing = pop.many(b"LIST\r\n")?;
     let size = |line: &str| line.split(' ').nth(1)?.parse().ok();
     let sizes: Option<Vec<u64>> = lines(listing).map(size).collect();
@@ -167,7 +164,7 @@ fn look(plan: &Plan, account: &str) -> io::Result<Vec<u64>> {
 
 /// One session; how many octets the messages had.
 fn session(plan: &Plan, account: &str, sizes: &[u64], round: u64) -> io::Result<u64> {
-    let mut pop = Pop::login(plan, account)?;
+    let mut pop = Pop::login(plan.target, None, account, &plan.password)?;
     let named = lines(pop.many(b"UIDL\r\n")?).count();
     if named != sizes.len() {
         return Err(io::Error::other(format!("UIDL has {named} lines, LIST {}", sizes.len())));
@@ -191,78 +188,6 @@ fn session(plan: &Plan, account: &str, sizes: &[u64], round: u64) -> io::Result<
 /// The lines of a listing.
 fn lines(listing: &[u8]) -> impl Iterator<Item = &str> {
     listing.split_inclusive(|&b| b == b'\n').map(|l| str::from_utf8(l).unwrap_or("").trim_end())
-}
-
-/// One connection; holds at most one answer.
-#[derive(Debug)]
-struct Pop {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-    /// Octets of the buffer that have arrived.
-    filled: usize,
-}
-
-impl Pop {
-    /// Connects and signs in.
-    fn login(plan: &Plan, account: &str) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&plan.target, PATIENCE)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut pop = Self { stream, buffer: vec![0; 32 * 1024], filled: 0 };
-        pop.one(b"")?;
-        pop.one(format!("USER {account}\r\n").as_bytes())?;
-        pop.one(format!("PASS {}\r\n", plan.password).as_bytes())?;
-        Ok(pop)
-    }
-
-    /// Sends a command, reads an answer of one line.
-    fn one(&mut self, command: &[u8]) -> io::Result<()> {
-        let end = self.status(command)?;
-        if self.filled == end { Ok(()) } else { Err(io::Error::other("more than one answer")) }
-    }
-
-    /// Sends a command, reads an answer of many lines: those between the status and the dot.
-    fn many(&mut self, command: &[u8]) -> io::Result<&[u8]> {
-        let begin = self.status(command)?;
-        let is_whole = |text: &[u8]| text == b".\r\n" || text.ends_with(b"\r\n.\r\n");
-        while !self.buffer.get(begin..self.filled).is_some_and(is_whole) {
-            self.more()?;
-        }
-        Ok(self.buffer.get(begin..self.filled - 3).unwrap_or(&[]))
-    }
-
-    /// Sends a command and reads its status line; where that ends.
-    fn status(&mut self, command: &[u8]) -> io::Result<usize> {
-        self.stream.write_all(command)?;
-        self.filled = 0;
-        loop {
-            let text = self.buffer.get(..self.filled).unwrap_or(&[]);
-            if let Some(at) = text.iter().position(|&b| b == b'\n') {
-                if text.starts_with(b"+OK") {
-                    return Ok(at + 1);
-                }
-                let line = String::from_utf8_lossy(text.get(..at).unwrap_or(&[])).into_owned();
-                return Err(io::Error::other(line.trim_end().to_owned()));
-            }
-            self.more()?;
-        }
-    }
-
-    fn more(&mut self) -> io::Result<()> {
-        if self.filled == self.buffer.len() {
-            if self.filled >= ANSWER_BYTES_MAX {
-                return Err(io::Error::other("an answer without end"));
-            }
-            self.buffer.resize(2 * self.filled, 0);
-        }
-        let read = self.stream.read(self.buffer.get_mut(self.filled..).unwrap_or(&mut []))?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.filled += read;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -125,7 +125,13 @@ impl Dialer {
         }
     }
 
-    fn handshake(&self, mut stream: TcpStream) -> io::Result<Wire> {
+    /// How connections are encrypted.
+    pub(crate) const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Encrypts a connection.
+    pub(crate) fn handshake(&self, mut stream: TcpStream) -> io::Result<Wire> {
         let nobody = ServerName::from(stream.peer_addr()?.ip());
         let session = ClientConnection::new(Arc::clone(&self.config), nobody);
         let mut session = session.map_err(io::Error::other)?;

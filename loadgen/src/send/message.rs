@@ -38,8 +38,11 @@ pub(crate) struct Template {
 
 impl Template {
     fn new(rest: &[u8], weight: f64) -> Self {
-        let body_at =
-            rest.windows(4).position(|w| w == b"\r\n\r\n").map_or(rest.len(), |at| at + 4);
+        let body_at = if rest.starts_with(b"\r\n") {
+            2 // It has no header of its own.
+        } else {
+            rest.windows(4).position(|w| w == b"\r\n\r\n").map_or(rest.len(), |at| at + 4)
+        };
         let body = rest.get(body_at..).unwrap_or_default();
         let sum = hex(ring::digest::digest(&ring::digest::SHA256, body).as_ref());
         let mut raw = ID_FIELD.to_vec();
@@ -267,6 +270,15 @@ mod tests {
         let templates = Templates::new(&Sizes(Vec::new()), Some(folder.path())).unwrap();
         let wire = String::from_utf8(templates.get(0).wire(false).to_vec()).unwrap();
         assert!(wire.ends_with("\r\nSubject: a\r\n\r\n..dot\r\nbarecr\r\n.\r\n"), "{wire}");
+    }
+
+    #[test]
+    fn a_file_without_a_header_is_all_body() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.eml"), "\nfirst\n\nlast\n").unwrap();
+        let templates = Templates::new(&Sizes(Vec::new()), Some(folder.path())).unwrap();
+        let body = ring::digest::digest(&ring::digest::SHA256, b"first\r\n\r\nlast\r\n");
+        assert_eq!(templates.get(0).sum, hex(body.as_ref()));
     }
 
     #[test]

@@ -38,9 +38,10 @@ use executor::{Batch, Shared};
 use ledger::Ledger;
 use measure::Measures;
 use message::Templates;
-pub(crate) use plan::Options;
 use plan::Plan;
+pub(crate) use plan::{Options, duration, users};
 use report::{Outcome, Server};
+pub(crate) use schedule::Random;
 use search::{Search, Threshold};
 
 /// Descriptors of a core beside its connections.
@@ -115,7 +116,7 @@ struct Set {
 }
 
 /// The first signal ends the run and lets the figures be printed; a second one ends the process.
-fn stop_flag() -> Result<Arc<AtomicBool>, String> {
+pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>, String> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
@@ -129,7 +130,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>, String> {
 fn run_number() -> u32 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let ns = now.unwrap_or_default().as_nanos() as u64;
-    let mut random = schedule::Random::new(ns ^ u64::from(std::process::id()));
+    let mut random = Random::new(ns ^ u64::from(std::process::id()));
     random.next() as u32
 }
 
@@ -208,7 +209,8 @@ fn once(plan: &Plan, set: &Set) -> Result<Outcome, String> {
     Ok(Outcome { measures, server, interrupted: set.stop.load(Ordering::Relaxed) })
 }
 
-fn thread_cpu() -> Duration {
+/// What this thread has spent.
+pub(crate) fn thread_cpu() -> Duration {
     let spent = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(spent.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(spent.tv_nsec).unwrap_or(0))

@@ -368,7 +368,8 @@ fn amount(options: &Options) -> Result<Amount, String> {
     Curve::new(segments).map(Amount::Open)
 }
 
-fn users(path: &PathBuf) -> Result<Vec<(String, Vec<u8>)>, String> {
+/// A file of lines `user:password`.
+pub(crate) fn users(path: &PathBuf) -> Result<Vec<(String, Vec<u8>)>, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let one = |line: &str| {
         let (user, password) = line.split_once(':')?;

@@ -7,6 +7,8 @@
 //! [`REPLY_LINE_BYTES_MAX`] bytes (RFC 5321 §4.5.3.1.5), whatever address or id is echoed in it,
 //! and nothing that is echoed can hold a control character.
 
+use core::fmt::Write as _;
+
 use crate::wire::outbox::Outbox;
 
 /// RFC 5321 §4.5.3.1.5: the most bytes of one reply line, with its CRLF.
@@ -50,13 +52,31 @@ pub enum Refusal {
     Magic452,
     /// 421 4.3.2, asked for by a magic recipient. Closes the connection.
     Magic421,
+    /// Any code, asked for by who tests a client; with 421 it closes the connection.
+    Asked(Code),
+}
+
+/// A code that refuses, 400 to 599.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Code(u16);
+
+impl Code {
+    /// `None` for a number that is no such code.
+    #[must_use]
+    pub const fn new(code: u16) -> Option<Self> {
+        if matches!(code, 400..=599) { Some(Self(code)) } else { None }
+    }
 }
 
 impl Refusal {
     /// Whether the connection is closed after it (RFC 5321 §3.8: 421 says so).
     #[must_use]
     pub const fn closes(self) -> bool {
-        matches!(self, Self::ShuttingDown | Self::TooManyConnections | Self::Magic421)
+        match self {
+            Self::ShuttingDown | Self::TooManyConnections | Self::Magic421 => true,
+            Self::Asked(Code(code)) => code == 421,
+            _ => false,
+        }
     }
 
     /// The three-digit code.
@@ -229,6 +249,9 @@ impl Reply {
 
     /// The three-digit code.
     pub(crate) fn code(self) -> u16 {
+        if let Self::Refused(Refusal::Asked(Code(code))) = self {
+            return code;
+        }
         let digits = self.parts().0.bytes().take(3);
         digits.fold(0, |code, digit| code * 10 + u16::from(digit.wrapping_sub(b'0')))
     }
@@ -241,6 +264,11 @@ impl Reply {
     /// Writes the reply around `echo`, which is left out if it is long or holds controls.
     pub(crate) fn write_with(self, echo: &[u8], out: &mut Outbox) {
         let (before, after) = self.parts();
+        if let Self::Refused(Refusal::Asked(Code(code))) = self {
+            // RFC 2034 §4: the class of the enhanced code is that of the code.
+            let written = write!(out, "{code} {}.0.0", code / 100);
+            debug_assert!(written.is_ok(), "turn has seen to the room");
+        }
         out.push(before.as_bytes());
         if !after.is_empty() {
             // The parsers let no control through; this is the second lock on the same door.
@@ -272,6 +300,8 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::Magic550 => line!("550 5.1.1 Refused, as [", "] asks for"),
         Refusal::Magic452 => line!("452 4.2.2 Deferred, as [", "] asks for"),
         Refusal::Magic421 => line!("421 4.3.2 Closing connection, as [", "] asks for"),
+        // Behind the codes, which are not known before.
+        Refusal::Asked(_) => line!(" Refused, as asked for [", "]"),
     }
 }
 
@@ -341,8 +371,28 @@ mod tests {
             assert!(out.bytes().len() <= REPLY_LINE_BYTES_MAX);
             assert!(out.bytes().ends_with(b" - fsmtp\r\n"));
         }
+        let asked = Refusal::Asked(Code::new(599).unwrap());
+        let mut out = Outbox::new(Vec::new());
+        Reply::Refused(asked).write_with(&[b'x'; ECHO_BYTES_MAX], &mut out);
+        assert!(out.bytes().len() <= REPLY_LINE_BYTES_MAX);
         let mut out = Outbox::new(Vec::new());
         refuse_connection(Refusal::TooManyConnections, &mut out);
         assert_eq!(out.bytes(), b"421 4.7.0 Too many connections, try again later - fsmtp\r\n");
+    }
+
+    #[test]
+    fn any_code_that_refuses_can_be_asked_for() {
+        for number in [0, 250, 399, 600, u16::MAX] {
+            assert_eq!(Code::new(number), None);
+        }
+        for number in 400..600 {
+            let refusal = Refusal::Asked(Code::new(number).unwrap());
+            assert_eq!((refusal.code(), refusal.closes()), (number, number == 421));
+            let mut out = Outbox::new(Vec::new());
+            Reply::Refused(refusal).write_with(b"a@b.test", &mut out);
+            let class = number / 100;
+            let text = format!("{number} {class}.0.0 Refused, as asked for [a@b.test] - fsmtp\r\n");
+            assert_eq!(out.bytes(), text.as_bytes());
+        }
     }
 }
