@@ -201,7 +201,8 @@ mod tests {
     fn a_message_is_the_same_in_pieces_of_any_length() {
         let long = "x".repeat(3 * LINE_BYTES_MAX);
         let message = format!(
-            "Received: from somewhere\r\n\tby {long}\r\nx-loadgen-ID:  deadbeef-03-000000001234 \r\n\
+            "Received: from somewhere\r\n\tby {long}\r\n\
+             x-loadgen-ID:  deadbeef-03-000000001234 \r\n\
              X-Loadgen-Id: 00000000-00-000000000000\r\nSubject: {long}\r\n\r\nbody\r\n\r\n.end\r\n"
         );
         for length in 1..message.len() + 1 {

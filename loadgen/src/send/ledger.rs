@@ -46,12 +46,14 @@ impl Ledger {
         self.sender.clone()
     }
 
-    /// Waits until all is written. The senders must be gone.
+    /// Waits until all is written that was handed over before. A shard may end with tasks that are
+    /// never dropped, and their senders with them, so a batch without rows says that it is over.
     ///
     /// # Errors
     /// When something could not be written.
     pub(crate) fn close(self) -> Result<(), String> {
-        drop(self.sender);
+        // The writer is gone only when the disk has failed.
+        let _ = self.sender.send(Batch { core: 0, rows: Vec::new() });
         self.thread.join().unwrap_or_else(|_| Err("the ledger's writer has panicked".into()))
     }
 }
@@ -63,7 +65,7 @@ fn write(
     batches: &Receiver<Batch>,
 ) -> std::io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 16, file);
-    for Batch { core, rows } in batches {
+    for Batch { core, rows } in batches.iter().take_while(|batch| !batch.rows.is_empty()) {
         for (number, template) in rows {
             let template = templates.get(template);
             let (id, octets) = (id(run, core, number), template.octets());
@@ -89,8 +91,8 @@ mod tests {
         for core in 0..2 {
             sender.send(Batch { core, rows: vec![(0, 0), (1, 0)] }).unwrap();
         }
-        drop(sender);
         ledger.close().unwrap();
+        drop(sender);
         let text = std::fs::read_to_string(&path).unwrap();
         let ids: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
         let expected = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(core, n)| id(7, core, n));

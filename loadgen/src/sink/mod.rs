@@ -48,7 +48,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     cores: u32,
     /// Connections at the same time; one more is told 421.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    #[arg(long, default_value_t = 1_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=200_000))]
     connections: u32,
     /// For recipients in DOMAIN, or * for all: 'DOMAIN: 451=5%, 550=1%, delay=10ms..50ms, drop=1%,
     /// greylist'.

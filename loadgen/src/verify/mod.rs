@@ -1,7 +1,7 @@
 //! `verify`: whether all that was sent is there, once and unchanged.
 //!
-//! Compares the ledger of `send` with that of `sink`, or with mailboxes that it reads over POP3, one
-//! after the other, and leaves as they are. Called by `main`; [`book`] compares.
+//! Compares the ledger of `send` with that of `sink`, or with mailboxes that it reads over POP3,
+//! one after the other, and leaves as they are. Called by `main`; [`book`] compares.
 //!
 //! Exit status: 0 none was lost, doubled or changed; 1 one was, or something could not be read; 2
 //! wrong usage.
