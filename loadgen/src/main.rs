@@ -10,8 +10,8 @@
 //!
 //! `send` and `sink` have an executor for each core, on fsmtp-rt; the others plain threads and
 //! blocking sockets, good for some thousand connections. The figures are printed as `name value
-//! unit` lines, one a line. Exit status: 0 measured, 1 something failed and the reason is on stderr, 2 wrong
-//! usage.
+//! unit` lines, one a line. Exit status: 0 measured, 1 something failed and the reason is on
+//! stderr, 2 wrong usage.
 
 mod big;
 mod client;
