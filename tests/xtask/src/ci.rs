@@ -52,7 +52,7 @@ fn steps() -> Vec<Step> {
         step(
             "crash",
             "kill the engine under load, audit, in a short form",
-            &["cargo run -q --locked --profile fast -p fsmtp-crash -- --rounds 12 --senders 32"],
+            &["cargo run -q --locked --profile fast -p fsmtp-crash -- --rounds 8 --senders 32"],
         ),
         step(
             "diskfull",
