@@ -28,7 +28,16 @@ fn find() -> Result<PathBuf, String> {
     let target = folder.parent().unwrap_or(&folder);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(&folder);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What cargo tells this program of its package must not reach the cargo that it runs: build
+    // scripts that look at it would run again, and all that depends on them be built anew.
+    for (name, _) in std::env::vars_os() {
+        let said = name.to_string_lossy();
+        if said.starts_with("CARGO_PKG_") || said.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    let built = command
         .args(["build", "--quiet", "--locked", "--package", "fsmtp-engine"])
         .args(["--bin", "fsmtp-engine", "--profile", &profile, "--target-dir"])
         .arg(target)
