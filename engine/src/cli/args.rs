@@ -161,6 +161,8 @@ pub(super) enum Command {
     Config(Config),
     /// Checks what a start would need
     Test(Start),
+    /// Checks this machine and the configuration before going live; changes nothing
+    Doctor(Start),
     /// Comes with a later version
     Sync,
     /// Comes with a later version
@@ -342,6 +344,7 @@ impl Command {
         match self {
             Self::Run(start)
             | Self::Test(start)
+            | Self::Doctor(start)
             | Self::Config(Config::Test { start, .. } | Config::Explain { start, .. }) => {
                 Some(start)
             }
@@ -470,8 +473,15 @@ mod tests {
 
     #[test]
     fn options_of_a_start_go_with_what_depends_on_them_only() {
-        for line in ["run", "test", "-t", "config test", "config explain", "config explain f.toml"]
-        {
+        for line in [
+            "run",
+            "test",
+            "doctor",
+            "-t",
+            "config test",
+            "config explain",
+            "config explain f.toml",
+        ] {
             for line in [format!("--dev --cores 3 {line}"), format!("{line} --dev --cores 3")] {
                 let start = parse(&line).unwrap().start;
                 assert_eq!((start.dev, start.cores), (true, Some(3)), "{line}");

@@ -11,7 +11,7 @@ mod certs;
 mod clients;
 mod stream;
 
-pub use certs::{Certs, Pair, self_signed};
+pub use certs::{Certs, Pair, expires, self_signed};
 pub use clients::{HINTS_BYTES_MAX, check_client_ca};
 pub use stream::Stream;
 
