@@ -236,6 +236,14 @@ fn tuning_and_doctor_agree() {
     let files = unit("LimitNOFILE").parse().unwrap();
     assert_eq!(checks::fit_connections(&mut config, Some(files)), Ok(None));
     assert_eq!(unit("LimitMEMLOCK"), "infinity");
+    let login = include_str!("../../../../tuning/limits.conf");
+    let hard = |what: &str| {
+        let mut words = login.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        words.find_map(|line| (line.get(2) == Some(&what)).then(|| line[3].to_owned()))
+    };
+    assert_eq!(hard("nofile").as_deref(), Some(unit("LimitNOFILE")));
+    assert_eq!(hard("memlock").as_deref(), Some("unlimited"));
+    assert_eq!(hard("core").as_deref(), Some(unit("LimitCORE")));
     assert_eq!(unit("Type"), "notify");
     assert!(unit("SystemCallFilter").contains("io_uring_enter"), "it does nothing without");
     // Longer than a drain and the goodbyes after it.
