@@ -255,6 +255,15 @@ fn descriptors(config: &Config) -> Result<String, String> {
     Ok(note.map_or_else(|| limit.clone(), |note| format!("{limit}; {note}")))
 }
 
+/// Lets the process have as many descriptors as its hard limit allows; gives back how many it has.
+pub(super) fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // What cannot be raised stays as it is.
+    let _ = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Lets the process have as many descriptors as its hard limit allows, and lowers what the
 /// listeners take to what these are enough for, so that a connection too many is turned away with
 /// a reply; says so when it does.

@@ -3,6 +3,7 @@
 //! Read from below a root that tests replace by a folder of theirs. A file that is missing or says
 //! nothing that we understand leaves its fact unknown; nothing here fails.
 
+use super::Ground;
 use super::limits::SETTINGS;
 use super::probe::Probe;
 use std::collections::BTreeMap;
@@ -86,17 +87,13 @@ impl Facts {
         };
         let settings = SETTINGS.iter().map(|setting| setting.key);
         let settings = settings.chain(["net.ipv4.tcp_max_syn_backlog", "net.ipv4.tcp_syncookies"]);
-        let memory = tree.read("proc/meminfo").and_then(|text| {
-            let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-            Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
-        });
         let swaps = tree.read("proc/swaps").unwrap_or_default();
         let swaps = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
         Self {
             kernel: tree.word("proc/sys/kernel/osrelease"),
             uring_disabled: tree.number("proc/sys/kernel/io_uring_disabled"),
             quota: tree.quota(),
-            memory,
+            memory: tree.memory(),
             memory_limit: tree.memory_limit(),
             swaps: swaps.map(str::to_owned).collect(),
             huge_pages: tree.chosen("sys/kernel/mm/transparent_hugepage/enabled"),
@@ -111,6 +108,18 @@ impl Facts {
             mount,
             probe,
         }
+    }
+}
+
+/// What `folder` lies on.
+pub(super) fn ground(root: &Path, folder: &Path) -> Ground {
+    let tree = Tree { root };
+    let mount = tree.mount(folder).unwrap_or_default();
+    let memory = tree.memory().unwrap_or(u64::MAX);
+    Ground {
+        memory: memory.min(tree.memory_limit().unwrap_or(u64::MAX)),
+        disk: tree.disk(&mount.device),
+        file_system: mount.kind,
     }
 }
 
@@ -208,6 +217,12 @@ impl Tree<'_> {
         })
     }
 
+    fn memory(&self) -> Option<u64> {
+        let text = self.read("proc/meminfo")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    }
+
     fn memory_limit(&self) -> Option<u64> {
         self.groups("memory", |group| {
             let new = self.number(&format!("{group}/memory.max"));
@@ -260,9 +275,15 @@ impl Tree<'_> {
     }
 
     fn write_cache(&self, device: &str) -> Option<String> {
+        let file = self.disk(device)?.join("queue/write_cache");
+        Some(fs::read_to_string(file).ok()?.trim().to_owned())
+    }
+
+    /// The folder of the disk that `device` is, or is a part of.
+    fn disk(&self, device: &str) -> Option<PathBuf> {
         let device = fs::canonicalize(self.path(&format!("sys/dev/block/{device}"))).ok()?;
-        let disk = if device.join("partition").exists() { device.parent()? } else { &device };
-        Some(fs::read_to_string(disk.join("queue/write_cache")).ok()?.trim().to_owned())
+        let part = device.join("partition").exists();
+        if part { device.parent().map(Path::to_owned) } else { Some(device) }
     }
 }
 

@@ -20,7 +20,10 @@ use core::fmt;
 use facts::Facts;
 use probe::Probe;
 use serde::Serialize;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+pub(super) use probe::syncs;
 
 /// What a check says of a machine with a configuration.
 type Judge = fn(&Config, &Facts) -> Vec<Finding>;
@@ -173,6 +176,29 @@ fn examine(config: &Config, facts: &Facts) -> Vec<Row> {
         rows.extend(judge(config, facts).into_iter().map(|finding| Row { name, finding }));
     }
     rows
+}
+
+/// What a folder lies on, and the memory beside it; for `plan`.
+#[derive(Debug)]
+pub(super) struct Ground {
+    /// Memory that may be used.
+    pub(super) memory: u64,
+    pub(super) file_system: String,
+    /// The disk's folder in `/sys`.
+    pub(super) disk: Option<PathBuf>,
+}
+
+impl Ground {
+    /// Of `folder`, an absolute path without links.
+    pub(super) fn of(folder: &Path) -> Self {
+        facts::ground(Path::new("/"), folder)
+    }
+}
+
+/// A file in `folder` that has no name; writes go past the page cache if `direct`.
+pub(super) fn nameless(folder: &Path, direct: bool) -> std::io::Result<File> {
+    use rustix::fs::OFlags;
+    probe::nameless(folder, if direct { OFlags::DIRECT } else { OFlags::empty() })
 }
 
 /// A size as people say it.

@@ -108,7 +108,7 @@ fn certificates(config: &Config) -> Vec<(PathBuf, Result<i64, String>)> {
 }
 
 /// A file in `folder` that has no name and goes with its descriptor.
-fn nameless(folder: &Path, more: OFlags) -> std::io::Result<File> {
+pub(super) fn nameless(folder: &Path, more: OFlags) -> std::io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC | more;
     let file = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?;
     Ok(File::from(file))
@@ -121,7 +121,8 @@ fn direct(folder: &Path) -> Option<bool> {
     Some(nameless(folder, OFlags::DIRECT).is_ok())
 }
 
-fn syncs(folder: &Path) -> std::io::Result<Vec<Duration>> {
+/// How long a write of a page and its sync take in `folder`, sorted.
+pub(in crate::cli) fn syncs(folder: &Path) -> std::io::Result<Vec<Duration>> {
     let file = nameless(folder, OFlags::empty())?;
     let page = [0x5a; PAGE_BYTES];
     let (began, mut times) = (Instant::now(), Vec::new());
