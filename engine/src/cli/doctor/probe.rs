@@ -81,7 +81,7 @@ impl Probe {
             processors: fsmtp_rt::glommio::processors().len() as u64,
             shards: checks::io_uring(config.cores),
             direct: direct(&folder),
-            syncs: syncs(&folder).unwrap_or_default(),
+            syncs: syncs(&folder, SYNCS_MAX, SYNCS_TIME).unwrap_or_default(),
             space: checks::disk_space(config),
             inodes: stat.map(|stat| (stat.f_favail, stat.f_files)),
             ports: config.listeners.iter().map(port).collect(),
@@ -121,15 +121,20 @@ fn direct(folder: &Path) -> Option<bool> {
     Some(nameless(folder, OFlags::DIRECT).is_ok())
 }
 
-/// How long a write of a page and its sync take in `folder`, sorted.
-pub(in crate::cli) fn syncs(folder: &Path) -> std::io::Result<Vec<Duration>> {
+/// How long a write of a page and its sync take in `folder`, sorted: so many, or as many as there
+/// is time for.
+pub(in crate::cli) fn syncs(
+    folder: &Path,
+    count_max: usize,
+    time: Duration,
+) -> std::io::Result<Vec<Duration>> {
     let file = nameless(folder, OFlags::empty())?;
     let page = [0x5a; PAGE_BYTES];
     let (began, mut times) = (Instant::now(), Vec::new());
     // Over and over in the same place: what a log in preallocated space does, near enough.
     file.write_all_at(&page, 0)?;
     file.sync_all()?;
-    while times.len() < SYNCS_MAX && began.elapsed() < SYNCS_TIME {
+    while times.len() < count_max && began.elapsed() < time {
         let before = Instant::now();
         file.write_all_at(&page, 0)?;
         file.sync_data()?;
@@ -146,10 +151,15 @@ mod tests {
     #[test]
     fn a_probe_is_bounded_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let times = syncs(folder.path()).unwrap();
-        assert!((1..=SYNCS_MAX).contains(&times.len()) && times.is_sorted(), "{times:?}");
+        let times = syncs(folder.path(), 3, Duration::from_secs(60)).unwrap();
+        assert!(times.len() == 3 && times.is_sorted(), "{times:?}");
+        let none = syncs(folder.path(), SYNCS_MAX, Duration::ZERO).unwrap();
+        assert!(none.is_empty(), "no time, no write");
         assert!(direct(folder.path()).is_some());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert!(syncs(Path::new("/proc")).is_err() && direct(Path::new("/proc")).is_none());
+        assert!(
+            syncs(Path::new("/proc"), 1, SYNCS_TIME).is_err()
+                && direct(Path::new("/proc")).is_none()
+        );
     }
 }

@@ -20,9 +20,15 @@ use std::time::Instant;
 /// Connections that send at a time; arbitrary, enough to keep a few cores busy.
 const SENDERS: u32 = 32;
 /// Mailboxes that mail goes to when a message has fewer recipients.
-const ACCOUNTS_MIN: u32 = 8;
+const ACCOUNTS_MIN: u32 = 4;
 /// Idle connections; arbitrary, enough that what each takes shows.
-const IDLE_MAX: u64 = 1000;
+const IDLE_MAX: u64 = 2000;
+/// Half of them at least, whatever time that takes.
+const IDLE_MIN: usize = 50;
+/// Descriptors of this process besides connections, generously.
+const DESCRIPTORS_OWN: u64 = 200;
+/// Writes that are timed: a disk that syncs faster needs no more of them.
+const SYNCS_MAX: usize = 20_000;
 /// What the mail may fill of the disk, and the most that it may be.
 const FILL_SHARE: u64 = 4;
 const FILL_MAX: u64 = 8 << 30;
@@ -46,10 +52,23 @@ struct Load<'a> {
     tls: Option<&'a OwnTls>,
     accounts: &'a [String],
     message: &'a [u8],
+    bounds: Bounds<'a>,
+}
+
+/// Where a load ends.
+struct Bounds<'a> {
     until: Instant,
-    /// Messages that may be sent together.
+    /// Messages of all connections together; one for each may come on top.
     messages_max: u64,
     stop: &'a AtomicBool,
+}
+
+impl Bounds<'_> {
+    /// Whether another message may follow `messages`.
+    fn allow(&self, messages: u64) -> bool {
+        let time = !self.stop.load(Ordering::Relaxed) && Instant::now() < self.until;
+        time && messages < self.messages_max
+    }
 }
 
 /// Measures this machine, below the folder `near`.
@@ -81,7 +100,8 @@ pub(super) fn measure(ask: &Ask, near: &Path, stop: &AtomicBool) -> Result<Measu
         load_connections: SENDERS,
         ..Measured::default()
     };
-    let syncs = doctor::syncs(near).map_err(|e| format!("{}: {e}", near.display()))?;
+    let syncs = doctor::syncs(near, SYNCS_MAX, time(0.05))
+        .map_err(|e| format!("{}: {e}", near.display()))?;
     measured.sync_s = syncs.get(syncs.len() / 2).map_or(0.0, Duration::as_secs_f64);
     stopped()?;
     measured.sequential_bytes_s = sequential(near, time(0.08), free)?;
@@ -89,10 +109,11 @@ pub(super) fn measure(ask: &Ask, near: &Path, stop: &AtomicBool) -> Result<Measu
     let child = Child::start(near, processors, stopped)?;
     let tls = ask.tls.then(|| OwnTls::to(&child.data())).transpose();
     let tls = tls.map_err(|error| error.to_string())?;
-    let accounts = accounts(&child, ask.recipients.max(ACCOUNTS_MIN), stopped)?;
+    // Before passwords are hashed: what that takes and gives back would hide the connections.
     let until = Instant::now() + time(0.15);
     idle(&child, tls.as_ref(), (until, open_files), &mut measured)?;
     stopped()?;
+    let accounts = accounts(&child, ask.recipients.max(ACCOUNTS_MIN), stopped)?;
     let messages_max = free.min(FILL_MAX * FILL_SHARE) / FILL_SHARE / ask.size;
     let message = message(ask.size);
     let mut load = Load {
@@ -101,15 +122,13 @@ pub(super) fn measure(ask: &Ask, near: &Path, stop: &AtomicBool) -> Result<Measu
         tls: tls.as_ref(),
         accounts: &accounts,
         message: &message,
-        until: Instant::now() + time(0.07),
-        messages_max: messages_max / 8,
-        stop,
+        bounds: Bounds { until: Instant::now() + time(0.07), messages_max: messages_max / 8, stop },
     };
     // Memory and files are there from then on, as they are in an engine that has run for a while.
     load.run()?;
     stopped()?;
-    load.messages_max = messages_max - messages_max / 8;
-    load.until = Instant::now() + time(0.6);
+    load.bounds.messages_max = messages_max - messages_max / 8;
+    load.bounds.until = Instant::now() + time(0.6);
     measured_load(&load, ground.disk.as_ref(), &mut measured)?;
     stopped()?;
     Ok(measured)
@@ -159,16 +178,14 @@ impl Load<'_> {
         let failed = tally.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         match failed {
             // Whoever interrupted us has interrupted the engine, too.
-            Some(_) if self.stop.load(Ordering::Relaxed) => Ok(tally),
+            Some(_) if self.bounds.stop.load(Ordering::Relaxed) => Ok(tally),
             Some(why) => Err(format!("the engine that was measured: {why}")),
             None => Ok(tally),
         }
     }
 
     fn goes_on(&self, tally: &Tally) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-            && Instant::now() < self.until
-            && tally.messages.load(Ordering::Relaxed) < self.messages_max
+        self.bounds.allow(tally.messages.load(Ordering::Relaxed))
     }
 
     /// Connection after connection.
@@ -195,28 +212,33 @@ impl Load<'_> {
     }
 }
 
-/// Opens idle connections until `until`, and sees what they take.
+/// Opens idle connections until `until`, and sees what they take: the second half of them, because
+/// the first finds memory that the start has left.
 fn idle(
     child: &Child,
     tls: Option<&OwnTls>,
     (until, open_files): (Instant, u64),
     measured: &mut Measured,
 ) -> Result<(), String> {
-    let most = IDLE_MAX.min(open_files.saturating_sub(200));
-    // Whatever the first connection brings with it.
-    let first = Link::open(child.address(), tls)?;
+    let most = IDLE_MAX.min(open_files.saturating_sub(DESCRIPTORS_OWN)) / 2;
+    let half = |until: Instant| {
+        let mut links = Vec::new();
+        while (links.len() as u64) < most && (Instant::now() < until || links.len() < IDLE_MIN) {
+            links.push(Link::open(child.address(), tls)?);
+        }
+        Ok::<_, String>(links)
+    };
+    let now = Instant::now();
+    let first = half(now + until.saturating_duration_since(now) / 2)?;
     let (own, kernel) = (child.resident()?, kernel_bytes());
-    let mut links = Vec::new();
-    while (links.len() as u64) < most && (Instant::now() < until || links.len() < 50) {
-        links.push(Link::open(child.address(), tls)?);
-    }
-    let count = links.len() as u64;
+    let second = half(until)?;
+    let count = second.len() as u64;
     measured.idle_connections = count;
     let each = |after: u64, before: u64| after.saturating_sub(before) / count.max(1);
     measured.idle_bytes = each(child.resident()?, own);
     // Both ends lie on this machine.
     measured.idle_kernel_bytes = each(kernel_bytes(), kernel) / 2;
-    for link in links.into_iter().chain([first]) {
+    for link in first.into_iter().chain(second) {
         link.quit()?;
     }
     Ok(())
@@ -262,4 +284,20 @@ fn network() -> Option<u64> {
         text.trim().parse::<u64>().ok().map(|mbits| mbits * 1_000_000)
     };
     fs::read_dir("/sys/class/net").ok()?.flatten().filter_map(speed).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_ends_by_time_by_room_and_by_a_signal() {
+        let stop = AtomicBool::new(false);
+        let later = Instant::now() + Duration::from_secs(60);
+        let bounds = |until| Bounds { until, messages_max: 10, stop: &stop };
+        assert!(bounds(later).allow(9) && !bounds(later).allow(10));
+        assert!(!bounds(Instant::now()).allow(0));
+        stop.store(true, Ordering::Relaxed);
+        assert!(!bounds(later).allow(0));
+    }
 }

@@ -223,12 +223,16 @@ fn limits(ask: &Ask, measured: &Measured, needed: &Needed) -> Vec<Limit> {
     // Everything but memory grows with the rate, in proportion.
     let at = |there: f64, needed: f64| ask.rate * there / needed;
     let cpu = ask.rate * measured.each(measured.cpu_s);
+    // What the disk did under the load it can do, whatever it seemed to before.
+    let seen = |total: u64| total as f64 / measured.load_s.max(f64::MIN_POSITIVE);
+    let writes = (measured.sequential_bytes_s * USE).max(seen(measured.written_bytes));
     let mut all = vec![
         ("processors", at(f64::from(measured.processors) * USE, cpu)),
-        ("disk writes", at(measured.sequential_bytes_s * USE, needed.disk_bytes_s)),
+        ("disk writes", at(writes, needed.disk_bytes_s)),
     ];
-    if let Some(flushes) = needed.flushes_s {
-        all.push(("disk flushes", at(USE / measured.sync_s, flushes)));
+    if let (Some(needed), Some(flushes)) = (needed.flushes_s, measured.flushes) {
+        let flushes = (USE / measured.sync_s).max(seen(flushes));
+        all.push(("disk flushes", at(flushes, needed)));
     }
     if let Some(network) = measured.network_bits {
         let more = needed.network_in_bits.max(needed.network_out_bits);
@@ -272,8 +276,8 @@ fn assumed(ask: &Ask, measured: &Measured) -> Vec<String> {
     ];
     if measured.flushes.is_some() {
         all.push(
-            "flushes go one after another, and carry as many messages each as here; \
-             more connections make that more"
+            "flushes go one after another, or as fast as they did here, and carry as many \
+             messages each; more connections make that more"
                 .to_owned(),
         );
     }

@@ -127,8 +127,8 @@ fn the_bottleneck_is_what_ends_first() {
     type Change = fn(&mut Ask, &mut Measured);
     let cases: [(Change, &str, bool); 6] = [
         (|_, m| m.cpu_s = 100.0, "processors", false),
-        (|_, m| m.sequential_bytes_s = 20e6, "disk writes", false),
-        (|_, m| m.sync_s = 0.01, "disk flushes", false),
+        (|a, m| (a.rate, m.sequential_bytes_s) = (2000.0, 20e6), "disk writes", false),
+        (|a, m| (a.rate, m.sync_s) = (2000.0, 0.01), "disk flushes", false),
         (|a, _| a.retention = 365, "disk space", false),
         (|a, _| a.connections = 1_000_000, "memory", false),
         (|_, m| (m.network_bits, m.flushes) = (None, None), "processors", true),
@@ -139,6 +139,15 @@ fn the_bottleneck_is_what_ends_first() {
         let sum = Sum::new(ask, measured);
         assert_eq!((sum.bottleneck, sum.suffices), (bottleneck, suffices), "{:?}", sum.limits);
     }
+}
+
+#[test]
+fn a_disk_can_do_what_it_did() {
+    // Ten flushes a second before the load, and a hundred under it.
+    let sum = Sum::new(ask(), Measured { sync_s: 0.1, ..measured() });
+    assert_eq!(rate_of(&sum, "disk flushes"), 1000.0);
+    let sum = Sum::new(ask(), Measured { sequential_bytes_s: 1e6, ..measured() });
+    assert_eq!(rate_of(&sum, "disk writes"), 1000.0);
 }
 
 #[test]
