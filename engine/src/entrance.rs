@@ -17,7 +17,7 @@ use crate::run::now;
 use crate::tls::{Acceptor, Certs, TlsError, self_signed};
 
 /// Where `--dev` keeps the certificate that signs itself, in the data folder.
-const TLS_FOLDER: &str = "tls";
+pub(crate) const TLS_FOLDER: &str = "tls";
 
 /// A listener's part of what shards share.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ pub mod guard;
 pub mod latest;
 pub mod locks;
 pub mod log;
+mod notify;
 pub mod pop3;
 pub mod run;
 pub mod shard;

@@ -33,6 +33,7 @@ use crate::entrance::{Entrance, certificates, entrances};
 use crate::latest::Latest;
 use crate::locks::{self, Protection};
 use crate::log::{Event, Sink};
+use crate::notify::Notify;
 use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
@@ -142,8 +143,9 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     let control = control::serve(&config.data, admin)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
     let (events, inbox) = channel();
-    let shards = start_shards(config, &entrances, &store, &sink, &events)?;
-    let life = Life::new(config, certs.as_ref(), &shards, &log);
+    let notify = Notify::from_env();
+    let shards = start_shards(config, &entrances, &store, &sink, (&events, notify.beat))?;
+    let life = Life::new(config, certs.as_ref(), &shards, &log, notify);
     let ended = supervise(life, signals, events, &inbox, &store.mailboxes);
     drop(control);
     let joined: Result<Vec<()>, _> = shards.into_iter().map(|shard| shard.handle.join()).collect();
@@ -174,7 +176,7 @@ fn start_shards(
     entrances: &[Entrance],
     store: &Store,
     sink: &Sink,
-    events: &Sender<Happening>,
+    (events, beat): (&Sender<Happening>, Option<Duration>),
 ) -> Result<Vec<Running>, String> {
     let started = |e: std::io::Error| format!("cannot start a thread: {e}");
     let files = Helpers::new("files", FILE_THREADS).map_err(started)?;
@@ -214,6 +216,7 @@ fn start_shards(
                 keys,
                 directory,
                 orphans,
+                beat,
                 id: ShardId(n),
             };
             let outcome = body.run(rt, &read, &report.events).await;
@@ -259,6 +262,8 @@ struct Body {
     keys: Helpers,
     directory: Latest<Arc<Directory>>,
     orphans: Vec<ShardId>,
+    /// How often to say that it goes round.
+    beat: Option<Duration>,
     id: ShardId,
 }
 
@@ -289,10 +294,22 @@ impl Body {
         if let Order::Listen = orders.take().await {
             self.listen(&rt, &shard)?;
             let _ = events.send(Happening::Ready);
+            self.beat(&rt, events);
             orders.take().await;
         }
         drain(&shard, DRAIN_PATIENCE).await;
         Ok(())
+    }
+
+    /// Says that the shard goes round, as long as it does.
+    fn beat(&self, rt: &GlommioRuntime, events: &Sender<Happening>) {
+        let Some(beat) = self.beat else { return };
+        let (rt, events, shard) = (rt.clone(), events.clone(), self.id.0);
+        rt.clone().spawn(Class::Session, async move {
+            while events.send(Happening::Beat(shard)).is_ok() {
+                rt.sleep_until(rt.now() + beat).await;
+            }
+        });
     }
 
     fn listen(

@@ -18,6 +18,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::latest::Latest;
 use crate::log::Event;
+use crate::notify::Notify;
 use crate::run::now;
 use crate::tls::Certs;
 
@@ -36,6 +37,8 @@ pub(crate) enum Happening {
     Signal(i32),
     /// A shard has let all its sessions go.
     Drained,
+    /// A shard goes round; told only when the service manager wants to know.
+    Beat(u16),
 }
 
 /// What the main thread tells a shard. A later order takes the place of one not yet read.
@@ -63,6 +66,9 @@ pub(crate) fn supervise(
         life.fail(Event::ShardFailed, why);
     }
     while life.drained < life.shards.len() {
+        if life.stopping {
+            life.notify.alive();
+        }
         say_damage(mailboxes, life.log);
         match inbox.recv_timeout(INDEX_LOOK) {
             Ok(happening) => life.heed(happening)?,
@@ -103,6 +109,7 @@ pub(crate) struct Life<'a> {
     certs: Option<&'a Certs>,
     shards: &'a [Running],
     log: &'a crate::log::Log,
+    notify: Notify,
     /// Shards that have read their logs.
     recovered: usize,
     /// Shards that listen.
@@ -121,10 +128,11 @@ impl<'a> Life<'a> {
         certs: Option<&'a Certs>,
         shards: &'a [Running],
         log: &'a crate::log::Log,
+        notify: Notify,
     ) -> Self {
         let (recovered, ready, drained) = (0, 0, 0);
         let (stopping, outcome) = (false, Ok(()));
-        Self { config, certs, shards, log, recovered, ready, drained, stopping, outcome }
+        Self { config, certs, shards, log, notify, recovered, ready, drained, stopping, outcome }
     }
 
     fn heed(&mut self, happening: Happening) -> Result<(), String> {
@@ -138,7 +146,7 @@ impl<'a> Life<'a> {
             Happening::Ready => {
                 self.ready += 1;
                 if self.ready == self.shards.len() && self.outcome.is_ok() {
-                    announce(self.config, self.log)?;
+                    announce(self.config, self.log, &self.notify)?;
                 }
             }
             Happening::Failed(why) => {
@@ -149,17 +157,18 @@ impl<'a> Life<'a> {
             // the control socket. What is read anew are the files of certificates.
             Happening::Signal(SIGHUP) => self.reload(),
             Happening::Signal(_) => {
-                say_draining(self.log);
+                say_draining(self.log, &self.notify);
                 self.stop();
             }
             Happening::Drained => self.drained += 1,
+            Happening::Beat(shard) => self.notify.beat(shard, self.shards.len()),
         }
         Ok(())
     }
 
     /// New handshakes see the certificates as they are now; wrong ones change nothing.
     fn reload(&self) {
-        notify("RELOADING=1");
+        self.notify.reloading();
         match self.certs.map(|certs| certs.reload(now())) {
             None => {}
             Some(Ok(())) => self.log.event(now(), Event::CertificatesReloaded, &[]),
@@ -168,7 +177,7 @@ impl<'a> Life<'a> {
             }
         }
         self.log.flush(now());
-        notify("READY=1");
+        self.notify.ready();
     }
 
     fn fail(&mut self, event: Event, why: String) {
@@ -192,16 +201,16 @@ pub(crate) fn say_damage(mailboxes: &Embedded, log: &crate::log::Log) {
     }
 }
 
-fn say_draining(log: &crate::log::Log) {
+fn say_draining(log: &crate::log::Log, notify: &Notify) {
     log.event(now(), Event::EngineDraining, &[]);
     log.flush(now());
-    notify("STOPPING=1");
+    notify.stopping();
 }
 
-fn announce(config: &Config, log: &crate::log::Log) -> Result<(), String> {
+fn announce(config: &Config, log: &crate::log::Log, notify: &Notify) -> Result<(), String> {
     log.event(now(), Event::EngineStarted, &[("cores", &config.cores)]);
     log.flush(now());
-    notify("READY=1");
+    notify.ready();
     let mut out = std::io::stdout().lock();
     let written = write!(out, "{}", cli::startup_table(config))
         .and_then(|()| writeln!(out, "ready: {} shards", config.cores))
@@ -209,22 +218,4 @@ fn announce(config: &Config, log: &crate::log::Log) -> Result<(), String> {
     // A closed standard output is no reason not to take mail.
     drop(written);
     Ok(())
-}
-
-/// Tells the service manager, if there is one (`sd_notify`).
-fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
-    // An abstract address begins with `@`; the kernel's form begins with a NUL.
-    let address = match path.to_str().and_then(|path| path.strip_prefix('@')) {
-        Some(name) => {
-            use std::os::linux::net::SocketAddrExt as _;
-            std::os::unix::net::SocketAddr::from_abstract_name(name)
-        }
-        None => std::os::unix::net::SocketAddr::from_pathname(path),
-    };
-    if let Ok(address) = address {
-        // Without a listener nobody waits for it.
-        let _ = socket.send_to_addr(state.as_bytes(), &address);
-    }
 }

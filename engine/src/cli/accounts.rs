@@ -82,6 +82,8 @@ pub(super) fn execute(
         | Command::Config(_)
         | Command::Test(_)
         | Command::Sync
+        | Command::Doctor(_)
+        | Command::Plan(_)
         | Command::Mailtest => return Err("not a command about accounts".to_owned()),
     };
     let mut reach = reach(config, engine)?;

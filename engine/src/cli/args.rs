@@ -2,6 +2,7 @@
 //!
 //! Called by `cli::main`. Wrong usage is clap's error, which ends the process with status 2.
 
+use super::plan;
 use crate::config::Protocol;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -161,6 +162,10 @@ pub(super) enum Command {
     Config(Config),
     /// Checks what a start would need
     Test(Start),
+    /// Checks this machine and the configuration before going live; changes nothing
+    Doctor(Start),
+    /// Measures this machine for a minute and says what a rate of mail needs
+    Plan(Plan),
     /// Comes with a later version
     Sync,
     /// Comes with a later version
@@ -183,6 +188,40 @@ pub(super) struct PasswordFrom {
     /// Reads the password from the first line of standard input
     #[arg(long)]
     pub(super) password_stdin: bool,
+}
+
+/// `plan`
+#[derive(Debug, Args)]
+pub(super) struct Plan {
+    /// Messages in a second, like 50k/s; or in a minute, hour or day: /m, /h, /d
+    #[arg(long, value_name = "N/s", value_parser = plan::rate)]
+    pub(super) rate: f64,
+    /// Bytes of a message, like 20k
+    #[arg(long, value_name = "BYTES", value_parser = plan::size)]
+    pub(super) size: u64,
+    /// Connections are encrypted, by STARTTLS and a full handshake each
+    #[arg(long)]
+    pub(super) tls: bool,
+    /// Recipients of each message
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(super) recipients: u32,
+    /// Messages of each connection
+    #[arg(long, value_name = "N", default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) keep: u32,
+    /// Connections that are open and idle, besides
+    #[arg(long, value_name = "N", default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(0..=100_000_000))]
+    pub(super) connections: u64,
+    /// Days that mail is kept
+    #[arg(long, value_name = "DAYS", default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub(super) retention: u32,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(3..=600))]
+    pub(super) seconds: u32,
 }
 
 /// `domain ...`
@@ -342,6 +381,7 @@ impl Command {
         match self {
             Self::Run(start)
             | Self::Test(start)
+            | Self::Doctor(start)
             | Self::Config(Config::Test { start, .. } | Config::Explain { start, .. }) => {
                 Some(start)
             }
@@ -470,8 +510,15 @@ mod tests {
 
     #[test]
     fn options_of_a_start_go_with_what_depends_on_them_only() {
-        for line in ["run", "test", "-t", "config test", "config explain", "config explain f.toml"]
-        {
+        for line in [
+            "run",
+            "test",
+            "doctor",
+            "-t",
+            "config test",
+            "config explain",
+            "config explain f.toml",
+        ] {
             for line in [format!("--dev --cores 3 {line}"), format!("{line} --dev --cores 3")] {
                 let start = parse(&line).unwrap().start;
                 assert_eq!((start.dev, start.cores), (true, Some(3)), "{line}");

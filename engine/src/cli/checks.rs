@@ -143,7 +143,7 @@ fn bind(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn data_folder(folder: &Path) -> Result<String, String> {
+pub(super) fn data_folder(folder: &Path) -> Result<String, String> {
     let state = dirlock::inspect(folder).map_err(|error| error.to_string())?;
     let existing = nearest_existing(folder);
     rustix::fs::access(&existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
@@ -159,13 +159,13 @@ fn data_folder(folder: &Path) -> Result<String, String> {
 }
 
 /// The folder, or the nearest above it that exists.
-fn nearest_existing(folder: &Path) -> PathBuf {
+pub(super) fn nearest_existing(folder: &Path) -> PathBuf {
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let found = absolute.ancestors().find(|path| path.exists());
     found.map_or_else(|| PathBuf::from("/"), Path::to_owned)
 }
 
-fn disk_space(config: &Config) -> Result<String, String> {
+pub(super) fn disk_space(config: &Config) -> Result<String, String> {
     let folder = nearest_existing(&config.data);
     let stat = rustix::fs::statvfs(&folder)
         .map_err(|error| format!("{}: {}", folder.display(), std::io::Error::from(error)))?;
@@ -190,7 +190,7 @@ impl Drop for Told {
 
 /// Starts as many shards as a run has, all at one time: what their rings take together is the
 /// kernel's secret.
-fn io_uring(cores: u16) -> Result<String, String> {
+pub(super) fn io_uring(cores: u16) -> Result<String, String> {
     let helpers = Helpers::new("check", 1).map_err(|error| error.to_string())?;
     let (sender, told) = channel();
     let mut shards = Vec::new();
@@ -235,7 +235,7 @@ pub(super) fn take_locked_memory() -> Result<String, String> {
     locked_memory(getrlimit(Resource::Memlock).current)
 }
 
-fn locked_memory(limit: Option<u64>) -> Result<String, String> {
+pub(super) fn locked_memory(limit: Option<u64>) -> Result<String, String> {
     // No limit is as good as any.
     let Some(limit) = limit else { return Ok("no limit".to_owned()) };
     let text =
@@ -253,6 +253,15 @@ fn descriptors(config: &Config) -> Result<String, String> {
     let note = fit_connections(&mut fitted, limit)?.filter(|_| is_felt(&fitted));
     let limit = limit.map_or_else(|| "no limit".to_owned(), |limit| format!("{limit} may be open"));
     Ok(note.map_or_else(|| limit.clone(), |note| format!("{limit}; {note}")))
+}
+
+/// Lets the process have as many descriptors as its hard limit allows; gives back how many it has.
+pub(super) fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // What cannot be raised stays as it is.
+    let _ = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Lets the process have as many descriptors as its hard limit allows, and lowers what the
@@ -275,7 +284,10 @@ fn is_felt(config: &Config) -> bool {
 }
 
 /// Lowers the listeners' limits to what `limit` descriptors are enough for.
-fn fit_connections(config: &mut Config, limit: Option<u64>) -> Result<Option<String>, String> {
+pub(super) fn fit_connections(
+    config: &mut Config,
+    limit: Option<u64>,
+) -> Result<Option<String>, String> {
     let Some(limit) = limit else { return Ok(None) };
     let wanted: u64 = config.listeners.iter().map(|l| u64::from(l.connections_max)).sum();
     let of_shard = DESCRIPTORS_PER_SHARD + DESCRIPTORS_PER_LISTENER * config.listeners.len() as u64;

@@ -8,6 +8,8 @@
 mod accounts;
 mod args;
 mod checks;
+mod doctor;
+mod plan;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -108,6 +110,8 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
     match command {
         Command::Run(_) => run(path, &overrides, engine, terminal),
         Command::Test(_) => checks::test(path, &overrides, common.json, terminal),
+        Command::Doctor(_) => doctor::doctor(path, &overrides, common.json, terminal),
+        Command::Plan(ask) => plan::plan(&ask, overrides.data, common.json, terminal),
         Command::Config(command) => configuration(command, path, &overrides, common.json, terminal),
         Command::Sync => {
             Err("sync comes with a later version, together with the cluster back end".to_owned())

@@ -177,6 +177,19 @@ fn look_at(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<Vec<String>, Stri
     Ok(alternatives.value.general_names.iter().filter_map(name).collect())
 }
 
+/// When the certificate of `pair` ends, in seconds since 1970.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn expires(pair: &Pair) -> Result<i64, TlsError> {
+    let bytes = pem(&pair.certificate)?;
+    let wrong =
+        |what: &dyn fmt::Display| TlsError::new(format!("{}: {what}", pair.certificate.display()));
+    let leaf = CertificateDer::from_pem_slice(&bytes).map_err(|e| wrong(&e))?;
+    let (_, parsed) = X509Certificate::from_der(&leaf).map_err(|e| wrong(&e))?;
+    Ok(parsed.validity().not_after.timestamp())
+}
+
 pub(super) fn pem(path: &Path) -> Result<Vec<u8>, TlsError> {
     let failed = |e: std::io::Error| TlsError::new(format!("{}: {e}", path.display()));
     let mut bytes = Vec::new();

@@ -9,10 +9,12 @@
 
 mod certs;
 mod clients;
+mod own;
 mod stream;
 
-pub use certs::{Certs, Pair, self_signed};
+pub use certs::{Certs, Pair, expires, self_signed};
 pub use clients::{HINTS_BYTES_MAX, check_client_ca};
+pub(crate) use own::{OwnClient, OwnTls};
 pub use stream::Stream;
 
 use core::fmt;

@@ -36,11 +36,21 @@ pub struct Options {
     pub dev: bool,
     /// More arguments.
     pub more: Vec<String>,
+    /// Variables of its environment, besides those of the test.
+    pub variables: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cores: 1, data: None, base: None, config: None, dev: true, more: Vec::new() }
+        Self {
+            cores: 1,
+            data: None,
+            base: None,
+            config: None,
+            dev: true,
+            more: Vec::new(),
+            variables: Vec::new(),
+        }
     }
 }
 
@@ -313,6 +323,7 @@ fn command(options: &Options) -> Result<Command, String> {
         }
     }
     command.args(&options.more);
+    command.envs(options.variables.iter().map(|(name, value)| (name, value)));
     Ok(command)
 }
 

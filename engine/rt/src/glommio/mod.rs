@@ -38,7 +38,7 @@ use glommio::{
 use ring::rand::{SecureRandom, SystemRandom};
 
 pub use disk::{DESCRIPTORS_PER_FILE, GlommioDisk, GlommioFile};
-pub use net::{ACCEPTS_MAX, GlommioConn, GlommioListener};
+pub use net::{ACCEPTS_MAX, BACKLOG, GlommioConn, GlommioListener};
 
 use crate::helpers::Helpers;
 use crate::sys::ring::{Completion, Held, OpId, Ring};

@@ -24,7 +24,7 @@ use crate::sys::ring::{Completion, OpId};
 use crate::{Conn, IoError, IoKind, Listener};
 
 /// Connections that the kernel keeps ready for us.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 /// Connections that a listener accepts ahead of who takes them; each is a descriptor. Arbitrary: so
 /// many can be taken in one turn of the shard. WHY: they are asked for one by one, because a
 /// multishot accept empties the kernel's whole backlog before it can be told to stop.
