@@ -3,7 +3,7 @@
 Called by servers.py. A package that is in the cache is not asked for again: remove the cache for
 newer ones. What cannot be had raises `Absent` with what the client said, without addresses of hosts.
 """
-import os, re, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 
 CACHE = None  # the folder; run.py sets it
 SECONDS = 900  # for one package, Go compiling included
@@ -72,13 +72,17 @@ def npm(package, version):
 
 
 def go(module, version, command):
-    """A program of a module; its path."""
+    """A program of a module, built from its folder `command`; its path."""
     def fill(folder):
-        # A module that requires it: `go install` would also ask for a list of all versions.
-        with open(f"{folder}/go.mod", "w") as file:
-            file.write(f"module peers\n\nrequire {module} {version}\n")
-        client(["go", "build", "-mod=mod", "-o", "program", command], folder)
-    return os.path.join(cached(f"go-{os.path.basename(command)}-{version}", fill), "program")
+        said = json.loads(client(["go", "mod", "download", "-json", f"{module}@{version}"], folder))
+        # In a copy of its own, since replacements count in the main module only, and no list of all
+        # versions is asked for, as `go install` would.
+        source = shutil.copytree(said["Dir"], f"{folder}/source", copy_function=shutil.copyfile)
+        for at, _, _ in os.walk(source):
+            os.chmod(at, 0o755)  # copied from where nothing may be written
+        client(["go", "build", "-o", "../program", f"./{command}"], source)
+        shutil.rmtree(source)
+    return os.path.join(cached(f"go-{os.path.basename(module)}-{version}", fill), "program")
 
 
 def pypi(package, version):

@@ -77,7 +77,8 @@ def markdown(whole):
                     f"{middle(mine, 'rate')} | {middle(mine, 'p50_us', 1e3, 1)} | "
                     f"{middle(mine, 'p99_us', 1e3, 1)} | {middle(mine, 'memory', 1e6)} |")
             else:
-                lines.append(f"| {name} | failed | - | - | - | - | - |")
+                why = "failed" if name not in turns else "does not offer it"
+                lines.append(f"| {name} | {why} | - | - | - | - | - |")
         lines.append("")
     lines += ["| server | version | its 250 means | syncs before it, one message alone | "
               "syncs a message, W1 and W2 | how it was set up |", "|---|---|---|---|---|---|"]
@@ -118,7 +119,7 @@ def bars(whole, figure, title):
     shapes, y = [], 10
     for workload, what in whole["workloads"].items():
         values = {name: median(turn[figure] for turn in turns)
-                  for name, turns in whole["turns"][workload].items()}
+                  for name, turns in whole["turns"][workload].items() if turns}
         y += ROW
         shapes.append(f'<text class="title" x="0" y="{y}">{workload}: {what}; {title}</text>')
         y += 8
