@@ -23,9 +23,10 @@ def client(args, folder, **env):
     except subprocess.TimeoutExpired:
         raise Absent(f"{args[0]} took more than {SECONDS} s") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing said"]
-        said = re.sub(r"\w+://\S+|\s+", " ", said[-1]).strip()
-        raise Absent(f"{args[0]}: {said[:120]}")
+        said = [line for line in (done.stderr or done.stdout).splitlines() if "warn" not in line]
+        # Neither addresses of hosts nor paths of this machine.
+        said = re.sub(r"\w+://\S+|\s/\S+|\s+", " ", " ".join(said)).strip()
+        raise Absent(f"{args[0]}: {said[:160]}")
     return done.stdout
 
 

@@ -48,13 +48,17 @@ def middle(turns, figure, unit=1, digits=0):
     return f"{median(values) / unit:,.{digits}f}" if values else "-"
 
 
+def not_durable(syncs):
+    return bool(syncs) and syncs.get("alone") == 0
+
+
 def durability(syncs):
     """What was seen of the disk before a 250, and for each message of W1 and W2."""
     if not syncs:
         return "failed", "-", "-"
     if "why" in syncs:
         return f"not counted: {syncs['why']}", "-", "-"
-    alone = str(syncs["alone"]) if syncs["alone"] else "0: **not durable**"
+    alone = "0: **not durable**" if not_durable(syncs) else str(syncs["alone"])
     return alone, f"{syncs['W1']:.2f}", f"{syncs['W2']:.2f}"
 
 
@@ -66,28 +70,30 @@ def markdown(whole):
     for workload, title in whole["workloads"].items():
         turns = whole["turns"][workload]
         lines += [f"{workload}, {title}:", "",
-                  "| server | µs of CPU a message | times the engine's | messages/s | p50, ms | p99, ms | MB |",
-                  "|---|---|---|---|---|---|---|"]
+                  "| server | µs of CPU a message | times the engine's | kernel threads, µs | messages/s | p50, ms | p99, ms "
+                  "| MB |", "|---|---|---|---|---|---|---|---|"]
         for server in whole["servers"]:
             name = server["name"]
             if mine := turns.get(name):
                 times = ratio(turns, name)
                 lines.append(
                     f"| {name} | {middle(mine, 'cpu_us')} | {'-' if times is None else f'{times:.1f}'} | "
-                    f"{middle(mine, 'rate')} | {middle(mine, 'p50_us', 1e3, 1)} | "
+                    f"{middle(mine, 'kernel_us')} | {middle(mine, 'rate')} | {middle(mine, 'p50_us', 1e3, 1)} | "
                     f"{middle(mine, 'p99_us', 1e3, 1)} | {middle(mine, 'memory', 1e6)} |")
             else:
                 why = "failed" if name not in turns else "does not offer it"
-                lines.append(f"| {name} | {why} | - | - | - | - | - |")
+                lines.append(f"| {name} | {why} | - | - | - | - | - | - |")
         lines.append("")
     lines += ["| server | version | its 250 means | syncs before it, one message alone | "
-              "syncs a message, W1 and W2 | how it was set up |", "|---|---|---|---|---|---|"]
+              "syncs a message, W1 and W2 |", "|---|---|---|---|---|"]
     for server in whole["servers"]:
         alone, once, kept = durability(server["syncs"])
         lines.append(f"| {server['name']} | {server['version']} | {server['means']} | {alone} | "
-                     f"{once}, {kept} | {server['settings']} |")
+                     f"{once}, {kept} |")
+    lines += ["", "How each was set up:", ""]
+    lines += [f"* {server['name']}: {server['settings']}." for server in whole["servers"]]
     lines += ["", "Not measured:", ""]
-    lines += [f"* {name}: {why}" for name, why in whole["absent"].items()]
+    lines += [f"* {name}: {why}." for name, why in whole["absent"].items()]
     if whole["failed"]:
         lines += ["", "Failed:", ""] + [f"* {what}: {why}" for what, why in whole["failed"].items()]
     lines.append("")
@@ -104,7 +110,7 @@ text { font: 13px sans-serif; fill: #24292f } .title { font-weight: bold } .bar 
 .own { fill: #2f6fde }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .bar { fill: #6e7a8a } .own { fill: #6ea8ff } }
 """
-WIDTH, NAMES, VALUES, ROW = 760, 130, 90, 20
+WIDTH, NAMES, VALUES, ROW = 760, 130, 140, 20
 
 
 def plots(whole, folder):
@@ -117,6 +123,7 @@ def plots(whole, folder):
 def bars(whole, figure, title):
     """A group of bars for each workload, each with a scale of its own."""
     shapes, y = [], 10
+    marks = {s["name"]: ", not durable" for s in whole["servers"] if not_durable(s["syncs"])}
     for workload, what in whole["workloads"].items():
         values = {name: median(turn[figure] for turn in turns)
                   for name, turns in whole["turns"][workload].items() if turns}
@@ -128,7 +135,8 @@ def bars(whole, figure, title):
             shapes.append(f'<text x="{NAMES - 8}" y="{y + 14}" text-anchor="end">{html.escape(name)}</text>')
             shapes.append(f'<rect class="{"own" if name == "engine" else "bar"}" x="{NAMES}" y="{y + 3}" '
                           f'width="{width:.1f}" height="{ROW - 6}"/>')
-            shapes.append(f'<text x="{NAMES + width + 6:.1f}" y="{y + 14}">{value:,.0f}</text>')
+            shapes.append(f'<text x="{NAMES + width + 6:.1f}" y="{y + 14}">{value:,.0f}'
+                          f'{marks.get(name, "")}</text>')
             y += ROW
         y += 12
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" '

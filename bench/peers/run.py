@@ -23,12 +23,12 @@ that cannot be had is in the table with the reason. FSMTP_ENGINE and LOADGEN, or
 programs, else they are built. --duration seconds for each turn: nine servers, four workloads and five
 rounds of 4 s take 40 minutes.
 """
-import argparse, json, os, shutil, smtplib, subprocess, sys, tempfile, time
+import argparse, json, os, shutil, signal, smtplib, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
 import common, obtain, report
-from sandbox import Failed, Group, Sandbox
+from sandbox import Failed, Group, Sandbox, kernel_threads
 from servers import ABSENT, SERVERS
 from syncs import Syncs
 
@@ -120,13 +120,15 @@ class Bench:
         self.send(arguments + ["--messages", str(warm)])
         group = self.box.group
         before = group.cpu_at_rest()
+        kernel = kernel_threads()
         group.watch()
         said = self.send(arguments + ["--messages", str(most), "--duration", f"{self.args.duration}s"])
         cpu = group.cpu_at_rest() - before
+        kernel = kernel_threads() - kernel
         memory, latency = group.watch(), said["latencies"]
         count = said["messages"]["acknowledged"]
         return {
-            "messages": count, "cpu_us": cpu / count, "rate": said["rate"], "memory": memory,
+            "messages": count, "cpu_us": cpu / count, "kernel_us": kernel / count, "rate": said["rate"], "memory": memory,
             "p50_us": latency and latency["actual"]["p50_us"],
             "p99_us": latency and latency["actual"]["p99_us"], "load": os.getloadavg()[0],
         }
@@ -199,6 +201,7 @@ def alone(port):
 
 def main():
     args = options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so ends what it has started
     if os.geteuid():
         sys.exit("control groups and namespaces need root")
     if not os.environ.get("FSMTP_PEERS_INSIDE"):

@@ -92,6 +92,21 @@ def field(path, name):
         return int(next(line.split()[1] for line in file if line.split()[0] == name))
 
 
+def kernel_threads():
+    """CPU time in microseconds of the kernel's own threads, which no group is charged with."""
+    total = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                parent = file.read().rpartition(")")[2].split()[1]
+            if parent == "2":
+                with open(f"/proc/{pid}/schedstat") as file:
+                    total += int(file.read().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # it has just ended
+    return total / 1000
+
+
 class Sandbox:
     """What a server finds when it starts, and the server while it runs."""
 
