@@ -17,8 +17,8 @@ def document(bench, servers, workloads, promise, began):
         "servers": [{"name": s.name, "version": s.version, "means": s.means, "settings": s.settings,
                      "syncs": bench.durable.get(s.name)} for s in servers],
         "absent": bench.absent, "failed": bench.failed,
-        "turns": {w: {s.name: bench.figures[s.name, w] for s in servers if (s.name, w) in bench.figures}
-                  for w in bench.args.workloads},
+        "turns": {w: {s.name: bench.figures[s.name, w] for s in servers
+                      if (s.name, w) in bench.figures} for w in bench.args.workloads},
         "promise": {},
     }
     for workload, promised in promise.items():
@@ -65,20 +65,22 @@ def durability(syncs):
 def markdown(whole):
     machine, options = whole["machine"], whole["options"]
     load = " at the beginning, ".join(str(load) for load in machine["load"])
-    lines = [f"{machine['cores']} cores, {machine['cpu']}, Linux {machine['kernel']}; load {load} at the end; "
-             f"{options['rounds']} rounds of {options['duration']:g} s, {options['cores']} cores for the engine.", ""]
+    lines = [f"{machine['cores']} cores, {machine['cpu']}, Linux {machine['kernel']}; "
+             f"load {load} at the end; {options['rounds']} rounds of {options['duration']:g} s, "
+             f"{options['cores']} cores for the engine.", ""]
     for workload, title in whole["workloads"].items():
         turns = whole["turns"][workload]
         lines += [f"{workload}, {title}:", "",
-                  "| server | µs of CPU a message | times the engine's | kernel threads, µs | messages/s | p50, ms | p99, ms "
-                  "| MB |", "|---|---|---|---|---|---|---|---|"]
+                  "| server | µs of CPU a message | times the engine's | kernel threads, µs "
+                  "| messages/s | p50, ms | p99, ms | MB |", "|---|---|---|---|---|---|---|---|"]
         for server in whole["servers"]:
             name = server["name"]
             if mine := turns.get(name):
                 times = ratio(turns, name)
                 lines.append(
-                    f"| {name} | {middle(mine, 'cpu_us')} | {'-' if times is None else f'{times:.1f}'} | "
-                    f"{middle(mine, 'kernel_us')} | {middle(mine, 'rate')} | {middle(mine, 'p50_us', 1e3, 1)} | "
+                    f"| {name} | {middle(mine, 'cpu_us')} | "
+                    f"{'-' if times is None else f'{times:.1f}'} | {middle(mine, 'kernel_us')} | "
+                    f"{middle(mine, 'rate')} | {middle(mine, 'p50_us', 1e3, 1)} | "
                     f"{middle(mine, 'p99_us', 1e3, 1)} | {middle(mine, 'memory', 1e6)} |")
             else:
                 why = "failed" if name not in turns else "does not offer it"
@@ -98,8 +100,9 @@ def markdown(whole):
         lines += ["", "Failed:", ""] + [f"* {what}: {why}" for what, why in whole["failed"].items()]
     lines.append("")
     for workload, held in whole["promise"].items():
-        lines.append(f"Promise, {workload}: postfix at least {held['promised']} times the engine's CPU; measured "
-                     f"{held['measured']}, {'holds' if held['holds'] else 'does **not** hold'}.")
+        lines.append(
+            f"Promise, {workload}: postfix at least {held['promised']} times the engine's CPU; "
+            f"measured {held['measured']}, {'holds' if held['holds'] else 'does **not** hold'}.")
     return "\n".join(lines) + "\n"
 
 
@@ -108,7 +111,9 @@ def markdown(whole):
 STYLE = """
 text { font: 13px sans-serif; fill: #24292f } .title { font-weight: bold } .bar { fill: #9aa4b2 }
 .own { fill: #2f6fde }
-@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .bar { fill: #6e7a8a } .own { fill: #6ea8ff } }
+@media (prefers-color-scheme: dark) {
+text { fill: #e6edf3 } .bar { fill: #6e7a8a } .own { fill: #6ea8ff }
+}
 """
 WIDTH, NAMES, VALUES, ROW = 760, 130, 140, 20
 
@@ -132,8 +137,10 @@ def bars(whole, figure, title):
         y += 8
         for name, value in values.items():
             width = max(1, (WIDTH - NAMES - VALUES) * value / max(values.values()))
-            shapes.append(f'<text x="{NAMES - 8}" y="{y + 14}" text-anchor="end">{html.escape(name)}</text>')
-            shapes.append(f'<rect class="{"own" if name == "engine" else "bar"}" x="{NAMES}" y="{y + 3}" '
+            own = "own" if name == "engine" else "bar"
+            shapes.append(f'<text x="{NAMES - 8}" y="{y + 14}" text-anchor="end">'
+                          f'{html.escape(name)}</text>')
+            shapes.append(f'<rect class="{own}" x="{NAMES}" y="{y + 3}" '
                           f'width="{width:.1f}" height="{ROW - 6}"/>')
             shapes.append(f'<text x="{NAMES + width + 6:.1f}" y="{y + 14}">{value:,.0f}'
                           f'{marks.get(name, "")}</text>')

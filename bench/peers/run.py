@@ -40,7 +40,7 @@ WORKLOADS = {
     "W3": ("connections kept, 1 MiB", KEPT + ["--size", "1048576"], 4_000, 64),
     "W4": ("connections kept, 4 KiB, pipelined", ["--pipelining", "on"], 200_000, 1000),
 }
-SOURCES = 8  # addresses that clients come from: ports of one would run out at some 10,000 connections/s
+SOURCES = 8  # addresses of clients: the ports of one would not do for some 10,000 connections/s
 ALONE = 10  # messages sent one by one to see what is synced before each 250
 PROMISE = {"W1": 12, "W2": 20}
 
@@ -86,7 +86,8 @@ class Bench:
         name = f"{server.name}-{self.turns}"
         os.mkdir(f"{self.work}/{name}")
         port, self.connections = common.free_base() + 25, server.connections
-        self.box = Sandbox(f"{self.work}/{name}", Group(f"fsmtp-peers-{os.getpid()}-{self.turns}"), port)
+        group = Group(f"fsmtp-peers-{os.getpid()}-{self.turns}")
+        self.box = Sandbox(f"{self.work}/{name}", group, port)
         self.box.start(server.command(self.box), server.env)
 
     def stop(self):
@@ -109,7 +110,8 @@ class Bench:
             if any(e["kind"] == "not_offered" for e in said["errors"]):
                 raise NotOffered
             errors = [f"{e['phase']} {e['kind']} {e['count']}" for e in said["errors"]]
-            errors += [f"{r['phase']} {r['code']} {r['count']}" for r in said["replies"] if r["code"] >= 400]
+            errors += [f"{r['phase']} {r['code']} {r['count']}" for r in said["replies"]
+                       if r["code"] >= 400]
             errors = ", ".join(errors) or done.stderr.strip()[-200:]
             raise Failed(f"{errors} of {said['messages']['begun']} messages")
         return said
@@ -122,13 +124,15 @@ class Bench:
         before = group.cpu_at_rest()
         kernel = kernel_threads()
         group.watch()
-        said = self.send(arguments + ["--messages", str(most), "--duration", f"{self.args.duration}s"])
+        until = ["--messages", str(most), "--duration", f"{self.args.duration}s"]
+        said = self.send(arguments + until)
         cpu = group.cpu_at_rest() - before
         kernel = kernel_threads() - kernel
         memory, latency = group.watch(), said["latencies"]
         count = said["messages"]["acknowledged"]
         return {
-            "messages": count, "cpu_us": cpu / count, "kernel_us": kernel / count, "rate": said["rate"], "memory": memory,
+            "messages": count, "cpu_us": cpu / count, "kernel_us": kernel / count,
+            "rate": said["rate"], "memory": memory,
             "p50_us": latency and latency["actual"]["p50_us"],
             "p99_us": latency and latency["actual"]["p99_us"], "load": os.getloadavg()[0],
         }
@@ -181,8 +185,9 @@ class Bench:
                     if figures := self.attempt(server, self.turn, workload):
                         figures["round"] = round
                         self.figures.setdefault((server.name, workload), []).append(figures)
-                        print(f"round {round + 1} {workload} {server.name}: {figures['cpu_us']:.0f} us, "
-                              f"{figures['rate']:.0f}/s", file=sys.stderr, flush=True)
+                        print(f"round {round + 1} {workload} {server.name}: "
+                              f"{figures['cpu_us']:.0f} us, {figures['rate']:.0f}/s",
+                              file=sys.stderr, flush=True)
         return servers
 
 
@@ -207,7 +212,8 @@ def main():
     if not os.environ.get("FSMTP_PEERS_INSIDE"):
         # What is mounted from here on is seen by nobody else, and gone when this ends.
         os.environ["FSMTP_PEERS_INSIDE"] = "1"
-        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+        private = ["unshare", "--mount", "--propagation", "private"]
+        os.execvp(private[0], [*private, sys.executable, *sys.argv])
     engine, loadgen = common.programs("fsmtp-engine", "loadgen")
     obtain.CACHE = os.path.abspath(args.cache)
     for server in SERVERS:
@@ -234,7 +240,8 @@ def main():
     if args.plots:
         report.plots(whole, args.plots)
     broken = [w for w, held in whole["promise"].items() if not held["holds"]]
-    sys.exit(1 if bench.failed or args.promise and (broken or len(whole["promise"]) < len(PROMISE)) else 0)
+    broken = broken or len(whole["promise"]) < len(PROMISE)
+    sys.exit(1 if bench.failed or args.promise and broken else 0)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ class Sandbox:
         # No server looks names up: what it could ask for stands in its own hosts.
         self.file("/etc/hosts", "".join(f"127.0.0.{n} host{n}.test\n" for n in range(2, 17))
                   + "127.0.0.1 localhost mx.example.test\n")
-        self.file("/etc/resolv.conf", "lookup file bind\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+        self.file("/etc/resolv.conf", "lookup file bind\nnameserver 127.0.0.1\n"
+                  "options timeout:1 attempts:1\n")
         self.file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
 
     def package(self, root):

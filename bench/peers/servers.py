@@ -1,9 +1,9 @@
 """The engine and its peers, each as it is obtained, configured and started.
 
 All are the MX of example.test with one mailbox, demo@, on one port of loopback; none filters, looks
-names up or limits what comes from loopback, and none offers TLS, but for the engine and chasquid, which do
-and are not asked for it. `means` is what its 250 says, `settings` how it was set up and why: both stand
-in the report. run.py goes through SERVERS in this order, and shows ABSENT as it stands.
+names up or limits what comes from loopback, and none offers TLS, but for the engine and chasquid,
+which are not asked for it. `means` is what its 250 says, `settings` how it was set up and why: both
+stand in the report. run.py goes through SERVERS in this order, and shows ABSENT as it stands.
 """
 import os, shutil, subprocess, sys
 
@@ -29,8 +29,8 @@ class Server:
 class Engine(Server):
     name = "engine"
     means = "in the log of its shard, written with O_DSYNC, sealed; one write may hold many messages"
-    settings = ("`--dev`: sealing on, a line of log for each message; delivers into the mailbox behind the 250, "
-                "which is counted")
+    settings = ("`--dev`: sealing on, a line of log for each message; delivers into the mailbox "
+                "behind the 250, which is counted")
     program, cores = None, 2
 
     def obtain(self):
@@ -40,15 +40,16 @@ class Engine(Server):
     def command(self, box):
         # --dev listens on a base plus the well-known ports.
         data = box.folder("/var/lib/fsmtp")
-        return [self.program, "--cores", str(self.cores), "--dev", "--ports", str(box.port - 25), "--data", data]
+        return [self.program, "--cores", str(self.cores), "--dev", "--ports", str(box.port - 25),
+                "--data", data]
 
 
 class Postfix(Server):
     name = "postfix"
     means = "queue file synced by cleanup(8)"
-    settings = ("all mail on HOLD, so neither qmgr nor delivery costs anything; no chroot, anvil not asked, "
-                "in_flow_delay 0 (it would wait for qmgr), max_use 1000, so that fewer processes are made; "
-                "logs to a syslog that is not there")
+    settings = ("all mail on HOLD, so neither qmgr nor delivery costs anything; no chroot, anvil not "
+                "asked, in_flow_delay 0 (it would wait for qmgr), max_use 1000, so that fewer "
+                "processes are made; logs to a syslog that is not there")
     # Held: cleanup(8) has put the message into its queue, and nobody looks at it again.
     receive = "smtpd_client_restrictions = check_client_access static:HOLD"
 
@@ -121,15 +122,17 @@ exec /usr/lib/postfix/sbin/master -d
 class PostfixMaildir(Postfix):
     name = "postfix-maildir"
     means = "the same; then virtual(8) delivers into a Maildir, which syncs once more"
-    settings = "as postfix, without HOLD: with the delivery into a mailbox that the engine does as well"
+    settings = ("as postfix, without HOLD: with the delivery into a mailbox that the engine does as "
+                "well")
     receive = ""
 
 
 class Exim(Server):
     name = "exim"
     means = "both spool files synced, -D and -H"
-    settings = ("queue_only: no delivery is begun; no limits of connections or of messages on one; "
-                "split_spool_directory, as its manual says for many messages; a process for each connection is its way")
+    settings = ("queue_only: no delivery is begun; 1,000 connections, any number of messages on one; "
+                "split_spool_directory, as its manual says for many messages; a process for each "
+                "connection is its way")
 
     def obtain(self):
         self.root, self.version = obtain.debian("exim4-daemon-light")
@@ -170,9 +173,9 @@ accept_data:
 class OpenSmtpd(Server):
     name = "opensmtpd"
     means = "message and envelope in its queue's folder"
-    settings = ("delivery paused (`smtpctl pause mda`), 100 messages on one connection raised to a billion; "
-                "4 connections at a time: its listen queue of 5 is part of its code, and of 32 that come at once "
-                "some are not greeted for 20 s")
+    settings = ("delivery paused (`smtpctl pause mda`), 100 messages on one connection raised to a "
+                "billion; 4 connections at a time: its listen queue of 5 is part of its code, and of "
+                "32 that come at once some are not greeted for 20 s")
     connections = 4
 
     def obtain(self):
@@ -203,8 +206,8 @@ class Haraka(Server):
     name = "haraka"
     version = "3.3.4"
     means = "file of its outbound queue synced and renamed"
-    settings = ("a worker for each core, no plugin but one of three lines that accepts the recipient for the "
-                "outbound queue, which does not deliver; level of the log `warn`")
+    settings = ("a worker for each core, no plugin but one of four lines that accepts the recipient "
+                "for the outbound queue, which does not deliver; level of the log `warn`")
     cores = 2
 
     def obtain(self):
@@ -228,7 +231,8 @@ class Maddy(Server):
     name = "maddy"
     version = "v0.7.1"
     means = "in the mailbox: a file for the body, rows in SQLite"
-    settings = "delivers before the 250 into its own storage, as its shipped configuration does; no checks, no limits"
+    settings = ("delivers before the 250 into its own storage, as its shipped configuration does; no "
+                "checks, no limits; the newest version that was to be had")
 
     def obtain(self):
         self.program = obtain.go("github.com/foxcpp/maddy", self.version, "cmd/maddy")
@@ -283,13 +287,17 @@ mail_log_path: "{box.path('mail.log')}"
         # It does not start without a certificate.
         certificate = box.path(f"etc/chasquid/certs/{HOST}")
         os.makedirs(certificate)
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={HOST}", "-keyout",
-             f"{certificate}/privkey.pem", "-out", f"{certificate}/fullchain.pem"], capture_output=True, check=True)
-        user = f"chasquid-util user-add demo@{DOMAIN} --password=demo"
-        # /etc is read-only to it, so the account is made on a copy that lies over it.
-        start = f"mkdir /run/c; cp -a /etc/chasquid /run/c; chasquid-util -C=/run/c/chasquid {user.split(' ', 1)[1]}"
-        return ["sh", "-ec", f"{start}; exec chasquid -config_dir /run/c/chasquid"]
+        openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        openssl += ["-subj", f"/CN={HOST}", "-keyout", f"{certificate}/privkey.pem"]
+        openssl += ["-out", f"{certificate}/fullchain.pem"]
+        subprocess.run(openssl, capture_output=True, check=True)
+        # Nothing can be written in its /etc, so the account is made in a copy.
+        start = f"""
+cp -a /etc/chasquid /run
+chasquid-util -C=/run/chasquid user-add demo@{DOMAIN} --password=demo
+exec chasquid -config_dir /run/chasquid
+"""
+        return ["sh", "-ec", start]
 
 
 class Aiosmtpd(Server):
@@ -304,16 +312,18 @@ class Aiosmtpd(Server):
 
     def command(self, box):
         mail = box.folder("/var/mail/aiosmtpd") + "/maildir"
-        return [sys.executable, "-m", "aiosmtpd", "-n", "-s", str(SIZE_MAX), "-l", f"127.0.0.1:{box.port}",
-                "-c", "aiosmtpd.handlers.Mailbox", mail]
+        return [sys.executable, "-m", "aiosmtpd", "-n", "-s", str(SIZE_MAX), "-l",
+                f"127.0.0.1:{box.port}", "-c", "aiosmtpd.handlers.Mailbox", mail]
 
 
-SERVERS = [Engine(), Postfix(), PostfixMaildir(), Exim(), OpenSmtpd(), Haraka(), Maddy(), Chasquid(), Aiosmtpd()]
+SERVERS = [Engine(), Postfix(), PostfixMaildir(), Exim(), OpenSmtpd(), Haraka(), Maddy(), Chasquid(),
+           Aiosmtpd()]
 
 ABSENT = {
     "stalwart": "not in Debian or npm; the crate of its name on crates.io is another's",
     "kumomta": "not in Debian, npm or crates.io",
-    "mox": "300 connections a minute from an address, 2,700 from its neighbourhood, are constants of its code "
-           "(v0.0.10): W1 reaches them within seconds; not tried further",
-    "dovecot": "takes mail over LMTP, which loadgen does not speak; its POP3 is compared by bench/pop3-dovecot.sh",
+    "mox": "300 connections a minute from an address, 2,700 from its neighbourhood, are constants of "
+           "its code (v0.0.10): W1 reaches them within seconds; not tried further",
+    "dovecot": "takes mail over LMTP, which loadgen does not speak; its POP3 is compared by "
+               "bench/pop3-dovecot.sh",
 }
