@@ -18,8 +18,8 @@ postfix takes 12 times the engine's CPU in W1 and 20 times in W2. Ends with 1 al
 failed or refused mail, and 2 where it cannot work.
 
 Packages are unpacked into a cache, see obtain.py; nothing is installed. Needs root, Linux with cgroup2
-and overlayfs, and what the peers need: apt-get, node and npm, go with a C compiler, pip, openssl; a peer
-that cannot be had is in the table with the reason. FSMTP_ENGINE and LOADGEN, or FSMTP_BIN, name the
+and overlayfs, and what the peers need: apt-get, node and npm, go with a C compiler, pip, openssl; a
+peer that cannot be had is in the table with the reason. FSMTP_ENGINE and LOADGEN, or FSMTP_BIN, name the
 programs, else they are built. --duration seconds for each turn: nine servers, four workloads and five
 rounds of 4 s take 40 minutes.
 """
@@ -127,7 +127,7 @@ class Bench:
         until = ["--messages", str(most), "--duration", f"{self.args.duration}s"]
         said = self.send(arguments + until)
         cpu = group.cpu_at_rest() - before
-        kernel = kernel_threads() - kernel
+        kernel = kernel_threads(kernel)
         memory, latency = group.watch(), said["latencies"]
         count = said["messages"]["acknowledged"]
         return {

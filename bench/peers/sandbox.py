@@ -92,19 +92,22 @@ def field(path, name):
         return int(next(line.split()[1] for line in file if line.split()[0] == name))
 
 
-def kernel_threads():
-    """CPU time in microseconds of the kernel's own threads, which no group is charged with."""
-    total = 0
+def kernel_threads(before=None):
+    """CPU time of the kernel's own threads, which no group is charged with: microseconds of each, by
+    its number; or how much they have spent since `before`."""
+    spent = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat") as file:
                 parent = file.read().rpartition(")")[2].split()[1]
             if parent == "2":
                 with open(f"/proc/{pid}/schedstat") as file:
-                    total += int(file.read().split()[0])
+                    spent[pid] = int(file.read().split()[0]) / 1000
         except (FileNotFoundError, ProcessLookupError):
-            pass  # it has just ended
-    return total / 1000
+            pass  # it has just ended; what it spent since it was looked at is not known
+    if before is None:
+        return spent
+    return sum(us - before.get(pid, 0) for pid, us in spent.items())
 
 
 class Sandbox:

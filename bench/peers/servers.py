@@ -132,7 +132,7 @@ class Exim(Server):
     means = "both spool files synced, -D and -H"
     settings = ("queue_only: no delivery is begun; 1,000 connections, any number of messages on one; "
                 "split_spool_directory, as its manual says for many messages; a process for each "
-                "connection is its way")
+                "connection is its way, and that it answers QUIT after 0.2 s, which its rate in W1 shows")
 
     def obtain(self):
         self.root, self.version = obtain.debian("exim4-daemon-light")
@@ -304,7 +304,8 @@ class Aiosmtpd(Server):
     name = "aiosmtpd"
     version = "1.4.6"
     means = "file in a Maildir, synced"
-    settings = "a library and not a whole server: its command with its own Mailbox handler, one process"
+    settings = ("a library and not a whole server: its command with its own Mailbox handler, one "
+                "process")
 
     def obtain(self):
         root = obtain.pypi("aiosmtpd", self.version)
