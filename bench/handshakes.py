@@ -13,39 +13,12 @@ Each with 8 and with 64 connections at the same time. CPU time is that of the se
 /proc in nanoseconds. Printed: medians in microseconds for a connection, and medians of the ratios of
 the rounds. FSMTP_BIN names the folder of the programs, else they are built. Takes eight minutes.
 """
-import os, re, socket, statistics, subprocess, sys, tempfile
+import re, statistics, subprocess, sys, tempfile
+
+from common import free_base, programs, start
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 7
 GROUPS = {"x25519": "X25519", "x25519mlkem768": "X25519MLKEM768"}
-os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-
-
-def programs():
-    if not (folder := os.environ.get("FSMTP_BIN")):
-        build = "cargo build --quiet --locked --release -p fsmtp-engine -p loadgen -p bench"
-        subprocess.run(build.split(), check=True)
-        folder = os.environ.get("CARGO_TARGET_DIR", "target") + "/release"
-    return (f"{folder}/{name}" for name in ("fsmtp-engine", "loadgen", "handshake", "tls_floor"))
-
-
-def free_base():
-    for base in range(13000 + os.getpid() % 8000, 30000, 7):
-        try:
-            for offset in (25, 110, 465, 587, 995):
-                with socket.socket() as s:
-                    s.bind(("127.0.0.1", base + offset))
-            return base
-        except OSError:
-            continue
-    sys.exit("no free ports")
-
-
-def start(args):
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    for line in process.stdout:
-        if line.startswith(b"ready"):
-            return process
-    sys.exit(f"{args[0]} did not start")
 
 
 def ask(loadgen, process, port, group, connections):
@@ -64,7 +37,7 @@ def in_memory(handshake, group):
 
 
 def main():
-    engine, loadgen, handshake, floor = programs()
+    engine, loadgen, handshake, floor = programs("fsmtp-engine", "loadgen", "handshake", "tls_floor")
     base = free_base()
     with tempfile.TemporaryDirectory() as folder:
         args = [engine, "--cores", "2", "--dev", "--ports", str(base), "--data", folder]

@@ -14,34 +14,13 @@ CPU time is that of the engine's threads, from /proc in nanoseconds, background 
 included: it is read once the engine has come to rest. Printed: medians, and the median of the ratios
 of the rounds. FSMTP_ENGINE and LOADGEN name the programs, else they are built. Takes two minutes.
 """
-import os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
+import os, shutil, socket, statistics, subprocess, sys, tempfile, time
+
+from common import DOMAIN, free_base, programs, start
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 MAILBOXES, MESSAGES, OCTETS, READ = 100, 20_000, 4096, 1000
-DOMAIN, PASSWORD = "example.test", "secret"
-os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-
-
-def programs():
-    engine, loadgen = os.environ.get("FSMTP_ENGINE"), os.environ.get("LOADGEN")
-    if not engine or not loadgen:
-        build = "cargo build --quiet --locked --release --package fsmtp-engine --package loadgen"
-        subprocess.run(build.split(), check=True)
-        target = os.environ.get("CARGO_TARGET_DIR", "target") + "/release/"
-        engine, loadgen = engine or target + "fsmtp-engine", loadgen or target + "loadgen"
-    return engine, loadgen
-
-
-def free_base():
-    for base in range(12000 + os.getpid() % 8000, 30000, 7):
-        try:
-            for offset in (25, 110, 465, 587, 995):
-                with socket.socket() as s:
-                    s.bind(("127.0.0.1", base + offset))
-            return base
-        except OSError:
-            continue
-    sys.exit("no free ports")
+PASSWORD = "secret"
 
 
 class Engine:
@@ -54,12 +33,7 @@ class Engine:
         # Mail is deleted between the rounds by nobody: the folder grows, by 100 MB a round.
         args = [ENGINE, "--cores", "2", "--dev", "--ports", str(self.base), "--config", config]
         args += ["--data", self.folder]
-        self.process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        for line in self.process.stdout:
-            if line.startswith(b"ready"):
-                break
-        else:
-            sys.exit(f"{name} did not get ready")
+        self.process = start(args)
         for n in range(MAILBOXES):
             add = [ENGINE, "adduser", f"u{n}@{DOMAIN}", "--data", self.folder, "--config", config]
             password = (PASSWORD + "\n").encode()
@@ -135,7 +109,7 @@ class Engine:
 
 def main():
     global ENGINE, LOADGEN
-    ENGINE, LOADGEN = programs()
+    ENGINE, LOADGEN = programs("fsmtp-engine", "loadgen")
     work = tempfile.mkdtemp(prefix="fsmtp-sealing.")
     engines = []
     try:
