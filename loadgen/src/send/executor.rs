@@ -19,10 +19,12 @@ use fsmtp_rt::{Class, Dial, Instant};
 use rustls::ClientConfig;
 
 use super::client::{Fault, Letter, Link, message};
+use super::exchange::{News, Now, Piece, Seat, interval_at};
 use super::measure::Measures;
 use super::message::Templates;
 use super::plan::{Amount, Pipelining, Plan};
 use super::schedule::{Random, Schedule};
+use super::thread_cpu;
 use crate::tls::Configs;
 
 /// How often a connection is tried before it is given up.
@@ -89,15 +91,32 @@ pub(crate) struct Core<R: Dial> {
     shared: Shared,
     busy_count: Cell<u64>,
     alive_count: Cell<u32>,
+    /// Connections that are open.
+    pub(crate) open_count: Rc<Cell<u64>>,
     last: Cell<Instant>,
     over: Cell<bool>,
+    told: Cell<Told>,
 }
 
-/// Runs one core to its end and returns what it saw.
+/// What the pieces so far have said.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    until: Duration,
+    intervals_count: u64,
+    due: u64,
+    cpu: Duration,
+}
+
+/// Runs one core to its end and returns what it saw since it last sent a piece to its seat.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub(crate) async fn run<R: Dial>(rt: R, number: u32, shared: Shared) -> Result<Measures, String> {
+pub(crate) async fn run<R: Dial>(
+    rt: R,
+    number: u32,
+    shared: Shared,
+    seat: Option<Seat>,
+) -> Result<Piece, String> {
     let core = Rc::new(Core::new(rt.clone(), number, shared)?);
     let (cores, all) = (core.plan.options.cores, core.plan.options.connections);
     for worker in (number..all).step_by(cores as usize) {
@@ -106,17 +125,19 @@ pub(crate) async fn run<R: Dial>(rt: R, number: u32, shared: Shared) -> Result<M
     }
     while core.alive_count.get() > 0 && !core.shared.stop.load(Ordering::Relaxed) {
         rt.sleep_until(rt.now() + LOOK).await;
+        core.publish(seat.as_ref());
     }
     core.over.set(true);
     let patience = rt.now() + GRACE.min(core.plan.options.timeout);
     while core.busy_count.get() > 0 && rt.now() < patience {
         rt.sleep_until(rt.now() + LOOK).await;
+        core.publish(seat.as_ref());
     }
     core.write_ledger();
-    let mut measures = core.measures.replace(Measures::new());
-    measures.took = core.last.get() - core.begun;
-    measures.unfinished = core.busy_count.get();
-    Ok(measures)
+    let index = core.told.get().intervals_count;
+    let mut last = core.piece(index, Measures::new());
+    last.measures.unfinished = core.busy_count.get();
+    Ok(last)
 }
 
 impl<R: Dial> Core<R> {
@@ -169,8 +190,10 @@ impl<R: Dial> Core<R> {
             ledger: RefCell::default(),
             busy_count: Cell::new(0),
             alive_count: Cell::new(0),
+            open_count: Rc::default(),
             last: Cell::new(begun),
             over: Cell::new(false),
+            told: Cell::new(Told { cpu: thread_cpu(), ..Told::default() }),
             rt,
             plan,
             shared,
@@ -182,8 +205,44 @@ impl<R: Dial> Core<R> {
         count(&mut self.measures.borrow_mut());
     }
 
-    pub(crate) fn errors_count(&self) -> u64 {
-        self.measures.borrow().errors_count()
+    /// Sends what was seen in an interval that is over.
+    fn publish(&self, seat: Option<&Seat>) {
+        let Some(seat) = seat else { return };
+        let index = interval_at(self.rt.now() - self.begun, seat.interval);
+        if index <= self.told.get().intervals_count {
+            return;
+        }
+        // None: who gathers is behind, and this piece becomes a longer one.
+        let Ok(empty) = seat.empty.try_recv() else { return };
+        let piece = self.piece(index - 1, empty);
+        self.told.update(|told| Told { intervals_count: index, ..told });
+        // There is room for as many as there are empty ones.
+        let _ = seat.full.try_send(News::Piece(Box::new(piece)));
+    }
+
+    /// What was seen since the last piece; `empty` takes what follows.
+    fn piece(&self, index: u64, empty: Measures) -> Piece {
+        let told = self.told.get();
+        let until = self.rt.now() - self.begun;
+        let mut measures = self.measures.replace(empty);
+        let due = match &*self.source.borrow() {
+            Source::Open { schedule, .. } => schedule.due(until),
+            Source::Closed { .. } => self.messages_count.get(),
+        };
+        measures.due = due - told.due;
+        measures.took = self.last.get() - self.begun;
+        let cpu = thread_cpu();
+        let seconds = (until - told.until).as_secs_f64().max(1e-9);
+        let now = Now {
+            host: 0,
+            core: self.number,
+            share: cpu.saturating_sub(told.cpu).as_secs_f64() / seconds,
+            open: self.open_count.get(),
+            busy: self.busy_count.get(),
+        };
+        self.told.set(Told { until, due, cpu, ..told });
+        let now = vec![now];
+        Piece { source: self.number, index, since: told.until, until, now, measures }
     }
 
     pub(crate) fn pick_template(&self) -> usize {

@@ -5,17 +5,23 @@
 //!
 //! * [`plan`]: the command line. [`schedule`]: when messages are due. [`message`]: what they are.
 //! * [`executor`]: one core. [`client`]: one connection, over [`stream`]. [`ledger`]: its 250s.
-//! * [`measure`]: counts and times. [`report`]: how they are shown. [`mod@search`]: goals.
+//! * [`measure`]: counts and times. [`exchange`]: how they leave a core. [`gather`]: all cores'.
+//! * [`live`] and [`raw`]: what is seen of them while it runs. [`report`]: at the end. [`mod@search`]:
+//!   goals.
 //!
 //! Exit status: 0 measured and every threshold held; 1 an error occurred (unless a threshold bears
 //! errors), a threshold did not hold, or nothing could be measured; 2 a plan that is none.
 
 mod client;
+mod exchange;
 mod executor;
+mod gather;
 mod ledger;
+mod live;
 mod measure;
 mod message;
 mod plan;
+mod raw;
 mod report;
 mod schedule;
 mod search;
@@ -34,12 +40,16 @@ use fsmtp_rt::helpers::Helpers;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::process::{Process, raise_open_files};
+use exchange::{News, SPARES, Seat};
 use executor::{Batch, Shared};
+use gather::Gatherer;
 use ledger::Ledger;
-use measure::Measures;
+use live::Live;
+use measure::CoreUse;
 use message::Templates;
 use plan::Plan;
 pub(crate) use plan::{Options, duration, users};
+use raw::Raw;
 use report::{Outcome, Server};
 pub(crate) use schedule::Random;
 use search::{Search, Threshold};
@@ -74,8 +84,9 @@ fn measured(plan: &Plan) -> Result<bool, String> {
     let ledger = options.ledger.as_deref().map(|path| Ledger::open(path, run, &templates));
     let ledger = ledger.transpose()?;
     let set = Set { templates, stop, run, ledger: ledger.as_ref().map(Ledger::sender) };
+    let mut raw = Raw::open(options.csv.as_deref(), options.hdr.as_deref())?;
     let (outcome, plan, found) = match &options.find_max {
-        None => (once(plan, &set)?, plan.clone(), None),
+        None => (once(plan, &set, raw.as_mut())?, plan.clone(), None),
         Some(goal) => search(plan, &set, goal)?,
     };
     drop(set);
@@ -95,7 +106,7 @@ fn measured(plan: &Plan) -> Result<bool, String> {
     }
     println!("{}", lines.join("\n"));
     if let Some(path) = &options.json {
-        let document = report::document(&plan, &outcome, found);
+        let document = report::json::document(&plan, &outcome, found);
         std::fs::write(path, format!("{document:#}\n"))
             .map_err(|e| format!("{}: {e}", path.display()))?;
     }
@@ -146,7 +157,7 @@ fn search(
     let mut last = None;
     while let Some(rate) = search.next() {
         let round = plan.at_rate(rate, time)?;
-        let outcome = once(&round, set)?;
+        let outcome = once(&round, set, None)?;
         let interrupted = outcome.interrupted;
         // A rate that was not reached did not pass, however fast the few were.
         let m = &outcome.measures;
@@ -172,7 +183,7 @@ fn search(
 }
 
 /// One run of all cores.
-fn once(plan: &Plan, set: &Set) -> Result<Outcome, String> {
+fn once(plan: &Plan, set: &Set, raw: Option<&mut Raw>) -> Result<Outcome, String> {
     let options = &plan.options;
     let cores = options.cores;
     raise_open_files(options.connections as usize + cores as usize * CORE_DESCRIPTORS)?;
@@ -186,14 +197,26 @@ fn once(plan: &Plan, set: &Set) -> Result<Outcome, String> {
     };
     let process = options.server_pid.map(Process::new);
     let before = process.as_ref().map(Process::cpu_of_threads).transpose()?;
-    let (sender, results) = mpsc::channel();
-    let shards: Vec<_> = (0..cores)
-        .map(|core| start(core, plan, &helpers, shared.clone(), sender.clone()))
-        .collect::<Result<_, _>>()?;
+    // Room for every piece that can exist, so that no core waits.
+    let (sender, news) = mpsc::sync_channel(cores as usize * (SPARES + 1));
+    let (mut shards, mut returns) = (Vec::new(), Vec::new());
+    for core in 0..cores {
+        let (seat, back) = Seat::new(sender.clone(), options.interval);
+        shards.push(start(core, plan, &helpers, shared.clone(), seat)?);
+        returns.push(Some(back));
+    }
     drop(sender);
-    let mut measures = Measures::new();
-    for result in results {
-        measures.add(&result?);
+    let mut gatherer = Gatherer::new(options.interval, returns, raw, &Live::Quiet);
+    for news in news {
+        match news {
+            News::Piece(piece) => gatherer.take(*piece),
+            News::Last(piece) => {
+                let source = piece.source;
+                gatherer.take(*piece);
+                gatherer.ended(source);
+            }
+            News::Failed(why) => return Err(why),
+        }
     }
     let server = match (process, before) {
         (Some(process), Some(before)) => Some(Server {
@@ -206,7 +229,8 @@ fn once(plan: &Plan, set: &Set) -> Result<Outcome, String> {
     for shard in shards {
         shard.join().map_err(|e| e.to_string())?;
     }
-    Ok(Outcome { measures, server, interrupted: set.stop.load(Ordering::Relaxed) })
+    let (measures, series) = gatherer.finish()?;
+    Ok(Outcome { measures, server, interrupted: set.stop.load(Ordering::Relaxed), series })
 }
 
 /// What this thread has spent.
@@ -221,7 +245,7 @@ fn start(
     plan: &Plan,
     helpers: &Helpers,
     shared: Shared,
-    sender: mpsc::Sender<Result<Measures, String>>,
+    seat: Seat,
 ) -> Result<ShardHandle, String> {
     // The last processors first: a server beside us most likely has the first ones.
     let cpu = plan.options.pin.then(processors);
@@ -233,14 +257,18 @@ fn start(
         helpers: helpers.clone(),
     };
     let main = move |rt: GlommioRuntime| async move {
-        let (begun, before) = (Instant::now(), thread_cpu());
-        let mut result = executor::run(rt, core, shared).await;
-        if let Ok(measures) = &mut result {
-            measures.cpu = thread_cpu().saturating_sub(before);
-            measures.busiest = measures.cpu.as_secs_f64() / begun.elapsed().as_secs_f64().max(1e-9);
-        }
+        let (begun, before, full) = (Instant::now(), thread_cpu(), seat.full.clone());
+        let news = match executor::run(rt, core, shared, Some(seat)).await {
+            Ok(mut piece) => {
+                let cpu = thread_cpu().saturating_sub(before);
+                let share = cpu.as_secs_f64() / begun.elapsed().as_secs_f64().max(1e-9);
+                piece.measures.cores.push(CoreUse { host: 0, core, cpu, share });
+                News::Last(Box::new(piece))
+            }
+            Err(why) => News::Failed(why),
+        };
         // Somebody waits for it.
-        let _ = sender.send(result);
+        let _ = full.send(news);
     };
     start_shard(options, main).map_err(|e| e.to_string())
 }

@@ -4,6 +4,7 @@
 //! sent: exit status 2 by clap for a flag, a sentence for what does not go together. Mail goes to
 //! loopback only, unless the user names the host as his own.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -17,6 +18,9 @@ use crate::tls;
 
 /// Connections in all; arbitrary, as many as three source addresses have ports.
 pub(crate) const CONNECTIONS_MAX: u32 = 200_000;
+
+/// The shortest interval of figures; arbitrary, some ten looks of a core at its clock.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// How many sizes stand for a range of sizes.
 const RANGE_STEPS: usize = 32;
@@ -53,6 +57,22 @@ impl Sizes {
             let one = move |step| low + (high - low) * step / (steps - 1).max(1);
             (0..steps).map(move |step| (one(step), weight / steps as f64))
         })
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (low, high, weight)) in self.0.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { "," })?;
+            write!(f, "{low}")?;
+            if low < high {
+                write!(f, "..{high}")?;
+            }
+            if self.0.len() > 1 {
+                write!(f, "={weight}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -261,6 +281,15 @@ pub(crate) struct Options {
     /// Writes the figures as JSON; the layout stands in docs/loadgen.md.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Writes a row of figures for each interval.
+    #[arg(long, value_name = "FILE", conflicts_with = "find_max")]
+    pub(crate) csv: Option<PathBuf>,
+    /// Writes all latencies of each interval, losslessly, as an HdrHistogram log.
+    #[arg(long, value_name = "FILE", conflicts_with = "find_max")]
+    pub(crate) hdr: Option<PathBuf>,
+    /// How long the intervals are that have figures of their own.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub(crate) interval: Duration,
     /// Writes the id, the checksum and the octets of each message that got its 250.
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
@@ -287,6 +316,19 @@ pub(crate) struct Plan {
     pub(crate) users: Vec<(String, Vec<u8>)>,
 }
 
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed { messages, time } => {
+                f.write_str("closed loop")?;
+                messages.map_or(Ok(()), |n| write!(f, ", {n} messages"))?;
+                time.map_or(Ok(()), |time| write!(f, ", {} s", time.as_secs_f64()))
+            }
+            Self::Open(curve) => write!(f, "open loop, {curve}"),
+        }
+    }
+}
+
 impl Plan {
     /// # Errors
     /// A sentence about what does not go together.
@@ -308,6 +350,9 @@ impl Plan {
         }
         if options.sources > 1 && target.ip() != IpAddr::V4(Ipv4Addr::LOCALHOST) {
             return Err("--sources is for a target at 127.0.0.1".into());
+        }
+        if options.interval < INTERVAL_MIN {
+            return Err(format!("--interval is {} ms or more", INTERVAL_MIN.as_millis()));
         }
         check_addresses(&options)?;
         Ok(Self { options, target, amount, users })
@@ -449,11 +494,21 @@ mod tests {
             "--threshold p99",
             "--recipients 0",
             "--connectoins 5",
+            "--interval 99ms",
+            "--find-max p99<1s --csv a",
+            "--find-max p99<1s --hdr a",
         ] {
             assert!(plan(flags).is_err(), "{flags}");
         }
         assert!(plan("--connectoins 5").unwrap_err().contains("--connections"));
-        for flags in ["", "--size 1k..64k", "--size 4k=9,1m=1", "--from=", "--rcpt u{}@a.test"] {
+        for flags in [
+            "",
+            "--interval 100ms",
+            "--size 1k..64k",
+            "--size 4k=9,1m=1",
+            "--from=",
+            "--rcpt u{}@a.test",
+        ] {
             assert!(plan(flags).is_ok(), "{flags}: {:?}", plan(flags).err());
         }
     }

@@ -6,6 +6,7 @@
 //! walked in exponential steps instead of whole ones. Used by the open loop; a plan has at most
 //! [`SEGMENTS_MAX`] pieces and [`TOTAL_MAX`] messages.
 
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -101,6 +102,24 @@ impl Curve {
     }
 }
 
+/// Pieces that are told one by one; the others only how many they are.
+const TOLD_MAX: usize = 8;
+
+impl fmt::Display for Curve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let piece = |Segment { from, to, seconds }: &Segment| {
+            let rate = if from == to { format!("{from}") } else { format!("{from}..{to}") };
+            format!("{rate}/s for {seconds:.3} s")
+        };
+        let told: Vec<_> = self.0.iter().take(TOLD_MAX).map(piece).collect();
+        f.write_str(&told.join(", "))?;
+        match self.0.len().saturating_sub(TOLD_MAX) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more, {:.0} messages in all", self.total()),
+        }
+    }
+}
+
 /// How the messages lie on the curve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Arrivals {
@@ -156,10 +175,14 @@ impl Schedule {
         Self { curve, arrivals, core, cores, taken_count: 0, position: 0.0, random }
     }
 
-    /// How many of this core's messages are due at `now` and were not taken.
+    /// How many of this core's messages are due by `now`.
+    pub(crate) fn due(&self, now: Duration) -> u64 {
+        (self.curve.due_by(now.as_secs_f64()) / f64::from(self.cores)) as u64
+    }
+
+    /// How many of those were not taken.
     pub(crate) fn waiting(&self, now: Duration) -> u64 {
-        let due = self.curve.due_by(now.as_secs_f64()) / f64::from(self.cores);
-        (due as u64).saturating_sub(self.taken_count)
+        self.due(now).saturating_sub(self.taken_count)
     }
 }
 

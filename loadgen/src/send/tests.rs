@@ -110,7 +110,7 @@ fn run(flags: &str, habit: Option<Habit>) -> Measures {
         run: 7,
         ledger: None,
     };
-    world.block_on(&client, executor::run(client.clone(), 0, shared)).unwrap()
+    world.block_on(&client, executor::run(client.clone(), 0, shared, None)).unwrap().measures
 }
 
 fn errors(measures: &Measures) -> Vec<(&'static str, &'static str, u64)> {

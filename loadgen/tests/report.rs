@@ -1,0 +1,62 @@
+//! What `loadgen send` writes of a run, against a sink: documents, rows, raw histograms.
+#![allow(clippy::unwrap_used)] // WHY: a test that cannot go on shall fail
+
+mod common;
+
+use std::fs;
+
+use common::{Sink, loadgen, schema, text};
+use serde_json::{Value, json};
+
+const SCHEMA: &str = include_str!("../schema.json");
+
+#[test]
+fn the_document_of_a_run_follows_the_schema_and_the_rows_add_up() {
+    let sink = Sink::start(&["--rule", "*: 451=10%"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (json, csv, hdr) = (file("a.json"), file("a.csv"), file("a.hlog"));
+    let flags = ["send", "--target", &sink.address, "--rate", "200", "--duration", "1s"];
+    let files = ["--json", &json, "--csv", &csv, "--hdr", &hdr, "--interval", "250ms"];
+    let more = ["--cores", "2", "--connections", "4", "--threshold", "errors<50%"];
+    let output = loadgen(&[&flags[..], &files, &more].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    sink.end();
+
+    let document: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    assert_eq!(schema::check(&schema, &document), [""; 0]);
+    let rows = document["series"].as_array().unwrap();
+    assert!((4..=6).contains(&rows.len()), "{rows:?}");
+    let messages = &document["messages"];
+    assert_eq!((&messages["due"], &messages["begun"]), (&json!(200), &json!(200)));
+    for name in ["due", "begun", "acknowledged"] {
+        let sum: u64 = rows.iter().map(|row| row[name].as_u64().unwrap()).sum();
+        assert_eq!(json!(sum), messages[name], "{name}");
+    }
+    let errors: u64 = rows.iter().map(|row| row["errors"].as_u64().unwrap()).sum();
+    assert_eq!(json!(errors), document["errors_count"]);
+    assert!(rows.iter().any(|row| row["connections"] == 4), "{rows:?}");
+    assert_eq!(document["plan"]["load"], "open loop, 200/s for 1.000 s");
+
+    let csv = fs::read_to_string(&csv).unwrap();
+    assert_eq!(csv.lines().count(), rows.len() + 1, "{csv}");
+    let hdr = fs::read_to_string(&hdr).unwrap();
+    for tag in ["intended", "actual", "connect", "mail", "message"] {
+        assert!(hdr.contains(&format!("\nTag={tag},")), "{tag}");
+    }
+}
+
+#[test]
+fn what_does_not_follow_the_schema_is_found() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let wrong = schema::check(&schema, &json!({ "layout": 2, "cores": "1", "server": {} }));
+    for sentence in [
+        "/layout: not 1",
+        "/cores: \"1\" is no \"integer\"",
+        "/server/cpu_us is missing",
+        "/series is missing",
+    ] {
+        assert!(wrong.iter().any(|one| one == sentence), "{sentence}: {wrong:?}");
+    }
+}
