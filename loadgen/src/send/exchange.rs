@@ -1,10 +1,10 @@
 //! How a core's figures leave it while it runs: full ones against empty ones.
 //!
-//! A core keeps its figures to itself. Once in an interval `executor.rs` takes an empty [`Measures`]
-//! that it was given before, goes on counting in that, and sends what it has counted as a
-//! [`Piece`]: no lock, nothing is allocated, and nobody waits. `gather.rs` adds the piece up, wipes
-//! it, and gives it back. There are [`SPARES`] for each core; when none has come back the core goes
-//! on with what it has, and the next piece is a longer one.
+//! A core keeps its figures to itself. Once in an interval `executor.rs` takes an empty
+//! [`Measures`] that it was given before, goes on counting in that, and sends what it has counted
+//! as a [`Piece`]: no lock, nothing is allocated, and nobody waits. `gather.rs` adds the piece up,
+//! wipes it, and gives it back. There are [`SPARES`] for each core; when none has come back the
+//! core goes on with what it has, and the next piece is a longer one.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;

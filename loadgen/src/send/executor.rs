@@ -127,6 +127,7 @@ pub(crate) async fn run<R: Dial>(
         rt.sleep_until(rt.now() + LOOK).await;
         core.publish(seat.as_ref());
     }
+    let dry = core.alive_count.get() == 0;
     core.over.set(true);
     let patience = rt.now() + GRACE.min(core.plan.options.timeout);
     while core.busy_count.get() > 0 && rt.now() < patience {
@@ -137,6 +138,10 @@ pub(crate) async fn run<R: Dial>(
     let index = core.told.get().intervals_count;
     let mut last = core.piece(index, Measures::new());
     last.measures.unfinished = core.busy_count.get();
+    if let (Source::Open { schedule, .. }, true) = (&*core.source.borrow(), dry) {
+        // The last messages were due a moment before the plan's end.
+        last.measures.due += schedule.taken().saturating_sub(core.told.get().due);
+    }
     Ok(last)
 }
 

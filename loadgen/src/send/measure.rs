@@ -1,8 +1,9 @@
 //! What one core counts and times, and how the cores' figures become one.
 //!
 //! A core owns one [`Measures`], which it exchanges for an empty one at each interval
-//! (`exchange.rs`); nothing is shared. Latencies are kept in nanoseconds with three digits. Every reply is counted by its phase and code, every error by its
-//! phase and kind; what is an error is never a success.
+//! (`exchange.rs`); nothing is shared. Latencies are kept in nanoseconds with three digits. Every
+//! reply is counted by its phase and code, every error by its phase and kind; what is an error is
+//! never a success.
 
 use std::time::Duration;
 

@@ -6,8 +6,8 @@
 //! * [`plan`]: the command line. [`schedule`]: when messages are due. [`message`]: what they are.
 //! * [`executor`]: one core. [`client`]: one connection, over [`stream`]. [`ledger`]: its 250s.
 //! * [`measure`]: counts and times. [`exchange`]: how they leave a core. [`gather`]: all cores'.
-//! * [`live`] and [`raw`]: what is seen of them while it runs. [`report`]: at the end. [`mod@search`]:
-//!   goals.
+//! * [`live`] and [`raw`]: what is seen of them while it runs. [`report`]: what at the end.
+//!   [`mod@search`]: goals.
 //!
 //! Exit status: 0 measured and every threshold held; 1 an error occurred (unless a threshold bears
 //! errors), a threshold did not hold, or nothing could be measured; 2 a plan that is none.

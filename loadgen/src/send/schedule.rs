@@ -180,7 +180,12 @@ impl Schedule {
         (self.curve.due_by(now.as_secs_f64()) / f64::from(self.cores)) as u64
     }
 
-    /// How many of those were not taken.
+    /// How many were taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken_count
+    }
+
+    /// How many that are due were not taken.
     pub(crate) fn waiting(&self, now: Duration) -> u64 {
         self.due(now).saturating_sub(self.taken_count)
     }

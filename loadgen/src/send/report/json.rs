@@ -68,12 +68,10 @@ pub(crate) fn document(plan: &Plan, outcome: &Outcome, found: Option<f64>) -> Va
     let options = &plan.options;
     let refused = outcome.bottleneck(plan);
     let latencies = refused.is_none().then(|| latencies(outcome));
-    let errors = m
-        .errors()
-        .map(|(phase, kind, count)| json!({ "phase": phase, "kind": kind, "count": count }));
-    let replies = m
-        .replies()
-        .map(|(phase, code, count)| json!({ "phase": phase, "code": code, "count": count }));
+    let errors =
+        m.errors().map(|(phase, kind, n)| json!({ "phase": phase, "kind": kind, "count": n }));
+    let replies =
+        m.replies().map(|(phase, code, n)| json!({ "phase": phase, "code": code, "count": n }));
     let held = options.threshold.iter().map(|threshold| {
         json!({ "condition": threshold.to_string(), "holds": outcome.holds(plan, threshold) })
     });
