@@ -4,8 +4,11 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
 
-use common::{Sink, loadgen, schema, text};
+use common::{Sink, figure, loadgen, schema, text};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const SCHEMA: &str = include_str!("../schema.json");
@@ -59,4 +62,31 @@ fn what_does_not_follow_the_schema_is_found() {
     ] {
         assert!(wrong.iter().any(|one| one == sentence), "{sentence}: {wrong:?}");
     }
+}
+
+#[test]
+fn a_pipe_gets_a_line_for_each_interval_and_a_signal_gets_what_was_measured() {
+    let sink = Sink::start(&[]);
+    let flags = ["send", "--target", &sink.address, "--duration", "60s", "--interval", "100ms"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    let command = command.args(flags).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let first: Vec<_> = lines.by_ref().take(2).map(Result::unwrap).collect();
+    assert!(first.iter().all(|line| line.contains("in flight")), "{first:?}");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert!(child.wait().unwrap().success(), "{out}");
+    assert!(out.contains("\ninterrupted 1 signal"), "{out}");
+    let seen = sink.end();
+    assert_eq!(figure(&out, "messages"), figure(&seen, "messages"), "{out}");
+}
+
+#[test]
+fn quiet_says_nothing_while_it_runs() {
+    let sink = Sink::start(&[]);
+    let flags = ["send", "--target", &sink.address, "--messages", "200", "--interval", "100ms"];
+    let output = loadgen(&[&flags[..], &["--quiet"]].concat());
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
 }

@@ -84,11 +84,13 @@ fn measured(plan: &Plan) -> Result<bool, String> {
     let ledger = options.ledger.as_deref().map(|path| Ledger::open(path, run, &templates));
     let ledger = ledger.transpose()?;
     let set = Set { templates, stop, run, ledger: ledger.as_ref().map(Ledger::sender) };
+    let live = Live::new(plan, &set.stop);
     let mut raw = Raw::open(options.csv.as_deref(), options.hdr.as_deref())?;
     let (outcome, plan, found) = match &options.find_max {
-        None => (once(plan, &set, raw.as_mut())?, plan.clone(), None),
-        Some(goal) => search(plan, &set, goal)?,
+        None => (once(plan, &set, raw.as_mut(), &live)?, plan.clone(), None),
+        Some(goal) => search(plan, &set, goal, &live)?,
     };
+    drop(live);
     drop(set);
     ledger.map_or(Ok(()), Ledger::close)?;
     let mut lines = report::text(&plan, &outcome);
@@ -150,6 +152,7 @@ fn search(
     plan: &Plan,
     set: &Set,
     goal: &Threshold,
+    live: &Live,
 ) -> Result<(Outcome, Plan, Option<f64>), String> {
     let (first, time) = plan.search();
     let mut search = Search::new(first);
@@ -157,7 +160,7 @@ fn search(
     let mut last = None;
     while let Some(rate) = search.next() {
         let round = plan.at_rate(rate, time)?;
-        let outcome = once(&round, set, None)?;
+        let outcome = once(&round, set, None, live)?;
         let interrupted = outcome.interrupted;
         // A rate that was not reached did not pass, however fast the few were.
         let m = &outcome.measures;
@@ -166,7 +169,7 @@ fn search(
             m.errors_count() > 0 && !plan.options.threshold.iter().any(Threshold::bears_errors);
         let all = plan.options.threshold.iter().chain([goal]);
         let passed = reached && !errors && all.clone().all(|t| outcome.holds(&round, t));
-        eprintln!("{rate:.0}/s: {}", if passed { "passed" } else { "missed" });
+        live.note(format!("{rate:.0}/s: {}", if passed { "passed" } else { "missed" }));
         if passed {
             best = Some((outcome, round));
         } else {
@@ -183,7 +186,7 @@ fn search(
 }
 
 /// One run of all cores.
-fn once(plan: &Plan, set: &Set, raw: Option<&mut Raw>) -> Result<Outcome, String> {
+fn once(plan: &Plan, set: &Set, raw: Option<&mut Raw>, live: &Live) -> Result<Outcome, String> {
     let options = &plan.options;
     let cores = options.cores;
     raise_open_files(options.connections as usize + cores as usize * CORE_DESCRIPTORS)?;
@@ -206,7 +209,7 @@ fn once(plan: &Plan, set: &Set, raw: Option<&mut Raw>) -> Result<Outcome, String
         returns.push(Some(back));
     }
     drop(sender);
-    let mut gatherer = Gatherer::new(options.interval, returns, raw, &Live::Quiet);
+    let mut gatherer = Gatherer::new(options.interval, returns, raw, live);
     for news in news {
         match news {
             News::Piece(piece) => gatherer.take(*piece),

@@ -290,6 +290,12 @@ pub(crate) struct Options {
     /// How long the intervals are that have figures of their own.
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub(crate) interval: Duration,
+    /// Lines in place of the view while it runs; so it is, too, where stderr is no terminal.
+    #[arg(long)]
+    pub(crate) no_tui: bool,
+    /// Nothing is shown while it runs.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
     /// Writes the id, the checksum and the octets of each message that got its 250.
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,

@@ -83,6 +83,18 @@ pub(crate) fn micros(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1e3
 }
 
+/// A time for people: three digits and a unit.
+pub(crate) fn spoken(time: Duration) -> String {
+    let us = micros(time);
+    let (value, unit) = match us {
+        ..1e3 => (us, "us"),
+        ..1e6 => (us / 1e3, "ms"),
+        _ => (us / 1e6, "s"),
+    };
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$} {unit}")
+}
+
 /// The lines `name value unit`.
 pub(crate) fn text(plan: &Plan, outcome: &Outcome) -> Vec<String> {
     let m = &outcome.measures;
