@@ -20,8 +20,10 @@ fn the_document_of_a_run_follows_the_schema_and_the_rows_add_up() {
     let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (json, csv, hdr) = (file("a.json"), file("a.csv"), file("a.hlog"));
     let flags = ["send", "--target", &sink.address, "--rate", "200", "--duration", "1s"];
-    let files = ["--json", &json, "--csv", &csv, "--hdr", &hdr, "--interval", "250ms"];
-    let more = ["--cores", "2", "--connections", "4", "--threshold", "errors<50%"];
+    let html = file("a.html");
+    let files = ["--json", &json, "--csv", &csv, "--hdr", &hdr, "--html", &html];
+    let more =
+        ["--interval", "250ms", "--cores", "2", "--connections", "4", "--threshold", "errors<50%"];
     let output = loadgen(&[&flags[..], &files, &more].concat());
     assert!(output.status.success(), "{}", text(&output));
     sink.end();
@@ -44,6 +46,8 @@ fn the_document_of_a_run_follows_the_schema_and_the_rows_add_up() {
 
     let csv = fs::read_to_string(&csv).unwrap();
     assert_eq!(csv.lines().count(), rows.len() + 1, "{csv}");
+    let page = fs::read_to_string(&html).unwrap();
+    assert!(page.contains("<b>passed</b>") && page.contains("</html>"), "{page}");
     let hdr = fs::read_to_string(&hdr).unwrap();
     for tag in ["intended", "actual", "connect", "mail", "message"] {
         assert!(hdr.contains(&format!("\nTag={tag},")), "{tag}");

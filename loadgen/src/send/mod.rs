@@ -29,6 +29,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -107,17 +108,25 @@ fn measured(plan: &Plan) -> Result<bool, String> {
         good &= holds;
     }
     println!("{}", lines.join("\n"));
-    if let Some(path) = &options.json {
-        let document = report::json::document(&plan, &outcome, found);
-        std::fs::write(path, format!("{document:#}\n"))
-            .map_err(|e| format!("{}: {e}", path.display()))?;
-    }
     let borne = options.threshold.iter().any(Threshold::bears_errors);
+    let errors = outcome.measures.errors_count() > 0 && !borne && options.find_max.is_none();
+    good &= !errors;
     if outcome.measures.acknowledged == 0 {
         eprintln!("no message was acknowledged");
-        return Ok(false);
+        good = false;
     }
-    Ok(good && (borne || options.find_max.is_some() || outcome.measures.errors_count() == 0))
+    if let Some(path) = &options.json {
+        let document = report::json::document(&plan, &outcome, found);
+        write(path, &format!("{document:#}\n"))?;
+    }
+    if let Some(path) = &options.html {
+        write(path, &report::html::page(&plan, &outcome, found, good))?;
+    }
+    Ok(good)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// What all rounds have in common.

@@ -281,6 +281,9 @@ pub(crate) struct Options {
     /// Writes the figures as JSON; the layout stands in docs/loadgen.md.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Writes the figures as one page with plots.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     /// Writes a row of figures for each interval.
     #[arg(long, value_name = "FILE", conflicts_with = "find_max")]
     pub(crate) csv: Option<PathBuf>,

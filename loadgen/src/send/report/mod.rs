@@ -1,11 +1,16 @@
-//! The figures of a run: as lines of text here, as JSON in [`json`].
+//! The figures of a run: as lines of text here, as JSON in [`json`], as a page in [`html`] with
+//! its plots in [`plot`].
 //!
 //! All come from one [`Outcome`]. When the generator was the bottleneck, latencies are left out
 //! and the reason stands in their place: they would tell of the generator, not of the server.
 //! [`facts`] is what one must know to compare: the plan in words, and the machine.
 
 pub(crate) mod facts;
+pub(crate) mod html;
+#[cfg(test)]
+mod html_tests;
 pub(crate) mod json;
+mod plot;
 
 use std::time::Duration;
 
