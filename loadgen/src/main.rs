@@ -4,6 +4,7 @@
 //! * `big`: many connections that each send one large message at once: the peak of memory.
 //! * `send`: mail in a closed or an open loop: rate, latencies, errors, CPU time per message.
 //! * `sink`: takes mail, and refuses what it is told to refuse: the target for the others.
+//! * `compare`: whether one of two servers is worse, by the figures of `send`.
 //! * `verify`: whether all that was sent is there, once and unchanged.
 //! * `pop3`: clients that fetch mail in a loop: rate, CPU time per session.
 //! * `handshakes`: connections that encrypt and leave: CPU time per handshake.
@@ -15,6 +16,7 @@
 
 mod big;
 mod client;
+mod compare;
 mod handshakes;
 mod idle;
 mod maildrop;
@@ -83,6 +85,8 @@ enum What {
     Send(#[command(flatten)] Box<send::Options>),
     /// Takes mail, keeps none, refuses what it is told to refuse.
     Sink(#[command(flatten)] Box<sink::Options>),
+    /// Compares the figures of runs of `send`: whether B is worse than A.
+    Compare(#[command(flatten)] compare::Options),
     /// Compares what was sent with what a sink or mailboxes have.
     Verify(#[command(flatten)] verify::Options),
     /// Each client signs in, fetches some messages, signs out, and begins again.
@@ -102,6 +106,7 @@ fn main() -> ExitCode {
         What::Big { common, connections, bytes } => big::run(&common, connections, bytes),
         What::Send(options) => return send::run(*options),
         What::Sink(options) => return sink::run(*options),
+        What::Compare(options) => return compare::run(&options),
         What::Verify(options) => return verify::run(&options),
         What::Pop3(plan) => pop3::run(&plan),
         What::Handshakes { common, plan } => handshakes::run(&common, &plan),

@@ -42,7 +42,7 @@ fn the_document_of_a_run_follows_the_schema_and_the_rows_add_up() {
     let errors: u64 = rows.iter().map(|row| row["errors"].as_u64().unwrap()).sum();
     assert_eq!(json!(errors), document["errors_count"]);
     assert!(rows.iter().any(|row| row["connections"] == 4), "{rows:?}");
-    assert_eq!(document["plan"]["load"], "open loop, 200/s for 1.000 s");
+    assert_eq!(document["plan"]["load"], "open loop, 200/s for 1 s");
 
     let csv = fs::read_to_string(&csv).unwrap();
     assert_eq!(csv.lines().count(), rows.len() + 1, "{csv}");
@@ -93,4 +93,48 @@ fn quiet_says_nothing_while_it_runs() {
     let flags = ["send", "--target", &sink.address, "--messages", "200", "--interval", "100ms"];
     let output = loadgen(&[&flags[..], &["--quiet"]].concat());
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
+}
+
+#[test]
+fn runs_are_compared_with_runs_and_other_plans_are_not() {
+    let sink = Sink::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let send = |size: &str, name: &str| {
+        let path = file(name);
+        let flags = ["send", "--target", &sink.address, "--messages", "40", "--size", size];
+        let output = loadgen(&[&flags[..], &["-q", "--json", &path]].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        path
+    };
+    let (real, other) = (send("4k", "real"), send("1k", "other"));
+    // The same run with other rates: what is compared does not depend on this machine's mood.
+    let mut document: Value = serde_json::from_str(&fs::read_to_string(&real).unwrap()).unwrap();
+    let mut runs = |rates: [u32; 3]| {
+        rates.map(|rate| {
+            document["rate"] = json!(f64::from(rate));
+            let path = file(&rate.to_string());
+            fs::write(&path, document.to_string()).unwrap();
+            path
+        })
+    };
+    let (a, b) = (runs([990, 1_000, 1_010]), runs([895, 900, 905]));
+    let compare = |a: &[String], b: &[String]| {
+        let words = ["compare".to_owned(), "--a".into()].into_iter().chain(a.iter().cloned());
+        let words: Vec<_> = words.chain(["--b".to_owned()]).chain(b.iter().cloned()).collect();
+        loadgen(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let worse = compare(&a, &b);
+    assert_eq!(worse.status.code(), Some(1), "{}", text(&worse));
+    let rate = text(&worse).lines().find(|line| line.starts_with("rate ")).map(str::to_owned);
+    assert!(rate.as_ref().is_some_and(|line| line.ends_with("  worse")), "{rate:?}");
+    assert_eq!(compare(&b, &a).status.code(), Some(0));
+    let unlike = compare(&a, std::slice::from_ref(&other));
+    assert_eq!(unlike.status.code(), Some(2));
+    assert!(text(&unlike).contains("size is \"4096\" and \"1024\""), "{}", text(&unlike));
+    let few = loadgen(&["compare", &a[0], &b[0]]);
+    assert_eq!(few.status.code(), Some(2), "{}", text(&few));
+    let borne = ["--tolerance", "20", "--a", &a[0], &a[1], &a[2], "--b", &b[0], &b[1], &b[2]];
+    assert_eq!(loadgen(&[&["compare"], &borne[..]].concat()).status.code(), Some(0));
+    assert_eq!(loadgen(&["compare", "--a", &a[0]]).status.code(), Some(2));
 }

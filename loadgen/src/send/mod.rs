@@ -51,6 +51,7 @@ use message::Templates;
 use plan::Plan;
 pub(crate) use plan::{Options, duration, users};
 use raw::Raw;
+pub(crate) use report::json::LAYOUT;
 use report::{Outcome, Server};
 pub(crate) use schedule::Random;
 use search::{Search, Threshold};

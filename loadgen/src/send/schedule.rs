@@ -108,8 +108,9 @@ const TOLD_MAX: usize = 8;
 impl fmt::Display for Curve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let piece = |Segment { from, to, seconds }: &Segment| {
-            let rate = if from == to { format!("{from}") } else { format!("{from}..{to}") };
-            format!("{rate}/s for {seconds:.3} s")
+            let short = |value: &f64| format!("{value:.2}").trim_end_matches(".00").to_owned();
+            let rate = if from == to { short(from) } else { short(from) + ".." + &short(to) };
+            format!("{rate}/s for {} s", short(seconds))
         };
         let told: Vec<_> = self.0.iter().take(TOLD_MAX).map(piece).collect();
         f.write_str(&told.join(", "))?;
@@ -286,6 +287,14 @@ mod tests {
         assert_eq!(schedule.by_ref().take(50).count(), 50);
         assert_eq!(schedule.waiting(Duration::from_secs(1)), 0);
         assert_eq!(schedule.waiting(Duration::from_secs(99)), 450);
+    }
+
+    #[test]
+    fn a_curve_is_told_in_words_and_a_long_one_in_few() {
+        let told = curve(&[(100.0, 1_000.0 / 3.0, 2.5), (5.0, 5.0, 1.0)]).to_string();
+        assert_eq!(told, "100..333.33/s for 2.50 s, 5/s for 1 s");
+        let long = curve(&[(10.0, 10.0, 1.0); 100]).to_string();
+        assert!(long.ends_with("10/s for 1 s, and 92 more, 1000 messages in all"), "{long}");
     }
 
     #[test]
