@@ -6,6 +6,7 @@
 //! wipes it, and gives it back. There are [`SPARES`] for each core; when none has come back the
 //! core goes on with what it has, and the next piece is a longer one.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -48,8 +49,8 @@ pub(crate) enum News {
     Piece(Box<Piece>),
     /// The last one of a source.
     Last(Box<Piece>),
-    /// A source has failed.
-    Failed(String),
+    /// These sources have failed: there is no more from them.
+    Failed { sources: Range<u32>, why: String },
 }
 
 /// Where a core gets empty ones and puts full ones.

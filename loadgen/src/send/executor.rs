@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) stop: Arc<AtomicBool>,
     /// Names the run in the messages' ids.
     pub(crate) run: u32,
+    /// Of all hosts: each core has its part of everything.
+    pub(crate) cores: u32,
     pub(crate) ledger: Option<SyncSender<Batch>>,
 }
 
@@ -118,7 +120,7 @@ pub(crate) async fn run<R: Dial>(
     seat: Option<Seat>,
 ) -> Result<Piece, String> {
     let core = Rc::new(Core::new(rt.clone(), number, shared)?);
-    let (cores, all) = (core.plan.options.cores, core.plan.options.connections);
+    let (cores, all) = (core.shared.cores, core.plan.options.connections);
     for worker in (number..all).step_by(cores as usize) {
         core.alive_count.set(core.alive_count.get() + 1);
         rt.spawn(Class::Session, work(Rc::clone(&core), worker));
@@ -150,16 +152,16 @@ impl<R: Dial> Core<R> {
         let plan = Arc::clone(&shared.plan);
         let options = &plan.options;
         let begun = rt.now_exact();
-        let seat = (number, options.cores);
+        let seat = (number, shared.cores);
         let source = match &plan.amount {
             Amount::Open(curve) => {
                 let curve = Rc::new(curve.clone());
                 let schedule = Schedule::new(curve, options.arrivals, seat, options.seed);
-                Source::Open { schedule, backlog: options.backlog / u64::from(options.cores) }
+                Source::Open { schedule, backlog: options.backlog / u64::from(shared.cores) }
             }
             Amount::Closed { messages, time } => {
                 let share = |all: u64| {
-                    let (core, cores) = (u64::from(number), u64::from(options.cores));
+                    let (core, cores) = (u64::from(number), u64::from(shared.cores));
                     all / cores + u64::from(core < all % cores)
                 };
                 let until = time.map_or(Instant::FAR, |time| begun + time);
@@ -241,7 +243,8 @@ impl<R: Dial> Core<R> {
         let now = Now {
             host: 0,
             core: self.number,
-            share: cpu.saturating_sub(told.cpu).as_secs_f64() / seconds,
+            // A piece may be shorter than the clock can tell.
+            share: (cpu.saturating_sub(told.cpu).as_secs_f64() / seconds).min(1.0),
             open: self.open_count.get(),
             busy: self.busy_count.get(),
         };
@@ -320,7 +323,7 @@ impl<R: Dial> Core<R> {
     fn address(&self, letter: &mut Letter, number: u64) {
         let options = &self.plan.options;
         let count = u64::from(options.recipients);
-        let first = (number * u64::from(options.cores) + u64::from(self.number)) * count;
+        let first = (number * u64::from(self.shared.cores) + u64::from(self.number)) * count;
         letter.to.resize_with(options.recipients as usize, String::new);
         for (to, n) in letter.to.iter_mut().zip(first..) {
             to.clear();

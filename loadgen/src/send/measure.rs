@@ -161,6 +161,11 @@ impl Times {
         self.0.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// The same time, so often.
+    pub(crate) fn record_many(&mut self, time: Duration, count: u64) {
+        self.0.saturating_record_n(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), count);
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
         // Most of an interval's phases are empty, and adding reads all of both.
         if !other.0.is_empty() {
@@ -265,15 +270,25 @@ impl Measures {
     }
 
     pub(crate) fn code(&mut self, phase: Phase, code: u16) {
+        self.codes(phase, code, 1);
+    }
+
+    /// A reply that came so often.
+    pub(crate) fn codes(&mut self, phase: Phase, code: u16, times: u64) {
         let index = phase as usize * CODES + usize::from(code.saturating_sub(200)).min(CODES - 1);
         if let Some(count) = self.codes.get_mut(index) {
-            *count += 1;
+            *count += times;
         }
     }
 
     pub(crate) fn error(&mut self, phase: Phase, kind: Kind) {
+        self.errors_of(phase, kind, 1);
+    }
+
+    /// An error that occurred so often.
+    pub(crate) fn errors_of(&mut self, phase: Phase, kind: Kind, times: u64) {
         if let Some(count) = self.errors.get_mut(phase as usize * Kind::ALL.len() + kind as usize) {
-            *count += 1;
+            *count += times;
         }
     }
 
@@ -285,8 +300,15 @@ impl Measures {
         });
     }
 
-    fn times_mut(&mut self) -> impl Iterator<Item = &mut Times> {
-        [&mut self.intended, &mut self.actual, &mut self.slip].into_iter().chain(&mut self.phases)
+    /// As [`Measures::times`].
+    pub(crate) fn times_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Times)> {
+        let three = [
+            ("intended", &mut self.intended),
+            ("actual", &mut self.actual),
+            ("slip", &mut self.slip),
+        ];
+        let phases = Phase::ALL.iter().zip(&mut self.phases);
+        three.into_iter().chain(phases.map(|((_, name), times)| (*name, times)))
     }
 
     /// Every distribution with its name, the empty ones too.
@@ -298,7 +320,7 @@ impl Measures {
 
     /// Empties it, and keeps its memory.
     pub(crate) fn reset(&mut self) {
-        self.times_mut().for_each(Times::reset);
+        self.times_mut().for_each(|(_, times)| times.reset());
         self.codes.fill(0);
         self.errors.fill(0);
         self.cores.clear();
@@ -308,7 +330,7 @@ impl Measures {
     }
 
     /// Everything that is one number, and is added up; as [`Measures::counts_mut`].
-    const fn counts(&self) -> [u64; 11] {
+    pub(crate) const fn counts(&self) -> [u64; 11] {
         [
             self.due,
             self.begun,
@@ -324,7 +346,7 @@ impl Measures {
         ]
     }
 
-    const fn counts_mut(&mut self) -> [&mut u64; 11] {
+    pub(crate) const fn counts_mut(&mut self) -> [&mut u64; 11] {
         [
             &mut self.due,
             &mut self.begun,
@@ -342,7 +364,7 @@ impl Measures {
 
     /// Takes over what another core has seen, or what the same one saw later.
     pub(crate) fn add(&mut self, other: &Self) {
-        for (ours, (_, theirs)) in self.times_mut().zip(other.times()) {
+        for ((_, ours), (_, theirs)) in self.times_mut().zip(other.times()) {
             ours.add(theirs);
         }
         for (ours, theirs) in self.codes.iter_mut().zip(&other.codes) {
@@ -438,7 +460,7 @@ mod tests {
     fn what_is_reset_is_as_new() {
         let mut one = Measures::new();
         one.counts_mut().into_iter().for_each(|count| *count = 3);
-        one.times_mut().for_each(|times| times.record(Duration::from_secs(1)));
+        one.times_mut().for_each(|(_, times)| times.record(Duration::from_secs(1)));
         one.code(Phase::Mail, 250);
         one.error(Phase::Rcpt, Kind::Permanent);
         one.took = Duration::from_secs(1);

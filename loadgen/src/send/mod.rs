@@ -4,6 +4,7 @@
 //! share is the plan and a flag that ends the run. Called by `main`.
 //!
 //! * [`plan`]: the command line. [`schedule`]: when messages are due. [`message`]: what they are.
+//! * [`fleet`]: the cores of a host. [`agent`]: runs on several hosts.
 //! * [`executor`]: one core. [`client`]: one connection, over [`stream`]. [`ledger`]: its 250s.
 //! * [`measure`]: counts and times. [`exchange`]: how they leave a core. [`gather`]: all cores'.
 //! * [`live`] and [`raw`]: what is seen of them while it runs. [`report`]: what at the end.
@@ -12,9 +13,11 @@
 //! Exit status: 0 measured and every threshold held; 1 an error occurred (unless a threshold bears
 //! errors), a threshold did not hold, or nothing could be measured; 2 a plan that is none.
 
+pub(crate) mod agent;
 mod client;
 mod exchange;
 mod executor;
+mod fleet;
 mod gather;
 mod ledger;
 mod live;
@@ -34,19 +37,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fsmtp_rt::glommio::{GlommioRuntime, ShardHandle, ShardOptions, processors, start_shard};
-use fsmtp_rt::helpers::Helpers;
+use clap::ArgMatches;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::process::{Process, raise_open_files};
-use exchange::{News, SPARES, Seat};
-use executor::{Batch, Shared};
-use gather::Gatherer;
+use crate::process::Process;
+use exchange::News;
+use executor::Batch;
+use fleet::{Fleet, Share};
+use gather::{Gatherer, Series};
 use ledger::Ledger;
 use live::Live;
-use measure::CoreUse;
+use measure::Measures;
 use message::Templates;
 use plan::Plan;
 pub(crate) use plan::{Options, duration, users};
@@ -56,13 +59,10 @@ use report::{Outcome, Server};
 pub(crate) use schedule::Random;
 use search::{Search, Threshold};
 
-/// Descriptors of a core beside its connections.
-const CORE_DESCRIPTORS: usize = 32;
-
 /// Runs a plan, and says how it went.
-pub(crate) fn run(options: Options) -> ExitCode {
+pub(crate) fn run(options: Options, matches: Option<&ArgMatches>) -> ExitCode {
     let plan = match Plan::new(options) {
-        Ok(plan) => plan,
+        Ok(plan) => Plan { words: matches.map(plan::words).unwrap_or_default(), ..plan },
         Err(why) => {
             eprintln!("{why}");
             return ExitCode::from(2);
@@ -111,7 +111,7 @@ fn measured(plan: &Plan) -> Result<bool, String> {
     println!("{}", lines.join("\n"));
     let borne = options.threshold.iter().any(Threshold::bears_errors);
     let errors = outcome.measures.errors_count() > 0 && !borne && options.find_max.is_none();
-    good &= !errors;
+    good &= !errors && outcome.failed.is_empty();
     if outcome.measures.acknowledged == 0 {
         eprintln!("no message was acknowledged");
         good = false;
@@ -195,42 +195,25 @@ fn search(
     Ok((outcome, round, found))
 }
 
-/// One run of all cores.
+/// One run of all cores, here or on other hosts.
 fn once(plan: &Plan, set: &Set, raw: Option<&mut Raw>, live: &Live) -> Result<Outcome, String> {
     let options = &plan.options;
-    let cores = options.cores;
-    raise_open_files(options.connections as usize + cores as usize * CORE_DESCRIPTORS)?;
-    let helpers = Helpers::new("loadgen-helper", 1).map_err(|e| e.to_string())?;
-    let shared = Shared {
-        plan: Arc::new(plan.clone()),
-        templates: Arc::clone(&set.templates),
-        stop: Arc::clone(&set.stop),
-        run: set.run,
-        ledger: set.ledger.clone(),
-    };
     let process = options.server_pid.map(Process::new);
     let before = process.as_ref().map(Process::cpu_of_threads).transpose()?;
-    // Room for every piece that can exist, so that no core waits.
-    let (sender, news) = mpsc::sync_channel(cores as usize * (SPARES + 1));
-    let (mut shards, mut returns) = (Vec::new(), Vec::new());
-    for core in 0..cores {
-        let (seat, back) = Seat::new(sender.clone(), options.interval);
-        shards.push(start(core, plan, &helpers, shared.clone(), seat)?);
-        returns.push(Some(back));
-    }
-    drop(sender);
-    let mut gatherer = Gatherer::new(options.interval, returns, raw, live);
-    for news in news {
-        match news {
-            News::Piece(piece) => gatherer.take(*piece),
-            News::Last(piece) => {
-                let source = piece.source;
-                gatherer.take(*piece);
-                gatherer.ended(source);
-            }
-            News::Failed(why) => return Err(why),
-        }
-    }
+    let (measures, series, failed) = if options.agents.is_empty() {
+        let mut fleet = Fleet::launch(plan, set, Share { first: 0, cores: options.cores })?;
+        let returns = std::mem::take(&mut fleet.returns);
+        let gatherer = Gatherer::new(options.interval, returns, raw, live);
+        let (measures, series, failed) = gathered(gatherer, &fleet.news, plan)?;
+        fleet.join()?;
+        // A core of our own that could not begin leaves nothing to report.
+        failed.into_iter().next().map_or(Ok(()), Err)?;
+        (measures, series, Vec::new())
+    } else {
+        let returns = (0..plan.cores_of_all()).map(|_| None).collect();
+        let gatherer = Gatherer::new(options.interval, returns, raw, live);
+        gathered(gatherer, &agent::control::launch(plan, set)?, plan)?
+    };
     let server = match (process, before) {
         (Some(process), Some(before)) => Some(Server {
             cpu: process.cpu_of_threads()?.saturating_sub(before),
@@ -239,11 +222,38 @@ fn once(plan: &Plan, set: &Set, raw: Option<&mut Raw>, live: &Live) -> Result<Ou
         }),
         _ => None,
     };
-    for shard in shards {
-        shard.join().map_err(|e| e.to_string())?;
+    let interrupted = set.stop.load(Ordering::Relaxed);
+    Ok(Outcome { measures, server, interrupted, series, failed })
+}
+
+/// Adds up all that comes, until nothing more can; and says who has failed.
+fn gathered(
+    mut gatherer: Gatherer<'_>,
+    news: &mpsc::Receiver<News>,
+    plan: &Plan,
+) -> Result<(Measures, Series, Vec<String>), String> {
+    let mut failed = Vec::new();
+    for news in news {
+        match news {
+            News::Piece(piece) => gatherer.take(*piece),
+            News::Last(piece) => {
+                let source = piece.source;
+                gatherer.take(*piece);
+                gatherer.ended(source);
+            }
+            News::Failed { sources, why } => {
+                let host = sources.start / plan.options.cores;
+                let agent = plan.options.agents.get(host as usize);
+                failed.push(match agent {
+                    Some(agent) => format!("agent {agent}: {why}"),
+                    None => why,
+                });
+                sources.for_each(|source| gatherer.ended(source));
+            }
+        }
     }
     let (measures, series) = gatherer.finish()?;
-    Ok(Outcome { measures, server, interrupted: set.stop.load(Ordering::Relaxed), series })
+    Ok((measures, series, failed))
 }
 
 /// What this thread has spent.
@@ -251,37 +261,4 @@ pub(crate) fn thread_cpu() -> Duration {
     let spent = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(spent.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(spent.tv_nsec).unwrap_or(0))
-}
-
-fn start(
-    core: u32,
-    plan: &Plan,
-    helpers: &Helpers,
-    shared: Shared,
-    seat: Seat,
-) -> Result<ShardHandle, String> {
-    // The last processors first: a server beside us most likely has the first ones.
-    let cpu = plan.options.pin.then(processors);
-    let cpu = cpu.and_then(|all| all.iter().rev().nth(core as usize % all.len().max(1)).copied());
-    let options = ShardOptions {
-        name: format!("loadgen-{core}"),
-        cpu,
-        stall_after: None,
-        helpers: helpers.clone(),
-    };
-    let main = move |rt: GlommioRuntime| async move {
-        let (begun, before, full) = (Instant::now(), thread_cpu(), seat.full.clone());
-        let news = match executor::run(rt, core, shared, Some(seat)).await {
-            Ok(mut piece) => {
-                let cpu = thread_cpu().saturating_sub(before);
-                let share = cpu.as_secs_f64() / begun.elapsed().as_secs_f64().max(1e-9);
-                piece.measures.cores.push(CoreUse { host: 0, core, cpu, share });
-                News::Last(Box::new(piece))
-            }
-            Err(why) => News::Failed(why),
-        };
-        // Somebody waits for it.
-        let _ = full.send(news);
-    };
-    start_shard(options, main).map_err(|e| e.to_string())
 }

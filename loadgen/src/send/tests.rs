@@ -108,6 +108,7 @@ fn run(flags: &str, habit: Option<Habit>) -> Measures {
         plan: Arc::new(plan),
         stop: Arc::new(AtomicBool::new(false)),
         run: 7,
+        cores: 1,
         ledger: None,
     };
     world.block_on(&client, executor::run(client.clone(), 0, shared, None)).unwrap().measures

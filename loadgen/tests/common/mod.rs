@@ -28,17 +28,26 @@ pub fn figure(text: &str, name: &str) -> u64 {
 }
 
 /// A sink that ends with the test, or by itself after a minute.
-pub struct Sink {
+pub struct Sink;
+
+impl Sink {
+    pub fn start(flags: &[&str]) -> Server {
+        let fixed = ["sink", "--listen", "127.0.0.1:0", "--duration", "60s"];
+        Server::start(&[&fixed, flags].concat())
+    }
+}
+
+/// A loadgen that listens until it is ended, or until the test ends.
+pub struct Server {
     child: Child,
     output: BufReader<ChildStdout>,
     pub address: String,
 }
 
-impl Sink {
+impl Server {
     pub fn start(flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
-        command.args(["sink", "--listen", "127.0.0.1:0", "--duration", "60s"]).args(flags);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.args(flags).stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
@@ -54,9 +63,23 @@ impl Sink {
         assert!(self.child.wait().unwrap().success(), "{text}");
         text
     }
+
+    /// Ends it as nothing can prevent.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
 }
 
-impl Drop for Sink {
+/// Waits until something was said.
+pub fn first_line(output: &mut impl Read) {
+    let mut byte = [0];
+    while byte != *b"\n" {
+        assert_eq!(output.read(&mut byte).unwrap(), 1);
+    }
+}
+
+impl Drop for Server {
     fn drop(&mut self) {
         // It has ended unless the test has failed.
         let _ = self.child.kill();

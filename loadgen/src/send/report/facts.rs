@@ -49,7 +49,8 @@ pub(crate) fn plan(plan: &Plan) -> Vec<(&'static str, String)> {
         ("resume", o.resume.to_string()),
         ("auth", if plan.users.is_empty() { "none" } else { "plain" }.to_owned()),
         ("sources", o.sources.to_string()),
-        ("cores", o.cores.to_string()),
+        ("cores", plan.cores_of_all().to_string()),
+        ("hosts", o.agents.len().max(1).to_string()),
     ]
 }
 

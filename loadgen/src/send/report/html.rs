@@ -64,6 +64,9 @@ fn verdict(plan: &Plan, outcome: &Outcome, found: Option<f64>, good: bool) -> St
         text.push_str(", ended by a signal");
     }
     text.push_str("</p>\n");
+    for why in &outcome.failed {
+        let _ = writeln!(text, "<p class=\"bad\">failed: {}</p>", escaped(why));
+    }
     if let Some(goal) = &plan.options.find_max {
         let goal = escaped(&goal.to_string());
         let rate = found.map_or_else(|| "none".to_owned(), |rate| format!("{rate:.0}/s"));

@@ -55,7 +55,7 @@ fn outcome(rows: usize, greeting: &str) -> Outcome {
     let rows = (0..rows).map(row).collect();
     let series = Series { interval: ms(1_000), rows, left_out: 0 };
     let server = Some(Server { cpu: ms(77), rss: 5 << 20, rss_peak: 6 << 20 });
-    Outcome { measures, server, interrupted: false, series }
+    Outcome { measures, server, interrupted: false, series, failed: Vec::new() }
 }
 
 /// Every element that is opened is closed, in order; says the names of all.

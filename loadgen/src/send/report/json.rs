@@ -82,13 +82,11 @@ pub(crate) fn document(plan: &Plan, outcome: &Outcome, found: Option<f64>) -> Va
             "host": core.host, "core": core.core, "cpu_us": micros(core.cpu), "share": core.share,
         })
     });
-    let machine = Machine::this();
+    let Machine { kernel, cpu, processors, date } = Machine::this();
     json!({
         "layout": LAYOUT,
-        "date": machine.date,
-        "machine": {
-            "kernel": machine.kernel, "cpu": machine.cpu, "processors": machine.processors,
-        },
+        "date": date,
+        "machine": { "kernel": kernel, "cpu": cpu, "processors": processors },
         "target": plan.target.to_string(),
         "greeting": m.greeting,
         "tls": m.tls,
@@ -128,6 +126,7 @@ pub(crate) fn document(plan: &Plan, outcome: &Outcome, found: Option<f64>) -> Va
         "interval_seconds": series.interval.as_secs_f64(),
         "series": rows.collect::<Vec<_>>(),
         "series_left_out": series.left_out,
+        "failed": outcome.failed,
         "interrupted": outcome.interrupted,
         "thresholds": held.collect::<Vec<_>>(),
         "max_rate": found,

@@ -41,6 +41,8 @@ pub(crate) struct Outcome {
     /// Ended by a signal.
     pub(crate) interrupted: bool,
     pub(crate) series: Series,
+    /// Other hosts that have failed, and why.
+    pub(crate) failed: Vec<String>,
 }
 
 impl Outcome {
@@ -153,6 +155,7 @@ pub(crate) fn text(plan: &Plan, outcome: &Outcome) -> Vec<String> {
         lines.push(format!("server_rss {} bytes", server.rss));
         lines.push(format!("server_rss_peak {} bytes", server.rss_peak));
     }
+    lines.extend(outcome.failed.iter().map(|why| format!("failed {why}")));
     if outcome.interrupted {
         lines.push("interrupted 1 signal".into());
     }
