@@ -132,6 +132,42 @@ fn a_generator_that_was_too_busy_has_a_page_without_latencies() {
     assert!(page.contains("Latencies are refused") && !page.contains("p99"), "{page}");
 }
 
+/// Why latencies are refused, with figures that were fed.
+fn refused(flags: &str, share: f64, slip: Duration) -> Option<String> {
+    let plan = plan(flags);
+    let mut outcome = outcome(2, "x");
+    outcome.measures.cores[0].share = share;
+    // Two of a hundred and two: more than 1 % of the messages.
+    (0..100).for_each(|_| outcome.measures.slip.record(Duration::from_micros(50)));
+    (0..2).for_each(|_| outcome.measures.slip.record(slip));
+    let why = outcome.bottleneck(&plan);
+    let document = super::json::document(&plan, &outcome, None);
+    let lines = super::text(&plan, &outcome).join("\n");
+    let none = why.is_some();
+    assert_eq!(document["latencies"].is_null(), none);
+    assert_eq!(document["latencies_refused"].is_string(), none);
+    assert!(document["series"][0]["actual"].is_null() == none, "{document}");
+    assert_eq!(lines.contains("_p99 "), !none, "{lines}");
+    assert_eq!(lines.contains("phase mail"), !none, "{lines}");
+    let held = |text: &str| outcome.holds(&plan, &text.parse().unwrap());
+    assert_eq!(held("p99<1h"), !none, "no threshold about latencies holds");
+    assert!(held("rate>1") && held("errors<1%"), "those about other figures do");
+    why
+}
+
+#[test]
+fn percentiles_are_refused_when_the_generator_was_the_bottleneck() {
+    let ms = Duration::from_millis;
+    assert_eq!(refused("", 0.90, ms(1)), None);
+    let why = refused("", 0.91, ms(1)).unwrap();
+    assert!(why.contains("busy for 91 %") && why.contains("--cores"), "{why}");
+    assert_eq!(refused("", 0.5, ms(19)), None);
+    let why = refused("", 0.5, ms(21)).unwrap();
+    assert!(why.contains("more than 20000 us late"), "{why}");
+    assert_eq!(refused("--slip-max 30ms", 0.5, ms(21)), None);
+    assert!(refused("--slip-max 1ms", 0.5, ms(2)).is_some());
+}
+
 #[test]
 fn a_long_run_has_no_more_points_than_can_be_told_apart() {
     let page = page(&plan(""), &outcome(86_400, "x"), None, true);
