@@ -1,7 +1,7 @@
 //! `compare`: whether the server of runs B is worse than that of runs A, and how sure that is.
 //!
-//! Called by `main`. Reads documents of `send --json` ([`run`]), and gives for each figure the
-//! difference with its interval of confidence ([`statistics`]). Runs with other plans are not
+//! Called by `main`. Reads documents of `send --json` ([`mod@run`]), and gives for each figure
+//! the difference with its interval of confidence ([`statistics`]). Runs with other plans are not
 //! compared. Exit status: 0 B is not worse, or no difference can be told; 1 it is worse; 2 the runs
 //! cannot be compared or read.
 

@@ -370,7 +370,12 @@ fn note<R: Dial>(
     match to {
         To::Greeting => core.measures(|m| m.greeted(reply.lines().next().unwrap_or_default())),
         To::Message if done => verdict.taken = Some(now),
-        To::Recipient(_) if done => verdict.recipients += 1,
+        // RFC 2033 §4.2: of each recipient that was accepted, whether it has the message.
+        To::Delivery(_) if done => {
+            verdict.taken = Some(now);
+            verdict.recipients += 1;
+        }
+        To::Recipient(_) if done && !core.plan.options.lmtp => verdict.recipients += 1,
         _ => {}
     }
 }

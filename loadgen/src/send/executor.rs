@@ -170,7 +170,7 @@ impl<R: Dial> Core<R> {
         };
         let timeout = options.timeout;
         let settings = Settings {
-            protocol: Protocol::Smtp,
+            protocol: if options.lmtp { Protocol::Lmtp } else { Protocol::Smtp },
             name: "loadgen.test".into(),
             pipelining: options.pipelining != Pipelining::Off,
             timeouts: Timeouts {

@@ -274,6 +274,9 @@ pub(crate) struct Options {
     /// Whether MAIL, RCPT and DATA leave together.
     #[arg(long, value_enum, default_value_t = Pipelining::Auto)]
     pub(crate) pipelining: Pipelining,
+    /// LMTP: a reply for each recipient behind the message (RFC 2033).
+    #[arg(long)]
+    pub(crate) lmtp: bool,
     /// BDAT instead of DATA.
     #[arg(long)]
     pub(crate) bdat: bool,

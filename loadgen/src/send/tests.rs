@@ -188,6 +188,17 @@ fn each_error_has_its_kind_and_none_is_a_success() {
 }
 
 #[test]
+fn lmtp_has_a_verdict_for_each_recipient() {
+    let flags = "--lmtp --recipients 2 --messages 3 --connections 1";
+    let some = run(flags, Some(Habit::Says(b'.', "250 a\r\n452 b\r\n")));
+    assert_eq!((some.acknowledged, some.recipients), (3, 3));
+    assert_eq!(errors(&some), [("message", "4xx", 3)]);
+    let none = run(flags, Some(Habit::Says(b'.', "550 a\r\n452 b\r\n")));
+    assert_eq!((none.acknowledged, none.recipients), (0, 0));
+    assert_eq!(errors(&none), [("message", "4xx", 3), ("message", "5xx", 3)]);
+}
+
+#[test]
 fn encryption_that_is_not_there_or_fails_has_its_kind() {
     let talks = "220 this is no handshake\r\n";
     for (mode, habit, phase, kind) in [

@@ -35,6 +35,7 @@ pub(crate) fn plan(plan: &Plan) -> Vec<(&'static str, String)> {
     let content = if o.bdat { "bdat" } else { "data" };
     vec![
         ("load", load),
+        ("protocol", if o.lmtp { "lmtp" } else { "smtp" }.to_owned()),
         ("arrivals", name(o.arrivals.to_possible_value())),
         ("connections", o.connections.to_string()),
         ("messages_per_connection", each.map_or_else(|| "all".to_owned(), |n| n.to_string())),
