@@ -3,7 +3,9 @@
 //! * `idle`: many open connections that do nothing: memory per connection.
 //! * `big`: many connections that each send one large message at once: the peak of memory.
 //! * `send`: mail in a closed or an open loop: rate, latencies, errors, CPU time per message.
+//! * `agent`: a host's part of `send` from several hosts.
 //! * `sink`: takes mail, and refuses what it is told to refuse: the target for the others.
+//! * `compare`: whether one of two servers is worse, by the figures of `send`.
 //! * `verify`: whether all that was sent is there, once and unchanged.
 //! * `pop3`: clients that fetch mail in a loop: rate, CPU time per session.
 //! * `handshakes`: connections that encrypt and leave: CPU time per handshake.
@@ -15,6 +17,7 @@
 
 mod big;
 mod client;
+mod compare;
 mod handshakes;
 mod idle;
 mod maildrop;
@@ -30,7 +33,7 @@ mod verify;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Load for SMTP servers, and what the server's process spends on it.
 #[derive(Parser, Debug)]
@@ -81,8 +84,12 @@ enum What {
     },
     /// Sends mail, at a rate or as fast as it goes, and says what became of each message.
     Send(#[command(flatten)] Box<send::Options>),
+    /// Takes part in a run of `send --agents` that another host leads.
+    Agent(#[command(flatten)] send::agent::Options),
     /// Takes mail, keeps none, refuses what it is told to refuse.
     Sink(#[command(flatten)] Box<sink::Options>),
+    /// Compares the figures of runs of `send`: whether B is worse than A.
+    Compare(#[command(flatten)] compare::Options),
     /// Compares what was sent with what a sink or mailboxes have.
     Verify(#[command(flatten)] verify::Options),
     /// Each client signs in, fetches some messages, signs out, and begins again.
@@ -97,11 +104,23 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let done = match Args::parse().what {
+    let matches = Args::command().get_matches();
+    let args = match Args::from_arg_matches(&matches) {
+        Ok(args) => args,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match args.what {
         What::Idle { common, connections, tls } => idle::run(&common, connections, tls),
         What::Big { common, connections, bytes } => big::run(&common, connections, bytes),
-        What::Send(options) => return send::run(*options),
+        What::Send(options) => {
+            return send::run(*options, matches.subcommand_matches("send"));
+        }
+        What::Agent(options) => return send::agent::run(options),
         What::Sink(options) => return sink::run(*options),
+        What::Compare(options) => return compare::run(&options),
         What::Verify(options) => return verify::run(&options),
         What::Pop3(plan) => pop3::run(&plan),
         What::Handshakes { common, plan } => handshakes::run(&common, &plan),

@@ -1,65 +1,12 @@
 //! `loadgen sink`, `send` and `verify` together, and `verify` against the built engine's mailboxes.
 #![allow(clippy::unwrap_used)] // WHY: a test that cannot go on shall fail
 
+mod common;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use common::{Sink, figure, loadgen, text};
 use wire_tests::{DEMO, DEMO_PASSWORD, Engine};
-
-fn loadgen(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_loadgen")).args(arguments).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    let both = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8(both).unwrap()
-}
-
-/// The figure of that name.
-fn figure(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    let number = line.and_then(|line| line.split(' ').next()?.parse().ok());
-    number.unwrap_or_else(|| panic!("no {name} in {text}"))
-}
-
-/// A sink that ends with the test, or by itself after a minute.
-struct Sink {
-    child: Child,
-    output: BufReader<ChildStdout>,
-    address: String,
-}
-
-impl Sink {
-    fn start(flags: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
-        command.args(["sink", "--listen", "127.0.0.1:0", "--duration", "60s"]).args(flags);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening ").unwrap().to_owned();
-        Self { child, output, address }
-    }
-
-    /// Ends it, and gives what it saw.
-    fn end(mut self) -> String {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let mut text = String::new();
-        self.output.read_to_string(&mut text).unwrap();
-        assert!(self.child.wait().unwrap().success(), "{text}");
-        text
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        // It has ended unless the test has failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn what_was_acknowledged_in_spite_of_refusals_is_there_once_and_unchanged() {

@@ -5,6 +5,9 @@
 //! same code runs on real sockets and on the simulator's. Every reply is counted and judged here; a
 //! connection that breaks is dropped with its error's kind, and the next message opens another.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use fsmtp_proto::sasl::Mechanism;
 use fsmtp_proto::smtp::address::{Mailbox, Path};
 use fsmtp_proto::smtp::client::{Class, Content, Envelope, Nobody, Reply, Session, Then, To};
@@ -53,9 +56,11 @@ pub(crate) enum Fault {
     Broken(Phase, Kind),
 }
 
-/// What became of a message.
+/// What became of a message, or of a greeting.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Verdict {
+    /// A reply refused something.
+    pub(crate) refused: bool,
     /// When it got its 250.
     pub(crate) taken: Option<Instant>,
     /// Recipients that were accepted.
@@ -80,6 +85,23 @@ pub(crate) struct Link<R: Dial> {
     /// When the commands left whose replies are awaited.
     sent_at: Instant,
     messages_count: u64,
+    _open: Open,
+}
+
+/// One of the core's open connections, for as long as it lives.
+struct Open(Rc<Cell<u64>>);
+
+impl Open {
+    fn new(count: &Rc<Cell<u64>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// Sends one message over `link`, which is opened when there is none.
@@ -140,6 +162,7 @@ impl<R: Dial> Link<R> {
             out: Outbox::new(rt.buffer()),
             sent_at: connected,
             messages_count: 0,
+            _open: Open::new(&core.open_count),
         };
         let mode = core.plan.options.tls.tls;
         if mode == tls::Mode::Implicit {
@@ -172,13 +195,11 @@ impl<R: Dial> Link<R> {
         if !self.session.extensions().mechanisms.contains(Mechanism::Plain) {
             return Err(Fault::Broken(Phase::Auth, Kind::NotOffered));
         }
-        let errors_count = core.errors_count();
         if !self.session.auth_plain(core.rt.now(), user, password, &mut self.out) {
             return Err(Fault::Broken(Phase::Auth, Kind::Local));
         }
-        self.until_ready(core).await?;
         // Who may not sign in may not send, either, and would only be told so again.
-        if core.errors_count() > errors_count { Err(Fault::Refused) } else { Ok(()) }
+        if self.until_ready(core).await? { Err(Fault::Refused) } else { Ok(()) }
     }
 
     async fn handshake(&mut self, core: &Core<R>) -> Result<(), Fault> {
@@ -189,6 +210,7 @@ impl<R: Dial> Link<R> {
         let now = core.rt.now_exact();
         core.measures(|m| {
             m.time(Phase::Tls, now - self.sent_at);
+            m.tls = m.tls.take().or_else(|| self.stream.security());
             let count = if resumed { &mut m.handshakes.1 } else { &mut m.handshakes.0 };
             *count += 1;
         });
@@ -196,11 +218,12 @@ impl<R: Dial> Link<R> {
         Ok(())
     }
 
-    /// Goes on until nothing is under way.
-    async fn until_ready(&mut self, core: &Core<R>) -> Result<(), Fault> {
+    /// Goes on until nothing is under way; says whether something was refused.
+    async fn until_ready(&mut self, core: &Core<R>) -> Result<bool, Fault> {
+        let mut verdict = Verdict::default();
         loop {
-            match self.next(core, &Nobody, &mut Verdict::default()).await? {
-                Event::Ready => return Ok(()),
+            match self.next(core, &Nobody, &mut verdict).await? {
+                Event::Ready => return Ok(verdict.refused),
                 Event::StartTls => {
                     self.handshake(core).await?;
                     self.session.secured(core.rt.now(), &mut self.out);
@@ -342,10 +365,17 @@ fn note<R: Dial>(
             m.error(phase, kind);
         }
     });
+    verdict.refused |= refusal.is_some();
     let done = reply.class() == Class::Done;
     match to {
+        To::Greeting => core.measures(|m| m.greeted(reply.lines().next().unwrap_or_default())),
         To::Message if done => verdict.taken = Some(now),
-        To::Recipient(_) if done => verdict.recipients += 1,
+        // RFC 2033 §4.2: of each recipient that was accepted, whether it has the message.
+        To::Delivery(_) if done => {
+            verdict.taken = Some(now);
+            verdict.recipients += 1;
+        }
+        To::Recipient(_) if done && !core.plan.options.lmtp => verdict.recipients += 1,
         _ => {}
     }
 }

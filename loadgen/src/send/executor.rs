@@ -19,10 +19,12 @@ use fsmtp_rt::{Class, Dial, Instant};
 use rustls::ClientConfig;
 
 use super::client::{Fault, Letter, Link, message};
+use super::exchange::{News, Now, Piece, Seat, interval_at};
 use super::measure::Measures;
 use super::message::Templates;
 use super::plan::{Amount, Pipelining, Plan};
 use super::schedule::{Random, Schedule};
+use super::thread_cpu;
 use crate::tls::Configs;
 
 /// How often a connection is tried before it is given up.
@@ -54,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) stop: Arc<AtomicBool>,
     /// Names the run in the messages' ids.
     pub(crate) run: u32,
+    /// Of all hosts: each core has its part of everything.
+    pub(crate) cores: u32,
     pub(crate) ledger: Option<SyncSender<Batch>>,
 }
 
@@ -89,34 +93,58 @@ pub(crate) struct Core<R: Dial> {
     shared: Shared,
     busy_count: Cell<u64>,
     alive_count: Cell<u32>,
+    /// Connections that are open.
+    pub(crate) open_count: Rc<Cell<u64>>,
     last: Cell<Instant>,
     over: Cell<bool>,
+    told: Cell<Told>,
 }
 
-/// Runs one core to its end and returns what it saw.
+/// What the pieces so far have said.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    until: Duration,
+    intervals_count: u64,
+    due: u64,
+    cpu: Duration,
+}
+
+/// Runs one core to its end and returns what it saw since it last sent a piece to its seat.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub(crate) async fn run<R: Dial>(rt: R, number: u32, shared: Shared) -> Result<Measures, String> {
+pub(crate) async fn run<R: Dial>(
+    rt: R,
+    number: u32,
+    shared: Shared,
+    seat: Option<Seat>,
+) -> Result<Piece, String> {
     let core = Rc::new(Core::new(rt.clone(), number, shared)?);
-    let (cores, all) = (core.plan.options.cores, core.plan.options.connections);
+    let (cores, all) = (core.shared.cores, core.plan.options.connections);
     for worker in (number..all).step_by(cores as usize) {
         core.alive_count.set(core.alive_count.get() + 1);
         rt.spawn(Class::Session, work(Rc::clone(&core), worker));
     }
     while core.alive_count.get() > 0 && !core.shared.stop.load(Ordering::Relaxed) {
         rt.sleep_until(rt.now() + LOOK).await;
+        core.publish(seat.as_ref());
     }
+    let dry = core.alive_count.get() == 0;
     core.over.set(true);
     let patience = rt.now() + GRACE.min(core.plan.options.timeout);
     while core.busy_count.get() > 0 && rt.now() < patience {
         rt.sleep_until(rt.now() + LOOK).await;
+        core.publish(seat.as_ref());
     }
     core.write_ledger();
-    let mut measures = core.measures.replace(Measures::new());
-    measures.took = core.last.get() - core.begun;
-    measures.unfinished = core.busy_count.get();
-    Ok(measures)
+    let index = core.told.get().intervals_count;
+    let mut last = core.piece(index, Measures::new());
+    last.measures.unfinished = core.busy_count.get();
+    if let (Source::Open { schedule, .. }, true) = (&*core.source.borrow(), dry) {
+        // The last messages were due a moment before the plan's end.
+        last.measures.due += schedule.taken().saturating_sub(core.told.get().due);
+    }
+    Ok(last)
 }
 
 impl<R: Dial> Core<R> {
@@ -124,16 +152,16 @@ impl<R: Dial> Core<R> {
         let plan = Arc::clone(&shared.plan);
         let options = &plan.options;
         let begun = rt.now_exact();
-        let seat = (number, options.cores);
+        let seat = (number, shared.cores);
         let source = match &plan.amount {
             Amount::Open(curve) => {
                 let curve = Rc::new(curve.clone());
                 let schedule = Schedule::new(curve, options.arrivals, seat, options.seed);
-                Source::Open { schedule, backlog: options.backlog / u64::from(options.cores) }
+                Source::Open { schedule, backlog: options.backlog / u64::from(shared.cores) }
             }
             Amount::Closed { messages, time } => {
                 let share = |all: u64| {
-                    let (core, cores) = (u64::from(number), u64::from(options.cores));
+                    let (core, cores) = (u64::from(number), u64::from(shared.cores));
                     all / cores + u64::from(core < all % cores)
                 };
                 let until = time.map_or(Instant::FAR, |time| begun + time);
@@ -142,7 +170,7 @@ impl<R: Dial> Core<R> {
         };
         let timeout = options.timeout;
         let settings = Settings {
-            protocol: Protocol::Smtp,
+            protocol: if options.lmtp { Protocol::Lmtp } else { Protocol::Smtp },
             name: "loadgen.test".into(),
             pipelining: options.pipelining != Pipelining::Off,
             timeouts: Timeouts {
@@ -169,8 +197,10 @@ impl<R: Dial> Core<R> {
             ledger: RefCell::default(),
             busy_count: Cell::new(0),
             alive_count: Cell::new(0),
+            open_count: Rc::default(),
             last: Cell::new(begun),
             over: Cell::new(false),
+            told: Cell::new(Told { cpu: thread_cpu(), ..Told::default() }),
             rt,
             plan,
             shared,
@@ -182,8 +212,45 @@ impl<R: Dial> Core<R> {
         count(&mut self.measures.borrow_mut());
     }
 
-    pub(crate) fn errors_count(&self) -> u64 {
-        self.measures.borrow().errors_count()
+    /// Sends what was seen in an interval that is over.
+    fn publish(&self, seat: Option<&Seat>) {
+        let Some(seat) = seat else { return };
+        let index = interval_at(self.rt.now() - self.begun, seat.interval);
+        if index <= self.told.get().intervals_count {
+            return;
+        }
+        // None: who gathers is behind, and this piece becomes a longer one.
+        let Ok(empty) = seat.empty.try_recv() else { return };
+        let piece = self.piece(index - 1, empty);
+        self.told.update(|told| Told { intervals_count: index, ..told });
+        // There is room for as many as there are empty ones.
+        let _ = seat.full.try_send(News::Piece(Box::new(piece)));
+    }
+
+    /// What was seen since the last piece; `empty` takes what follows.
+    fn piece(&self, index: u64, empty: Measures) -> Piece {
+        let told = self.told.get();
+        let until = self.rt.now() - self.begun;
+        let mut measures = self.measures.replace(empty);
+        let due = match &*self.source.borrow() {
+            Source::Open { schedule, .. } => schedule.due(until),
+            Source::Closed { .. } => self.messages_count.get(),
+        };
+        measures.due = due - told.due;
+        measures.took = self.last.get() - self.begun;
+        let cpu = thread_cpu();
+        let seconds = (until - told.until).as_secs_f64().max(1e-9);
+        let now = Now {
+            host: 0,
+            core: self.number,
+            // A piece may be shorter than the clock can tell.
+            share: (cpu.saturating_sub(told.cpu).as_secs_f64() / seconds).min(1.0),
+            open: self.open_count.get(),
+            busy: self.busy_count.get(),
+        };
+        self.told.set(Told { until, due, cpu, ..told });
+        let now = vec![now];
+        Piece { source: self.number, index, since: told.until, until, now, measures }
     }
 
     pub(crate) fn pick_template(&self) -> usize {
@@ -256,7 +323,7 @@ impl<R: Dial> Core<R> {
     fn address(&self, letter: &mut Letter, number: u64) {
         let options = &self.plan.options;
         let count = u64::from(options.recipients);
-        let first = (number * u64::from(options.cores) + u64::from(self.number)) * count;
+        let first = (number * u64::from(self.shared.cores) + u64::from(self.number)) * count;
         letter.to.resize_with(options.recipients as usize, String::new);
         for (to, n) in letter.to.iter_mut().zip(first..) {
             to.clear();

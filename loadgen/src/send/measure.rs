@@ -1,8 +1,9 @@
 //! What one core counts and times, and how the cores' figures become one.
 //!
-//! A core owns one [`Measures`]; nothing is shared while the run goes on. Latencies are kept in
-//! nanoseconds with three digits. Every reply is counted by its phase and code, every error by its
-//! phase and kind; what is an error is never a success.
+//! A core owns one [`Measures`], which it exchanges for an empty one at each interval
+//! (`exchange.rs`); nothing is shared. Latencies are kept in nanoseconds with three digits. Every
+//! reply is counted by its phase and code, every error by its phase and kind; what is an error is
+//! never a success.
 
 use std::time::Duration;
 
@@ -151,12 +152,31 @@ impl Default for Times {
 }
 
 impl Times {
+    /// What is behind it, for raw logs.
+    pub(crate) const fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+
     pub(crate) fn record(&mut self, time: Duration) {
         self.0.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    fn add(&mut self, other: &Self) {
-        self.0.add(&other.0).unwrap_or_else(|_| unreachable!("all have the same bounds"));
+    /// The same time, so often.
+    pub(crate) fn record_many(&mut self, time: Duration, count: u64) {
+        self.0.saturating_record_n(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), count);
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Most of an interval's phases are empty, and adding reads all of both.
+        if !other.0.is_empty() {
+            self.0.add(&other.0).unwrap_or_else(|_| unreachable!("all have the same bounds"));
+        }
+    }
+
+    fn reset(&mut self) {
+        if !self.0.is_empty() {
+            self.0.reset();
+        }
     }
 
     pub(crate) fn mean(&self) -> Duration {
@@ -175,6 +195,18 @@ impl LatencyAt for Times {
     }
 }
 
+/// What one core of the generator spent in a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct CoreUse {
+    /// The number of the other host that it is on, from 1; 0 is this one.
+    pub(crate) host: u32,
+    pub(crate) core: u32,
+    /// CPU time of its thread.
+    pub(crate) cpu: Duration,
+    /// That, as a share of the time that it ran.
+    pub(crate) share: f64,
+}
+
 /// Everything that a core has seen.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Measures {
@@ -187,6 +219,8 @@ pub(crate) struct Measures {
     phases: Vec<Times>,
     codes: Vec<u64>,
     errors: Vec<u64>,
+    /// Messages that the plan wanted; in the closed loop those that were begun.
+    pub(crate) due: u64,
     /// Messages that were begun.
     pub(crate) begun: u64,
     /// Those that got their 250.
@@ -207,15 +241,22 @@ pub(crate) struct Measures {
     pub(crate) handshakes: (u64, u64),
     /// From the beginning to the last thing that happened.
     pub(crate) took: Duration,
-    /// CPU time of the core's thread, and the highest share of any core's time.
-    pub(crate) cpu: Duration,
-    pub(crate) busiest: f64,
+    /// What the cores spent; there when they have ended.
+    pub(crate) cores: Vec<CoreUse>,
+    /// How the first connection was encrypted.
+    pub(crate) tls: Option<String>,
+    /// How the server greeted the first connection, shortened.
+    pub(crate) greeting: Option<String>,
 }
+
+/// Octets of a greeting that are kept.
+const GREETING_BYTES_MAX: usize = 200;
 
 impl Measures {
     pub(crate) fn new() -> Self {
         Self {
-            phases: vec![Times::default(); Phase::ALL.len()],
+            // Not cloned: a fresh one is memory that nobody has touched.
+            phases: Phase::ALL.iter().map(|_| Times::default()).collect(),
             codes: vec![0; Phase::ALL.len() * CODES],
             errors: vec![0; Phase::ALL.len() * Kind::ALL.len()],
             ..Self::default()
@@ -229,23 +270,101 @@ impl Measures {
     }
 
     pub(crate) fn code(&mut self, phase: Phase, code: u16) {
+        self.codes(phase, code, 1);
+    }
+
+    /// A reply that came so often.
+    pub(crate) fn codes(&mut self, phase: Phase, code: u16, times: u64) {
         let index = phase as usize * CODES + usize::from(code.saturating_sub(200)).min(CODES - 1);
         if let Some(count) = self.codes.get_mut(index) {
-            *count += 1;
+            *count += times;
         }
     }
 
     pub(crate) fn error(&mut self, phase: Phase, kind: Kind) {
+        self.errors_of(phase, kind, 1);
+    }
+
+    /// An error that occurred so often.
+    pub(crate) fn errors_of(&mut self, phase: Phase, kind: Kind, times: u64) {
         if let Some(count) = self.errors.get_mut(phase as usize * Kind::ALL.len() + kind as usize) {
-            *count += 1;
+            *count += times;
         }
     }
 
-    /// Takes over what another core has seen.
+    /// How the server greets, unless that is known.
+    pub(crate) fn greeted(&mut self, text: &[u8]) {
+        self.greeting.get_or_insert_with(|| {
+            let text = text.get(..GREETING_BYTES_MAX).unwrap_or(text);
+            String::from_utf8_lossy(text).into_owned()
+        });
+    }
+
+    /// As [`Measures::times`].
+    pub(crate) fn times_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Times)> {
+        let three = [
+            ("intended", &mut self.intended),
+            ("actual", &mut self.actual),
+            ("slip", &mut self.slip),
+        ];
+        let phases = Phase::ALL.iter().zip(&mut self.phases);
+        three.into_iter().chain(phases.map(|((_, name), times)| (*name, times)))
+    }
+
+    /// Every distribution with its name, the empty ones too.
+    pub(crate) fn times(&self) -> impl Iterator<Item = (&'static str, &Times)> {
+        let three = [("intended", &self.intended), ("actual", &self.actual), ("slip", &self.slip)];
+        let phases = Phase::ALL.iter().zip(&self.phases).map(|((_, name), times)| (*name, times));
+        three.into_iter().chain(phases)
+    }
+
+    /// Empties it, and keeps its memory.
+    pub(crate) fn reset(&mut self) {
+        self.times_mut().for_each(|(_, times)| times.reset());
+        self.codes.fill(0);
+        self.errors.fill(0);
+        self.cores.clear();
+        self.counts_mut().into_iter().for_each(|count| *count = 0);
+        self.took = Duration::ZERO;
+        (self.tls, self.greeting) = (None, None);
+    }
+
+    /// Everything that is one number, and is added up; as [`Measures::counts_mut`].
+    pub(crate) const fn counts(&self) -> [u64; 11] {
+        [
+            self.due,
+            self.begun,
+            self.acknowledged,
+            self.recipients,
+            self.octets,
+            self.late,
+            self.dropped,
+            self.unfinished,
+            self.connections,
+            self.handshakes.0,
+            self.handshakes.1,
+        ]
+    }
+
+    pub(crate) const fn counts_mut(&mut self) -> [&mut u64; 11] {
+        [
+            &mut self.due,
+            &mut self.begun,
+            &mut self.acknowledged,
+            &mut self.recipients,
+            &mut self.octets,
+            &mut self.late,
+            &mut self.dropped,
+            &mut self.unfinished,
+            &mut self.connections,
+            &mut self.handshakes.0,
+            &mut self.handshakes.1,
+        ]
+    }
+
+    /// Takes over what another core has seen, or what the same one saw later.
     pub(crate) fn add(&mut self, other: &Self) {
-        let times = [&mut self.intended, &mut self.actual, &mut self.slip].into_iter();
-        let theirs = [&other.intended, &other.actual, &other.slip].into_iter();
-        for (ours, theirs) in times.chain(&mut self.phases).zip(theirs.chain(&other.phases)) {
+        for ((_, ours), (_, theirs)) in self.times_mut().zip(other.times()) {
             ours.add(theirs);
         }
         for (ours, theirs) in self.codes.iter_mut().zip(&other.codes) {
@@ -254,19 +373,23 @@ impl Measures {
         for (ours, theirs) in self.errors.iter_mut().zip(&other.errors) {
             *ours += theirs;
         }
-        self.begun += other.begun;
-        self.acknowledged += other.acknowledged;
-        self.recipients += other.recipients;
-        self.octets += other.octets;
-        self.late += other.late;
-        self.dropped += other.dropped;
-        self.unfinished += other.unfinished;
-        self.connections += other.connections;
-        self.handshakes.0 += other.handshakes.0;
-        self.handshakes.1 += other.handshakes.1;
+        for (ours, theirs) in self.counts_mut().into_iter().zip(other.counts()) {
+            *ours += theirs;
+        }
         self.took = self.took.max(other.took);
-        self.cpu += other.cpu;
-        self.busiest = self.busiest.max(other.busiest);
+        self.cores.extend(&other.cores);
+        self.tls = self.tls.take().or_else(|| other.tls.clone());
+        self.greeting = self.greeting.take().or_else(|| other.greeting.clone());
+    }
+
+    /// CPU time of all cores.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.cores.iter().map(|core| core.cpu).sum()
+    }
+
+    /// The highest share of its time that a core was busy.
+    pub(crate) fn busiest(&self) -> f64 {
+        self.cores.iter().map(|core| core.share).fold(0.0, f64::max)
     }
 
     /// The phases that occurred, with their times.
@@ -318,7 +441,7 @@ mod tests {
             one.code(Phase::Mail, 250);
             one.error(Phase::Rcpt, Kind::Permanent);
             one.took = Duration::from_millis(ms);
-            one.busiest = ms as f64;
+            one.cores = vec![CoreUse { host: 0, core: 0, cpu: one.took, share: ms as f64 }];
             one.dropped = 1;
             all.add(&one);
         }
@@ -329,6 +452,30 @@ mod tests {
         assert_eq!(all.replies().collect::<Vec<_>>(), [("mail", 250, 2)]);
         assert_eq!(all.errors().collect::<Vec<_>>(), [("rcpt", "5xx", 2)]);
         assert_eq!((all.errors_count(), all.took.as_millis()), (4, 30));
-        assert!((all.busiest - 30.0).abs() < 1e-9);
+        assert!((all.busiest() - 30.0).abs() < 1e-9);
+        assert_eq!(all.cpu(), Duration::from_millis(40));
+    }
+
+    #[test]
+    fn what_is_reset_is_as_new() {
+        let mut one = Measures::new();
+        one.counts_mut().into_iter().for_each(|count| *count = 3);
+        one.times_mut().for_each(|(_, times)| times.record(Duration::from_secs(1)));
+        one.code(Phase::Mail, 250);
+        one.error(Phase::Rcpt, Kind::Permanent);
+        one.took = Duration::from_secs(1);
+        one.cores = vec![CoreUse { host: 0, core: 0, cpu: one.took, share: 1.0 }];
+        one.tls = Some("TLS".into());
+        one.greeted(&[b'x'; 2 * GREETING_BYTES_MAX]);
+        assert_eq!(one.greeting.as_ref().map(String::len), Some(GREETING_BYTES_MAX));
+        let (mut other, mut all) = (one.clone(), Measures::new());
+        other.add(&one);
+        assert!(other.counts().into_iter().all(|count| count == 6));
+        one.reset();
+        all.add(&one);
+        assert!(all.counts().into_iter().all(|count| count == 0));
+        assert!(all.times().all(|(_, times)| times.count() == 0));
+        assert_eq!((all.replies().count(), all.errors_count(), all.cores.len()), (0, 0, 0));
+        assert_eq!((all.took, all.tls, all.greeting), (Duration::ZERO, None, None));
     }
 }

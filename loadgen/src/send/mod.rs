@@ -4,18 +4,27 @@
 //! share is the plan and a flag that ends the run. Called by `main`.
 //!
 //! * [`plan`]: the command line. [`schedule`]: when messages are due. [`message`]: what they are.
+//! * [`fleet`]: the cores of a host. [`agent`]: runs on several hosts.
 //! * [`executor`]: one core. [`client`]: one connection, over [`stream`]. [`ledger`]: its 250s.
-//! * [`measure`]: counts and times. [`report`]: how they are shown. [`mod@search`]: goals.
+//! * [`measure`]: counts and times. [`exchange`]: how they leave a core. [`gather`]: all cores'.
+//! * [`live`] and [`raw`]: what is seen of them while it runs. [`report`]: what at the end.
+//!   [`mod@search`]: goals.
 //!
 //! Exit status: 0 measured and every threshold held; 1 an error occurred (unless a threshold bears
 //! errors), a threshold did not hold, or nothing could be measured; 2 a plan that is none.
 
+pub(crate) mod agent;
 mod client;
+mod exchange;
 mod executor;
+mod fleet;
+mod gather;
 mod ledger;
+mod live;
 mod measure;
 mod message;
 mod plan;
+mod raw;
 mod report;
 mod schedule;
 mod search;
@@ -23,34 +32,37 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fsmtp_rt::glommio::{GlommioRuntime, ShardHandle, ShardOptions, processors, start_shard};
-use fsmtp_rt::helpers::Helpers;
+use clap::ArgMatches;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::process::{Process, raise_open_files};
-use executor::{Batch, Shared};
+use crate::process::Process;
+use exchange::News;
+use executor::Batch;
+use fleet::{Fleet, Share};
+use gather::{Gatherer, Series};
 use ledger::Ledger;
+use live::Live;
 use measure::Measures;
 use message::Templates;
 use plan::Plan;
 pub(crate) use plan::{Options, duration, users};
+use raw::Raw;
+pub(crate) use report::json::LAYOUT;
 use report::{Outcome, Server};
 pub(crate) use schedule::Random;
 use search::{Search, Threshold};
 
-/// Descriptors of a core beside its connections.
-const CORE_DESCRIPTORS: usize = 32;
-
 /// Runs a plan, and says how it went.
-pub(crate) fn run(options: Options) -> ExitCode {
+pub(crate) fn run(options: Options, matches: Option<&ArgMatches>) -> ExitCode {
     let plan = match Plan::new(options) {
-        Ok(plan) => plan,
+        Ok(plan) => Plan { words: matches.map(plan::words).unwrap_or_default(), ..plan },
         Err(why) => {
             eprintln!("{why}");
             return ExitCode::from(2);
@@ -74,10 +86,13 @@ fn measured(plan: &Plan) -> Result<bool, String> {
     let ledger = options.ledger.as_deref().map(|path| Ledger::open(path, run, &templates));
     let ledger = ledger.transpose()?;
     let set = Set { templates, stop, run, ledger: ledger.as_ref().map(Ledger::sender) };
+    let live = Live::new(plan, &set.stop);
+    let mut raw = Raw::open(options.csv.as_deref(), options.hdr.as_deref())?;
     let (outcome, plan, found) = match &options.find_max {
-        None => (once(plan, &set)?, plan.clone(), None),
-        Some(goal) => search(plan, &set, goal)?,
+        None => (once(plan, &set, raw.as_mut(), &live)?, plan.clone(), None),
+        Some(goal) => search(plan, &set, goal, &live)?,
     };
+    drop(live);
     drop(set);
     ledger.map_or(Ok(()), Ledger::close)?;
     let mut lines = report::text(&plan, &outcome);
@@ -94,17 +109,25 @@ fn measured(plan: &Plan) -> Result<bool, String> {
         good &= holds;
     }
     println!("{}", lines.join("\n"));
-    if let Some(path) = &options.json {
-        let document = report::document(&plan, &outcome, found);
-        std::fs::write(path, format!("{document:#}\n"))
-            .map_err(|e| format!("{}: {e}", path.display()))?;
-    }
     let borne = options.threshold.iter().any(Threshold::bears_errors);
+    let errors = outcome.measures.errors_count() > 0 && !borne && options.find_max.is_none();
+    good &= !errors && outcome.failed.is_empty();
     if outcome.measures.acknowledged == 0 {
         eprintln!("no message was acknowledged");
-        return Ok(false);
+        good = false;
     }
-    Ok(good && (borne || options.find_max.is_some() || outcome.measures.errors_count() == 0))
+    if let Some(path) = &options.json {
+        let document = report::json::document(&plan, &outcome, found);
+        write(path, &format!("{document:#}\n"))?;
+    }
+    if let Some(path) = &options.html {
+        write(path, &report::html::page(&plan, &outcome, found, good))?;
+    }
+    Ok(good)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// What all rounds have in common.
@@ -139,6 +162,7 @@ fn search(
     plan: &Plan,
     set: &Set,
     goal: &Threshold,
+    live: &Live,
 ) -> Result<(Outcome, Plan, Option<f64>), String> {
     let (first, time) = plan.search();
     let mut search = Search::new(first);
@@ -146,7 +170,7 @@ fn search(
     let mut last = None;
     while let Some(rate) = search.next() {
         let round = plan.at_rate(rate, time)?;
-        let outcome = once(&round, set)?;
+        let outcome = once(&round, set, None, live)?;
         let interrupted = outcome.interrupted;
         // A rate that was not reached did not pass, however fast the few were.
         let m = &outcome.measures;
@@ -155,7 +179,7 @@ fn search(
             m.errors_count() > 0 && !plan.options.threshold.iter().any(Threshold::bears_errors);
         let all = plan.options.threshold.iter().chain([goal]);
         let passed = reached && !errors && all.clone().all(|t| outcome.holds(&round, t));
-        eprintln!("{rate:.0}/s: {}", if passed { "passed" } else { "missed" });
+        live.note(format!("{rate:.0}/s: {}", if passed { "passed" } else { "missed" }));
         if passed {
             best = Some((outcome, round));
         } else {
@@ -171,30 +195,25 @@ fn search(
     Ok((outcome, round, found))
 }
 
-/// One run of all cores.
-fn once(plan: &Plan, set: &Set) -> Result<Outcome, String> {
+/// One run of all cores, here or on other hosts.
+fn once(plan: &Plan, set: &Set, raw: Option<&mut Raw>, live: &Live) -> Result<Outcome, String> {
     let options = &plan.options;
-    let cores = options.cores;
-    raise_open_files(options.connections as usize + cores as usize * CORE_DESCRIPTORS)?;
-    let helpers = Helpers::new("loadgen-helper", 1).map_err(|e| e.to_string())?;
-    let shared = Shared {
-        plan: Arc::new(plan.clone()),
-        templates: Arc::clone(&set.templates),
-        stop: Arc::clone(&set.stop),
-        run: set.run,
-        ledger: set.ledger.clone(),
-    };
     let process = options.server_pid.map(Process::new);
     let before = process.as_ref().map(Process::cpu_of_threads).transpose()?;
-    let (sender, results) = mpsc::channel();
-    let shards: Vec<_> = (0..cores)
-        .map(|core| start(core, plan, &helpers, shared.clone(), sender.clone()))
-        .collect::<Result<_, _>>()?;
-    drop(sender);
-    let mut measures = Measures::new();
-    for result in results {
-        measures.add(&result?);
-    }
+    let (measures, series, failed) = if options.agents.is_empty() {
+        let mut fleet = Fleet::launch(plan, set, Share { first: 0, cores: options.cores })?;
+        let returns = std::mem::take(&mut fleet.returns);
+        let gatherer = Gatherer::new(options.interval, returns, raw, live);
+        let (measures, series, failed) = gathered(gatherer, &fleet.news, plan)?;
+        fleet.join()?;
+        // A core of our own that could not begin leaves nothing to report.
+        failed.into_iter().next().map_or(Ok(()), Err)?;
+        (measures, series, Vec::new())
+    } else {
+        let returns = (0..plan.cores_of_all()).map(|_| None).collect();
+        let gatherer = Gatherer::new(options.interval, returns, raw, live);
+        gathered(gatherer, &agent::control::launch(plan, set)?, plan)?
+    };
     let server = match (process, before) {
         (Some(process), Some(before)) => Some(Server {
             cpu: process.cpu_of_threads()?.saturating_sub(before),
@@ -203,10 +222,38 @@ fn once(plan: &Plan, set: &Set) -> Result<Outcome, String> {
         }),
         _ => None,
     };
-    for shard in shards {
-        shard.join().map_err(|e| e.to_string())?;
+    let interrupted = set.stop.load(Ordering::Relaxed);
+    Ok(Outcome { measures, server, interrupted, series, failed })
+}
+
+/// Adds up all that comes, until nothing more can; and says who has failed.
+fn gathered(
+    mut gatherer: Gatherer<'_>,
+    news: &mpsc::Receiver<News>,
+    plan: &Plan,
+) -> Result<(Measures, Series, Vec<String>), String> {
+    let mut failed = Vec::new();
+    for news in news {
+        match news {
+            News::Piece(piece) => gatherer.take(*piece),
+            News::Last(piece) => {
+                let source = piece.source;
+                gatherer.take(*piece);
+                gatherer.ended(source);
+            }
+            News::Failed { sources, why } => {
+                let host = sources.start / plan.options.cores;
+                let agent = plan.options.agents.get(host as usize);
+                failed.push(match agent {
+                    Some(agent) => format!("agent {agent}: {why}"),
+                    None => why,
+                });
+                sources.for_each(|source| gatherer.ended(source));
+            }
+        }
     }
-    Ok(Outcome { measures, server, interrupted: set.stop.load(Ordering::Relaxed) })
+    let (measures, series) = gatherer.finish()?;
+    Ok((measures, series, failed))
 }
 
 /// What this thread has spent.
@@ -214,33 +261,4 @@ pub(crate) fn thread_cpu() -> Duration {
     let spent = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(spent.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(spent.tv_nsec).unwrap_or(0))
-}
-
-fn start(
-    core: u32,
-    plan: &Plan,
-    helpers: &Helpers,
-    shared: Shared,
-    sender: mpsc::Sender<Result<Measures, String>>,
-) -> Result<ShardHandle, String> {
-    // The last processors first: a server beside us most likely has the first ones.
-    let cpu = plan.options.pin.then(processors);
-    let cpu = cpu.and_then(|all| all.iter().rev().nth(core as usize % all.len().max(1)).copied());
-    let options = ShardOptions {
-        name: format!("loadgen-{core}"),
-        cpu,
-        stall_after: None,
-        helpers: helpers.clone(),
-    };
-    let main = move |rt: GlommioRuntime| async move {
-        let (begun, before) = (Instant::now(), thread_cpu());
-        let mut result = executor::run(rt, core, shared).await;
-        if let Ok(measures) = &mut result {
-            measures.cpu = thread_cpu().saturating_sub(before);
-            measures.busiest = measures.cpu.as_secs_f64() / begun.elapsed().as_secs_f64().max(1e-9);
-        }
-        // Somebody waits for it.
-        let _ = sender.send(result);
-    };
-    start_shard(options, main).map_err(|e| e.to_string())
 }

@@ -4,11 +4,14 @@
 //! sent: exit status 2 by clap for a flag, a sentence for what does not go together. Mail goes to
 //! loopback only, unless the user names the host as his own.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args as _, Command};
 use fsmtp_proto::smtp::address::Mailbox;
 
 use super::schedule::{Arrivals, Curve, Segment};
@@ -17,6 +20,12 @@ use crate::tls;
 
 /// Connections in all; arbitrary, as many as three source addresses have ports.
 pub(crate) const CONNECTIONS_MAX: u32 = 200_000;
+
+/// The shortest interval of figures; arbitrary, some ten looks of a core at its clock.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Cores of all hosts: an id has two hexadecimal digits for them.
+pub(crate) const CORES_MAX: u32 = 256;
 
 /// How many sizes stand for a range of sizes.
 const RANGE_STEPS: usize = 32;
@@ -53,6 +62,22 @@ impl Sizes {
             let one = move |step| low + (high - low) * step / (steps - 1).max(1);
             (0..steps).map(move |step| (one(step), weight / steps as f64))
         })
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (low, high, weight)) in self.0.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { "," })?;
+            write!(f, "{low}")?;
+            if low < high {
+                write!(f, "..{high}")?;
+            }
+            if self.0.len() > 1 {
+                write!(f, "={weight}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -154,6 +179,45 @@ fn spike(text: &str) -> Result<(f64, Duration, Duration), String> {
     Ok((rate(peak)?, duration(at)?, duration(length)?))
 }
 
+/// Options that are about the host that leads, or that reach others in another way.
+const NOT_FOR_OTHERS: [&str; 15] = [
+    "agents",
+    "token-file",
+    "i-own-this-host",
+    "server-pid",
+    "auth",
+    "corpus",
+    "threshold",
+    "find-max",
+    "json",
+    "html",
+    "csv",
+    "hdr",
+    "ledger",
+    "no-tui",
+    "quiet",
+];
+
+/// The words of a command line that another host needs to do the same.
+pub(crate) fn words(matches: &ArgMatches) -> Vec<String> {
+    let command = Options::augment_args(Command::new("send"));
+    let mut words = Vec::new();
+    for argument in command.get_arguments() {
+        let (id, Some(long)) = (argument.get_id().as_str(), argument.get_long()) else { continue };
+        let said = matches.value_source(id) == Some(ValueSource::CommandLine);
+        if !said || NOT_FOR_OTHERS.contains(&long) {
+            continue;
+        }
+        if matches!(argument.get_action(), ArgAction::SetTrue) {
+            words.push(format!("--{long}"));
+            continue;
+        }
+        let values = matches.get_raw(id).into_iter().flatten();
+        words.extend(values.map(|value| format!("--{long}={}", value.to_string_lossy())));
+    }
+    words
+}
+
 /// The options of `send`.
 #[derive(clap::Args, Debug, Clone)]
 #[group(id = "send")] // two groups of the name of their type would be one
@@ -163,7 +227,14 @@ pub(crate) struct Options {
     pub(crate) target: String,
     /// Allows a target that is not loopback: its host, once more. Only hosts that are yours.
     #[arg(long, value_name = "HOST")]
-    i_own_this_host: Option<String>,
+    pub(crate) i_own_this_host: Option<String>,
+    /// Other hosts, where `loadgen agent` runs: each has --cores, and its part of all else.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', requires = "token_file",
+          conflicts_with_all = ["find_max", "ledger", "corpus"])]
+    pub(crate) agents: Vec<String>,
+    /// A file with the token, 16 octets or more, that we and the agents know.
+    #[arg(long, value_name = "FILE", requires = "agents")]
+    pub(crate) token_file: Option<PathBuf>,
     /// The server's process on this machine, whose CPU and memory are measured.
     #[arg(long, visible_alias = "pid")]
     pub(crate) server_pid: Option<u32>,
@@ -203,6 +274,9 @@ pub(crate) struct Options {
     /// Whether MAIL, RCPT and DATA leave together.
     #[arg(long, value_enum, default_value_t = Pipelining::Auto)]
     pub(crate) pipelining: Pipelining,
+    /// LMTP: a reply for each recipient behind the message (RFC 2033).
+    #[arg(long)]
+    pub(crate) lmtp: bool,
     /// BDAT instead of DATA.
     #[arg(long)]
     pub(crate) bdat: bool,
@@ -261,12 +335,48 @@ pub(crate) struct Options {
     /// Writes the figures as JSON; the layout stands in docs/loadgen.md.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Writes the figures as one page with plots.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Writes a row of figures for each interval.
+    #[arg(long, value_name = "FILE", conflicts_with = "find_max")]
+    pub(crate) csv: Option<PathBuf>,
+    /// Writes all latencies of each interval, losslessly, as an HdrHistogram log.
+    #[arg(long, value_name = "FILE", conflicts_with = "find_max")]
+    pub(crate) hdr: Option<PathBuf>,
+    /// How long the intervals are that have figures of their own.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub(crate) interval: Duration,
+    /// Lines in place of the view while it runs; so it is, too, where stderr is no terminal.
+    #[arg(long)]
+    pub(crate) no_tui: bool,
+    /// Nothing is shown while it runs.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
     /// Writes the id, the checksum and the octets of each message that got its 250.
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
     /// Where everything random comes from.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+}
+
+impl Options {
+    /// Whether it says anything about files or processes of the host that it runs on.
+    pub(crate) fn is_of_this_host(&self) -> bool {
+        let paths = [
+            &self.token_file,
+            &self.auth,
+            &self.corpus,
+            &self.json,
+            &self.html,
+            &self.csv,
+            &self.hdr,
+            &self.ledger,
+        ];
+        let leads = !self.agents.is_empty() || self.find_max.is_some();
+        paths.iter().any(|path| path.is_some()) || self.server_pid.is_some() || leads
+    }
 }
 
 /// How much is sent.
@@ -285,6 +395,21 @@ pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
     pub(crate) amount: Amount,
     pub(crate) users: Vec<(String, Vec<u8>)>,
+    /// The words of the command line that other hosts need.
+    pub(crate) words: Vec<String>,
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed { messages, time } => {
+                f.write_str("closed loop")?;
+                messages.map_or(Ok(()), |n| write!(f, ", {n} messages"))?;
+                time.map_or(Ok(()), |time| write!(f, ", {} s", time.as_secs_f64()))
+            }
+            Self::Open(curve) => write!(f, "open loop, {curve}"),
+        }
+    }
 }
 
 impl Plan {
@@ -297,7 +422,11 @@ impl Plan {
         if !(1..=CONNECTIONS_MAX).contains(&options.connections) {
             return Err(format!("--connections is 1 to {CONNECTIONS_MAX}"));
         }
-        if options.connections < options.cores {
+        let cores = options.cores.saturating_mul(options.agents.len().max(1) as u32);
+        if cores > CORES_MAX {
+            return Err(format!("{CORES_MAX} cores in all are the most"));
+        }
+        if options.connections < cores {
             return Err("each core needs a connection: fewer --cores or more --connections".into());
         }
         if !(0.0..=1.0).contains(&options.resume) {
@@ -309,8 +438,16 @@ impl Plan {
         if options.sources > 1 && target.ip() != IpAddr::V4(Ipv4Addr::LOCALHOST) {
             return Err("--sources is for a target at 127.0.0.1".into());
         }
+        if options.interval < INTERVAL_MIN {
+            return Err(format!("--interval is {} ms or more", INTERVAL_MIN.as_millis()));
+        }
         check_addresses(&options)?;
-        Ok(Self { options, target, amount, users })
+        Ok(Self { options, target, amount, users, words: Vec::new() })
+    }
+
+    /// Cores on all hosts.
+    pub(crate) fn cores_of_all(&self) -> u32 {
+        self.options.cores * self.options.agents.len().max(1) as u32
     }
 
     /// The same plan at another rate, for the search.
@@ -397,7 +534,7 @@ fn check_addresses(options: &Options) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use clap::{CommandFactory as _, Parser};
 
     #[derive(Parser, Debug)]
     struct Line {
@@ -449,13 +586,49 @@ mod tests {
             "--threshold p99",
             "--recipients 0",
             "--connectoins 5",
+            "--interval 99ms",
+            "--agents h:1",
+            "--agents h:1,h:2 --cores 129 --connections 999 --token-file t",
+            "--agents h:1,h:2 --cores 2 --connections 3 --token-file t",
+            "--agents h:1 --token-file t --ledger x",
+            "--find-max p99<1s --csv a",
+            "--find-max p99<1s --hdr a",
         ] {
             assert!(plan(flags).is_err(), "{flags}");
         }
         assert!(plan("--connectoins 5").unwrap_err().contains("--connections"));
-        for flags in ["", "--size 1k..64k", "--size 4k=9,1m=1", "--from=", "--rcpt u{}@a.test"] {
+        for flags in [
+            "",
+            "--interval 100ms",
+            "--size 1k..64k",
+            "--size 4k=9,1m=1",
+            "--from=",
+            "--rcpt u{}@a.test",
+        ] {
             assert!(plan(flags).is_ok(), "{flags}: {:?}", plan(flags).err());
         }
+    }
+
+    #[test]
+    fn another_host_gets_the_words_that_make_the_same_plan() {
+        let flags = "--target=localhost:25 --rate=50/s --duration 2s --cores 3 --pin --size 1k..9k \
+                     --domains a.test=1,b.test=2 --tls starttls --from= --timeout 5s -q \
+                     --threshold p99<1s --csv x --json y --i-own-this-host z --auth no";
+        let words = || ["send"].into_iter().chain(flags.split_whitespace());
+        let matches = Line::command().get_matches_from(words());
+        let told = super::words(&matches);
+        let again = Line::try_parse_from(["send".to_owned()].into_iter().chain(told.clone()));
+        let (again, first) =
+            (again.unwrap().options, Line::try_parse_from(words()).unwrap().options);
+        for part in ["csv", "json", "threshold", "auth", "quiet", "own-this"] {
+            assert!(!told.iter().any(|word| word.contains(part)), "{told:?}");
+        }
+        assert!(first.is_of_this_host() && !again.is_of_this_host());
+        let facts = |mut options: Options| {
+            options.auth = None;
+            super::super::report::facts::plan(&Plan::new(options).unwrap())
+        };
+        assert_eq!(facts(first), facts(again));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! walked in exponential steps instead of whole ones. Used by the open loop; a plan has at most
 //! [`SEGMENTS_MAX`] pieces and [`TOTAL_MAX`] messages.
 
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -101,6 +102,25 @@ impl Curve {
     }
 }
 
+/// Pieces that are told one by one; the others only how many they are.
+const TOLD_MAX: usize = 8;
+
+impl fmt::Display for Curve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let piece = |Segment { from, to, seconds }: &Segment| {
+            let short = |value: &f64| format!("{value:.2}").trim_end_matches(".00").to_owned();
+            let rate = if from == to { short(from) } else { short(from) + ".." + &short(to) };
+            format!("{rate}/s for {} s", short(seconds))
+        };
+        let told: Vec<_> = self.0.iter().take(TOLD_MAX).map(piece).collect();
+        f.write_str(&told.join(", "))?;
+        match self.0.len().saturating_sub(TOLD_MAX) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more, {:.0} messages in all", self.total()),
+        }
+    }
+}
+
 /// How the messages lie on the curve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Arrivals {
@@ -156,10 +176,19 @@ impl Schedule {
         Self { curve, arrivals, core, cores, taken_count: 0, position: 0.0, random }
     }
 
-    /// How many of this core's messages are due at `now` and were not taken.
+    /// How many of this core's messages are due by `now`.
+    pub(crate) fn due(&self, now: Duration) -> u64 {
+        (self.curve.due_by(now.as_secs_f64()) / f64::from(self.cores)) as u64
+    }
+
+    /// How many were taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken_count
+    }
+
+    /// How many that are due were not taken.
     pub(crate) fn waiting(&self, now: Duration) -> u64 {
-        let due = self.curve.due_by(now.as_secs_f64()) / f64::from(self.cores);
-        (due as u64).saturating_sub(self.taken_count)
+        self.due(now).saturating_sub(self.taken_count)
     }
 }
 
@@ -258,6 +287,14 @@ mod tests {
         assert_eq!(schedule.by_ref().take(50).count(), 50);
         assert_eq!(schedule.waiting(Duration::from_secs(1)), 0);
         assert_eq!(schedule.waiting(Duration::from_secs(99)), 450);
+    }
+
+    #[test]
+    fn a_curve_is_told_in_words_and_a_long_one_in_few() {
+        let told = curve(&[(100.0, 1_000.0 / 3.0, 2.5), (5.0, 5.0, 1.0)]).to_string();
+        assert_eq!(told, "100..333.33/s for 2.50 s, 5/s for 1 s");
+        let long = curve(&[(10.0, 10.0, 1.0); 100]).to_string();
+        assert!(long.ends_with("10/s for 1 s, and 92 more, 1000 messages in all"), "{long}");
     }
 
     #[test]

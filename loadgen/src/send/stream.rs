@@ -61,6 +61,17 @@ impl<R: Dial> Stream<R> {
         Ok(kind == Some(HandshakeKind::Resumed))
     }
 
+    /// How it is encrypted: version, suite, key exchange.
+    pub(crate) fn security(&self) -> Option<String> {
+        let session = &self.tls.as_ref()?.session;
+        let version = session.protocol_version()?.as_str()?;
+        let suite = session.negotiated_cipher_suite()?.suite();
+        let suite = suite.as_str()?;
+        let group = session.negotiated_key_exchange_group();
+        let group = group.and_then(|group| group.name().as_str()).unwrap_or("resumed");
+        Some(format!("{version} {suite} {group}"))
+    }
+
     /// Gives rustls what has arrived, and takes what that decrypts to.
     fn feed(&mut self) -> Result<(), IoError> {
         let peer = self.conn.peer();

@@ -26,6 +26,8 @@ enum Habit {
     None,
     /// Says nothing for a second, two seconds after the world's first.
     Stall,
+    /// Closes the connection without a word.
+    Leaves,
     /// Is no mail server.
     Greets(&'static str),
     /// Answers commands that begin with this letter so.
@@ -42,6 +44,9 @@ const STALL_BEGINS: Instant = Instant::from_ns(3_000_000_000);
 const STALL_ENDS: Instant = Instant::from_ns(4_000_000_000);
 
 async fn serve(rt: SimRuntime, mut conn: SimConn, habit: Habit) {
+    if habit == Habit::Leaves {
+        return conn.close(Instant::FAR).await;
+    }
     let greeting = if let Habit::Greets(text) = habit { text } else { "220 x ESMTP\r\n" };
     let mut say = greeting.as_bytes().to_vec();
     let mut in_data = false;
@@ -108,9 +113,10 @@ fn run(flags: &str, habit: Option<Habit>) -> Measures {
         plan: Arc::new(plan),
         stop: Arc::new(AtomicBool::new(false)),
         run: 7,
+        cores: 1,
         ledger: None,
     };
-    world.block_on(&client, executor::run(client.clone(), 0, shared)).unwrap()
+    world.block_on(&client, executor::run(client.clone(), 0, shared, None)).unwrap().measures
 }
 
 fn errors(measures: &Measures) -> Vec<(&'static str, &'static str, u64)> {
@@ -146,17 +152,28 @@ fn what_waits_for_a_free_connection_is_bounded() {
 
 #[test]
 fn each_error_has_its_kind_and_none_is_a_success() {
+    let long = "2".repeat(20_000).leak();
     for (habit, phase, kind) in [
         (Habit::Greets("SSH-2.0-x\r\n"), "banner", "not_smtp"),
         (Habit::Greets("250 hello\r\n"), "banner", "not_smtp"),
+        (Habit::Greets("HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n"), "banner", "not_smtp"),
+        (Habit::Greets("\0\u{fffd}\u{1b}[2J\r\n"), "banner", "not_smtp"),
+        (Habit::Greets(long), "banner", "not_smtp"),
+        (Habit::Greets("220-never ends\r\n"), "banner", "timed_out"),
+        (Habit::Greets(""), "banner", "timed_out"),
+        (Habit::Leaves, "banner", "dropped"),
         (Habit::Greets("554 go away\r\n"), "banner", "5xx"),
+        (Habit::Says(b'M', "999 no reply\r\n"), "mail", "bad_reply"),
+        (Habit::Says(b'M', "250-a\r\n251 b\r\n"), "mail", "bad_reply"),
         (Habit::Says(b'M', "no reply\r\n"), "mail", "bad_reply"),
         (Habit::Says(b'M', "451 later\r\n"), "mail", "4xx"),
         (Habit::Says(b'R', "550 nobody\r\n"), "rcpt", "5xx"),
         (Habit::Says(b'D', "250 what?\r\n"), "data", "bad_reply"),
         (Habit::Says(b'.', "452 full\r\n"), "message", "4xx"),
         (Habit::Says(b'.', "421 going down\r\n"), "message", "4xx"),
+        (Habit::Closes(b'E'), "ehlo", "dropped"),
         (Habit::Closes(b'D'), "data", "dropped"),
+        (Habit::Closes(b'.'), "message", "dropped"),
         (Habit::Resets(b'R'), "rcpt", "reset"),
         (Habit::Silent(b'.'), "message", "timed_out"),
         (Habit::Silent(b'E'), "ehlo", "timed_out"),
@@ -168,6 +185,32 @@ fn each_error_has_its_kind_and_none_is_a_success() {
     }
     let seen = run("--messages 2 --connections 1", None);
     assert_eq!((errors(&seen), seen.acknowledged), (vec![("connect", "refused", 2)], 0));
+}
+
+#[test]
+fn lmtp_has_a_verdict_for_each_recipient() {
+    let flags = "--lmtp --recipients 2 --messages 3 --connections 1";
+    let some = run(flags, Some(Habit::Says(b'.', "250 a\r\n452 b\r\n")));
+    assert_eq!((some.acknowledged, some.recipients), (3, 3));
+    assert_eq!(errors(&some), [("message", "4xx", 3)]);
+    let none = run(flags, Some(Habit::Says(b'.', "550 a\r\n452 b\r\n")));
+    assert_eq!((none.acknowledged, none.recipients), (0, 0));
+    assert_eq!(errors(&none), [("message", "4xx", 3), ("message", "5xx", 3)]);
+}
+
+#[test]
+fn encryption_that_is_not_there_or_fails_has_its_kind() {
+    let talks = "220 this is no handshake\r\n";
+    for (mode, habit, phase, kind) in [
+        ("implicit", Habit::Greets(talks), "tls", "tls"),
+        ("implicit", Habit::Greets(""), "tls", "timed_out"),
+        ("starttls", Habit::None, "tls", "not_offered"),
+    ] {
+        let flags = format!("--messages 2 --connections 1 --timeout 2s --tls {mode}");
+        let seen = run(&flags, Some(habit));
+        assert_eq!(errors(&seen), [(phase, kind, 2)], "{mode} {habit:?}");
+        assert_eq!(seen.acknowledged, 0);
+    }
 }
 
 #[test]

@@ -1,23 +1,28 @@
-//! The figures as lines of text and as JSON.
+//! The figures of a run: as lines of text here, as JSON in [`json`], as a page in [`html`] with
+//! its plots in [`plot`].
 //!
-//! Both come from one [`Outcome`]. When the generator was the bottleneck, latencies are left out
-//! and the reason stands in their place: they would tell of the generator, not of the server. The
-//! JSON layout is described in docs/loadgen.md and has a version, [`LAYOUT`].
+//! All come from one [`Outcome`]. When the generator was the bottleneck, latencies are left out
+//! and the reason stands in their place: they would tell of the generator, not of the server.
+//! [`facts`] is what one must know to compare: the plan in words, and the machine.
+
+pub(crate) mod facts;
+pub(crate) mod html;
+#[cfg(test)]
+mod html_tests;
+pub(crate) mod json;
+mod plot;
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
-
+use super::gather::Series;
 use super::measure::{Measures, Times};
 use super::plan::{Amount, Plan};
 use super::search::{Figures, LatencyAt, Threshold};
 
-/// The version of the JSON layout; a field that changes its meaning raises it.
-pub(crate) const LAYOUT: u32 = 1;
 /// Above this share of a core's time the generator is the bottleneck.
 pub(crate) const BUSY_MAX: f64 = 0.9;
 /// The quantiles that are shown.
-const QUANTILES: [(&str, f64); 6] =
+pub(crate) const QUANTILES: [(&str, f64); 6] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("p9999", 0.9999), ("max", 1.0)];
 
 /// What the server's process spent and holds.
@@ -35,6 +40,9 @@ pub(crate) struct Outcome {
     pub(crate) server: Option<Server>,
     /// Ended by a signal.
     pub(crate) interrupted: bool,
+    pub(crate) series: Series,
+    /// Other hosts that have failed, and why.
+    pub(crate) failed: Vec<String>,
 }
 
 impl Outcome {
@@ -44,7 +52,7 @@ impl Outcome {
 
     /// Why latencies say nothing about the server.
     pub(crate) fn bottleneck(&self, plan: &Plan) -> Option<String> {
-        let busiest = self.measures.busiest;
+        let busiest = self.measures.busiest();
         if busiest > BUSY_MAX {
             return Some(format!(
                 "a core of the generator was busy for {:.0} % of the time: use more --cores, or \
@@ -64,7 +72,7 @@ impl Outcome {
     }
 
     /// The latencies that thresholds are about: from the intended time where there was one.
-    fn latency(&self) -> &Times {
+    pub(crate) fn latency(&self) -> &Times {
         let intended = &self.measures.intended;
         if intended.count() > 0 { intended } else { &self.measures.actual }
     }
@@ -78,8 +86,20 @@ impl Outcome {
     }
 }
 
-fn micros(time: Duration) -> f64 {
+pub(crate) fn micros(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1e3
+}
+
+/// A time for people: three digits and a unit.
+pub(crate) fn spoken(time: Duration) -> String {
+    let us = micros(time);
+    let (value, unit) = match us {
+        ..1e3 => (us, "us"),
+        ..1e6 => (us / 1e3, "ms"),
+        _ => (us / 1e6, "s"),
+    };
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$} {unit}")
 }
 
 /// The lines `name value unit`.
@@ -128,86 +148,16 @@ pub(crate) fn text(plan: &Plan, outcome: &Outcome) -> Vec<String> {
         }
     }
     let each = |time: Duration| micros(time) / m.acknowledged.max(1) as f64;
-    lines.push(format!("own_cpu {:.2} us/message", each(m.cpu)));
-    lines.push(format!("own_busiest_core {:.1} %", m.busiest * 100.0));
+    lines.push(format!("own_cpu {:.2} us/message", each(m.cpu())));
+    lines.push(format!("own_busiest_core {:.1} %", m.busiest() * 100.0));
     if let Some(server) = outcome.server {
         lines.push(format!("server_cpu {:.1} us/message", each(server.cpu)));
         lines.push(format!("server_rss {} bytes", server.rss));
         lines.push(format!("server_rss_peak {} bytes", server.rss_peak));
     }
+    lines.extend(outcome.failed.iter().map(|why| format!("failed {why}")));
     if outcome.interrupted {
         lines.push("interrupted 1 signal".into());
     }
     lines
-}
-
-fn times(times: &Times) -> Value {
-    let mut map = Map::new();
-    map.insert("count".into(), times.count().into());
-    if times.count() > 0 {
-        map.insert("mean_us".into(), json!(micros(times.mean())));
-        for (name, at) in QUANTILES {
-            map.insert(format!("{name}_us"), json!(micros(times.at(at))));
-        }
-    }
-    Value::Object(map)
-}
-
-/// The same as one document.
-pub(crate) fn document(plan: &Plan, outcome: &Outcome, found: Option<f64>) -> Value {
-    let m = &outcome.measures;
-    let options = &plan.options;
-    let refused = outcome.bottleneck(plan);
-    let latencies = refused.is_none().then(|| {
-        let phases = m.phases().map(|(name, t)| (name.to_owned(), times(t)));
-        json!({
-            "intended": times(&m.intended),
-            "actual": times(&m.actual),
-            "slip": times(&m.slip),
-            "phases": phases.collect::<Map<_, _>>(),
-        })
-    });
-    let errors = m
-        .errors()
-        .map(|(phase, kind, count)| json!({ "phase": phase, "kind": kind, "count": count }));
-    let replies = m
-        .replies()
-        .map(|(phase, code, count)| json!({ "phase": phase, "code": code, "count": count }));
-    let held = options.threshold.iter().map(|threshold| {
-        json!({ "condition": threshold.to_string(), "holds": outcome.holds(plan, threshold) })
-    });
-    json!({
-        "layout": LAYOUT,
-        "target": plan.target.to_string(),
-        "loop": if matches!(plan.amount, Amount::Open(_)) { "open" } else { "closed" },
-        "cores": options.cores,
-        "connections": options.connections,
-        "messages": {
-            "begun": m.begun,
-            "acknowledged": m.acknowledged,
-            "recipients": m.recipients,
-            "octets": m.octets,
-            "late": m.late,
-            "dropped": m.dropped,
-            "unfinished": m.unfinished,
-        },
-        "connections_opened": m.connections,
-        "handshakes": { "full": m.handshakes.0, "resumed": m.handshakes.1 },
-        "seconds": m.took.as_secs_f64(),
-        "rate": outcome.rate(),
-        "errors_count": m.errors_count(),
-        "errors": errors.collect::<Vec<_>>(),
-        "replies": replies.collect::<Vec<_>>(),
-        "latencies_refused": refused,
-        "latencies": latencies,
-        "own": { "cpu_us": micros(m.cpu), "busiest_core": m.busiest },
-        "server": outcome.server.map(|server| json!({
-            "cpu_us": micros(server.cpu),
-            "rss_bytes": server.rss,
-            "rss_peak_bytes": server.rss_peak,
-        })),
-        "interrupted": outcome.interrupted,
-        "thresholds": held.collect::<Vec<_>>(),
-        "max_rate": found,
-    })
 }
