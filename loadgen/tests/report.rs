@@ -32,7 +32,8 @@ fn the_document_of_a_run_follows_the_schema_and_the_rows_add_up() {
     let schema: Value = serde_json::from_str(SCHEMA).unwrap();
     assert_eq!(schema::check(&schema, &document), [""; 0]);
     let rows = document["series"].as_array().unwrap();
-    assert!((4..=6).contains(&rows.len()), "{rows:?}");
+    // A machine that stalls has fewer and longer ones.
+    assert!((2..=8).contains(&rows.len()), "{rows:?}");
     let messages = &document["messages"];
     assert_eq!((&messages["due"], &messages["begun"]), (&json!(200), &json!(200)));
     for name in ["due", "begun", "acknowledged"] {
