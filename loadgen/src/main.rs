@@ -26,6 +26,7 @@ mod process;
 mod proof;
 mod send;
 mod sink;
+mod stream;
 mod tls;
 mod tree;
 mod verify;

@@ -1,21 +1,21 @@
 //! How a connection to the server is encrypted, and with what key exchange.
 //!
-//! Used by every kind of load that can be encrypted. Handshakes are full ones, nothing is
-//! remembered from one connection to the next, except where `send --resume` asks for it. The
-//! server's certificate is not looked at, since a server that is measured has any: never a model
-//! for a client of real mail.
+//! Used by every kind of load that can be encrypted, and by the sink from the other side.
+//! Handshakes are full ones, nothing is remembered from one connection to the next, except where
+//! `send --resume` asks for it. The server's certificate is not looked at, since a server that is
+//! measured has any: never a model for a client of real mail.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, StreamOwned};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::{Connection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme};
 
 use crate::client::{Client, Wire, connect};
 
@@ -94,6 +94,37 @@ impl Options {
         config.resumption = Resumption::disabled();
         Ok(config)
     }
+}
+
+/// A session of this config that has not begun, with a server of this address.
+pub(crate) fn client_session(config: &Arc<ClientConfig>, server: IpAddr) -> Option<Connection> {
+    let session = ClientConnection::new(Arc::clone(config), ServerName::from(server));
+    session.ok().map(Connection::from)
+}
+
+/// What a server needs that anybody may trust: a certificate of its own making.
+///
+/// # Errors
+/// When the library cannot be set up.
+pub(crate) fn server_config() -> Result<Arc<ServerConfig>, String> {
+    let made = rcgen::generate_simple_self_signed(["sink.loadgen.test".to_owned()])
+        .map_err(|e| format!("TLS: {e}"))?;
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let mut provider = ring::default_provider();
+    provider.kx_groups.insert(0, aws_lc_rs::kx_group::X25519MLKEM768);
+    ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .and_then(|config| {
+            let chain = vec![made.cert.der().clone()];
+            config.with_no_client_auth().with_single_cert(chain, key.into())
+        })
+        .map(Arc::new)
+        .map_err(|e| format!("TLS: {e}"))
+}
+
+/// A session of this config that has not begun.
+pub(crate) fn server_session(config: &Arc<ServerConfig>) -> Option<Connection> {
+    ServerConnection::new(Arc::clone(config)).ok().map(Connection::from)
 }
 
 /// Opens connections, all in the same way.

@@ -32,7 +32,8 @@ fn the_document_of_a_run_follows_the_schema_and_the_rows_add_up() {
     let schema: Value = serde_json::from_str(SCHEMA).unwrap();
     assert_eq!(schema::check(&schema, &document), [""; 0]);
     let rows = document["series"].as_array().unwrap();
-    assert!((4..=6).contains(&rows.len()), "{rows:?}");
+    // A machine that stalls has fewer and longer ones.
+    assert!((2..=8).contains(&rows.len()), "{rows:?}");
     let messages = &document["messages"];
     assert_eq!((&messages["due"], &messages["begun"]), (&json!(200), &json!(200)));
     for name in ["due", "begun", "acknowledged"] {
@@ -137,4 +138,32 @@ fn runs_are_compared_with_runs_and_other_plans_are_not() {
     let borne = ["--tolerance", "20", "--a", &a[0], &a[1], &a[2], "--b", &b[0], &b[1], &b[2]];
     assert_eq!(loadgen(&[&["compare"], &borne[..]].concat()).status.code(), Some(0));
     assert_eq!(loadgen(&["compare", "--a", &a[0]]).status.code(), Some(2));
+}
+
+#[test]
+fn a_sink_takes_mail_under_tls_and_the_document_says_which() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("a.json").to_str().unwrap().to_owned();
+    for mode in ["starttls", "implicit"] {
+        let sink = Sink::start(&["--tls", mode]);
+        let flags = ["--messages", "30", "--connections", "3", "-q", "--json", &json];
+        let more = ["--tls", mode, "--messages-per-connection", "5", "--size", "1k..40k"];
+        let send = ["send", "--target", &sink.address];
+        for (resume, group) in [("0", "x25519"), ("1", "x25519mlkem768")] {
+            let last = ["--resume", resume, "--group", group];
+            let output = loadgen(&[&send[..], &flags, &more, &last].concat());
+            assert!(output.status.success(), "{mode}: {}", text(&output));
+            let resumed = figure(&text(&output), "handshakes_resumed");
+            assert_eq!(resumed > 0, resume == "1", "{mode}: {}", text(&output));
+            let document: Value =
+                serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+            let tls = document["tls"].as_str().unwrap();
+            assert!(tls.starts_with("TLSv1_3 TLS13_") && tls.contains("X25519"), "{tls}");
+        }
+        let clear = loadgen(&[&send[..], &["--messages", "1", "-q", "--timeout", "2s"]].concat());
+        assert_eq!(clear.status.success(), mode == "starttls", "{mode}: {}", text(&clear));
+        let seen = sink.end();
+        assert_eq!(figure(&seen, "messages"), 60 + u64::from(mode == "starttls"), "{seen}");
+        assert!(figure(&seen, "handshakes") >= 12, "{seen}");
+    }
 }

@@ -19,7 +19,7 @@ use super::executor::Core;
 use super::measure::{Kind, Phase};
 use super::message::write_id;
 use super::plan::{Between, Pipelining};
-use super::stream::Stream;
+use crate::stream::Stream;
 use crate::tls;
 
 /// What one send carries of a message, so that buffers stay in the runtime's pool.
@@ -205,7 +205,9 @@ impl<R: Dial> Link<R> {
     async fn handshake(&mut self, core: &Core<R>) -> Result<(), Fault> {
         let config = core.tls_config().ok_or(Fault::Broken(Phase::Tls, Kind::Local))?;
         let deadline = core.rt.now() + core.plan.options.timeout;
-        let made = self.stream.start_tls(&config, deadline).await;
+        let session = tls::client_session(&config, self.stream.peer().ip());
+        let session = session.ok_or(Fault::Broken(Phase::Tls, Kind::Local))?;
+        let made = self.stream.start_tls(session, deadline).await;
         let resumed = made.map_err(|error| broken(Phase::Tls, &error))?;
         let now = core.rt.now_exact();
         core.measures(|m| {

@@ -5,7 +5,7 @@
 //!
 //! * [`plan`]: the command line. [`schedule`]: when messages are due. [`message`]: what they are.
 //! * [`fleet`]: the cores of a host. [`agent`]: runs on several hosts.
-//! * [`executor`]: one core. [`client`]: one connection, over [`stream`]. [`ledger`]: its 250s.
+//! * [`executor`]: one core. [`client`]: one connection. [`ledger`]: its 250s.
 //! * [`measure`]: counts and times. [`exchange`]: how they leave a core. [`gather`]: all cores'.
 //! * [`live`] and [`raw`]: what is seen of them while it runs. [`report`]: what at the end.
 //!   [`mod@search`]: goals.
@@ -28,7 +28,6 @@ mod raw;
 mod report;
 mod schedule;
 mod search;
-mod stream;
 #[cfg(test)]
 mod tests;
 

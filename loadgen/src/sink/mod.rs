@@ -27,6 +27,7 @@ use fsmtp_rt::helpers::Helpers;
 
 use crate::process::raise_open_files;
 use crate::send::{duration, stop_flag, thread_cpu};
+use crate::tls;
 use ledger::Ledger;
 use rules::{Rule, Rules, Span};
 use session::{Counts, Shared};
@@ -51,6 +52,9 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=200_000))]
     connections: u32,
+    /// How connections are encrypted, with a certificate that it makes itself.
+    #[arg(long, value_enum, default_value_t = tls::Mode::None)]
+    tls: tls::Mode,
     /// For recipients in DOMAIN, or * for all: 'DOMAIN: 451=5%, 550=1%, delay=10ms..50ms, drop=1%,
     /// greylist'.
     #[arg(long)]
@@ -127,6 +131,10 @@ fn serve(options: Options, rules: Rules) -> Result<Counts, String> {
         open_count: Arc::default(),
         messages_count: Arc::default(),
         ledger: ledger.as_ref().map(Ledger::sender),
+        tls: match options.tls {
+            tls::Mode::None => None,
+            _ => Some(tls::server_config()?),
+        },
     };
     let (results_in, results) = mpsc::channel();
     let mut address = options.listen;
@@ -192,6 +200,9 @@ fn figures(counts: &Counts) -> Vec<String> {
         format!("without_id {} messages", counts.unnamed),
         format!("drops {} connections", counts.drops),
     ];
+    if counts.handshakes > 0 {
+        lines.push(format!("handshakes {} made", counts.handshakes));
+    }
     let refusals = counts.refusals.iter();
     lines.extend(refusals.map(|(code, count)| format!("refusal {code} {count}")));
     let each = counts.cpu.as_secs_f64() * 1e6 / counts.messages.max(1) as f64;

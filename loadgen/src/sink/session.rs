@@ -14,16 +14,21 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use fsmtp_proto::access::{Access, Tls, TlsMode};
 use fsmtp_proto::smtp::reply::{Refusal, refuse_connection};
 use fsmtp_proto::smtp::server::{Answer, Ask, Limits, Peer, Session, Settings, Then};
 use fsmtp_proto::wire::outbox::Outbox;
-use fsmtp_rt::{Class, Conn, Instant, IoError, IoKind, Listener, Runtime};
+use fsmtp_rt::{Class, Instant, IoError, IoKind, Listener, Runtime};
+
+use rustls::ServerConfig;
 
 use super::Options;
 use super::ledger::BATCH_BYTES;
 use super::rules::{Rules, Verdict, hash};
 use crate::proof::Reader;
 use crate::send::Random;
+use crate::stream::Stream;
+use crate::tls;
 
 /// How often a core looks whether it is over.
 const LOOK: Duration = Duration::from_millis(10);
@@ -31,6 +36,9 @@ const LOOK: Duration = Duration::from_millis(10);
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a client that we leave may take to hear it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a client may take for its handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What every core is given.
 #[derive(Clone, Debug)]
@@ -42,6 +50,8 @@ pub(super) struct Shared {
     pub(super) open_count: Arc<AtomicU32>,
     pub(super) messages_count: Arc<AtomicU64>,
     pub(super) ledger: Option<SyncSender<Vec<u8>>>,
+    /// None: it does not know TLS.
+    pub(super) tls: Option<Arc<ServerConfig>>,
 }
 
 /// What a core has seen.
@@ -54,6 +64,7 @@ pub(super) struct Counts {
     pub(super) discarded: u64,
     pub(super) unnamed: u64,
     pub(super) drops: u64,
+    pub(super) handshakes: u64,
     /// Replies that refuse, by code.
     pub(super) refusals: BTreeMap<u16, u64>,
     pub(super) cpu: Duration,
@@ -68,6 +79,7 @@ impl Counts {
         self.discarded += other.discarded;
         self.unnamed += other.unnamed;
         self.drops += other.drops;
+        self.handshakes += other.handshakes;
         self.cpu += other.cpu;
         for (code, count) in &other.refusals {
             *self.refusals.entry(*code).or_default() += count;
@@ -107,6 +119,13 @@ pub(super) async fn run<R: Runtime>(
 ) -> Result<Counts, String> {
     let limits = Limits { message_bytes_max: shared.options.size_max, ..Limits::default() };
     let settings = Settings::new("sink.loadgen.test", limits).map_err(|e| e.to_string())?;
+    let mode = match shared.options.tls {
+        tls::Mode::None => TlsMode::None,
+        tls::Mode::Starttls => TlsMode::StartTls,
+        tls::Mode::Implicit => TlsMode::Implicit,
+    };
+    let access = Access { tls: mode, ..Access::default() };
+    let settings = settings.with_access(access).map_err(|e| e.to_string())?;
     let seed = shared.options.seed.rotate_left(32) ^ u64::from(number);
     let until = shared.options.duration.map_or(Instant::FAR, |time| rt.now() + time);
     let core = Rc::new(Core {
@@ -185,7 +204,8 @@ impl<R: Runtime> Core<R> {
     }
 
     /// One connection, if there is room for it.
-    async fn visit(&self, mut conn: R::Conn) {
+    async fn visit(&self, conn: R::Conn) {
+        let mut conn = Stream::new(self.rt.clone(), conn);
         let open_count = &self.shared.open_count;
         self.open_count.set(self.open_count.get() + 1);
         if open_count.fetch_add(1, Ordering::Relaxed) < self.shared.options.connections {
@@ -202,12 +222,19 @@ impl<R: Runtime> Core<R> {
         self.open_count.set(self.open_count.get() - 1);
     }
 
-    async fn serve(&self, conn: &mut R::Conn) -> Result<(), IoError> {
+    async fn serve(&self, conn: &mut Stream<R>) -> Result<(), IoError> {
         let rt = &self.rt;
         let mut out = Outbox::new(rt.buffer());
         let peer = Peer { ip: conn.peer().ip().to_canonical(), host: None };
         let settings = Rc::clone(&self.settings);
+        let implicit = settings.access().tls == TlsMode::Implicit;
+        if implicit {
+            self.encrypt(conn).await?;
+        }
         let mut session = Session::new(settings, peer, rt.now(), rt.unix(), &mut out);
+        if implicit {
+            session.secured(rt.now(), Tls::default());
+        }
         let mut visit = Visit::default();
         loop {
             let turn = session.turn(rt.now(), conn.filled(), &mut out);
@@ -244,8 +271,13 @@ impl<R: Runtime> Core<R> {
                     conn.consume(consumed);
                     self.need_input(conn, &mut session, &mut out).await?;
                 }
-                // Nothing offers STARTTLS.
-                Then::Close | Then::StartTls => {
+                Then::StartTls => {
+                    conn.consume(consumed);
+                    self.say(conn, &mut out, session.deadline()).await?;
+                    self.encrypt(conn).await?;
+                    session.secured(rt.now(), Tls::default());
+                }
+                Then::Close => {
                     conn.consume(consumed);
                     return self.say(conn, &mut out, rt.now() + CLOSE_TIMEOUT).await;
                 }
@@ -253,10 +285,19 @@ impl<R: Runtime> Core<R> {
         }
     }
 
+    /// Makes the handshake.
+    async fn encrypt(&self, conn: &mut Stream<R>) -> Result<(), IoError> {
+        let failed = || IoError::new(IoKind::Failed, "start TLS with", conn.peer().to_string());
+        let session = self.shared.tls.as_ref().and_then(tls::server_session).ok_or_else(failed)?;
+        conn.start_tls(session, self.rt.now() + HANDSHAKE_TIMEOUT).await?;
+        self.counts.borrow_mut().handshakes += 1;
+        Ok(())
+    }
+
     /// Sends what has gathered and waits for the client; meanwhile no reply buffer is held.
     async fn need_input(
         &self,
-        conn: &mut R::Conn,
+        conn: &mut Stream<R>,
         session: &mut Session,
         out: &mut Outbox,
     ) -> Result<(), IoError> {
@@ -286,7 +327,7 @@ impl<R: Runtime> Core<R> {
     /// Sends the replies, at the pace of the tarpit, and leaves an empty outbox.
     async fn say(
         &self,
-        conn: &mut R::Conn,
+        conn: &mut Stream<R>,
         out: &mut Outbox,
         deadline: Instant,
     ) -> Result<(), IoError> {

@@ -72,6 +72,7 @@ fn run(flags: &[&str], scripts: &[String]) -> Seen {
         open_count: Arc::default(),
         messages_count: Arc::default(),
         ledger: Some(lines),
+        tls: None,
     };
     let result: Rc<RefCell<Option<Counts>>> = Rc::default();
     let (inner, rt, listener) = (Rc::clone(&result), server.clone(), server.listen(25));

@@ -246,3 +246,50 @@ fn relay(
     }
     failed.map_or(Ok(acknowledged), Err)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(words: &[&str], rest: Value, own: &[&str]) -> Result<(Plan, Share, Set), String> {
+        let options = Options {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            token_file: PathBuf::new(),
+            i_own_this_host: own.iter().map(|host| (*host).to_owned()).collect(),
+        };
+        let mut order = json!({ "words": words, "first": 2, "cores": 4, "run": 7 });
+        for (name, value) in rest.as_object().unwrap() {
+            order[name] = value.clone();
+        }
+        prepare(&order, &options)
+    }
+
+    #[test]
+    fn a_plan_has_its_share_its_users_and_only_hosts_that_are_ours() {
+        let words = ["--target=192.0.2.1:25", "--cores=2", "--rate=9/s"];
+        let users = json!({ "users": [["u", "p"], ["v", "q"]] });
+        let (plan, share, set) = prepared(&words, users, &["192.0.2.1"]).unwrap();
+        assert_eq!((share, set.run), (Share { first: 2, cores: 4 }, 7));
+        assert_eq!(plan.users, [("u".to_owned(), b"p".to_vec()), ("v".to_owned(), b"q".to_vec())]);
+        assert_eq!(plan.target.to_string(), "192.0.2.1:25");
+
+        let local = "--target=127.0.0.1:25";
+        for (words, rest, why) in [
+            (&words[..], json!({}), "192.0.2.1 is not this machine"),
+            (&[words[0], "--i-own-this-host=192.0.2.1"], json!({}), "is not this machine"),
+            (&[local, "--json=/tmp/x"], json!({}), "files or processes of this host"),
+            (&[local, "--corpus=/tmp"], json!({}), "files or processes of this host"),
+            (&[local, "--server-pid=1"], json!({}), "files or processes of this host"),
+            (&[local, "--cores=3"], json!({}), "cores that cannot be"),
+            (&[local], json!({ "cores": 257 }), "cores that cannot be"),
+            (&[local], json!({ "first": u32::MAX }), "cores that cannot be"),
+            (&[local], json!({ "first": "x" }), "the plan has no first"),
+            (&[local], json!({ "users": [["u"]] }), "a user is none"),
+            (&[local], json!({ "words": [1] }), "there is no plan"),
+            (&[local, "--nonsense"], json!({}), "unexpected argument"),
+        ] {
+            let refused = prepared(words, rest, &["192.0.2.2"]).err().unwrap();
+            assert!(refused.contains(why), "{words:?}: {refused}");
+        }
+    }
+}

@@ -1,33 +1,33 @@
-//! A connection of the generator: in clear, or TLS since some moment.
+//! A connection, on either side: in clear, or TLS since some moment.
 //!
-//! Used by `client.rs`. As the engine's own, from the other side. In clear it adds one comparison
-//! to each call. What cannot be decrypted is an error of the operation `decrypt from`.
+//! Used by `send/client.rs` and `sink/session.rs`. In clear it adds one comparison to each call.
+//! What cannot be decrypted is an error of the operation `decrypt from`. What is decrypted and
+//! unread is less than a window of the runtime and what rustls gives at once, some records.
 
 use std::io::{Read as _, Write as _};
-use std::sync::Arc;
+use std::net::SocketAddr;
 
-use fsmtp_rt::{Conn, Dial, Instant, IoError, IoKind, WINDOW_BYTES_MAX};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
+use rustls::{Connection, HandshakeKind};
 
 /// What rustls is asked for at once.
 const READ_BYTES: usize = 4 * 1024;
 
 /// A connection, in clear or not.
-pub(crate) struct Stream<R: Dial> {
+pub(crate) struct Stream<R: Runtime> {
     rt: R,
     conn: R::Conn,
     tls: Option<Box<Tls>>,
 }
 
 struct Tls {
-    session: ClientConnection,
+    session: Connection,
     /// Decrypted bytes that nobody has taken.
     window: Vec<u8>,
     ended: bool,
 }
 
-impl<R: Dial> Stream<R> {
+impl<R: Runtime> Stream<R> {
     pub(crate) fn new(rt: R, conn: R::Conn) -> Self {
         Self { rt, conn, tls: None }
     }
@@ -36,26 +36,31 @@ impl<R: Dial> Stream<R> {
         IoError::new(kind, operation, self.conn.peer().to_string())
     }
 
-    /// Makes the handshake; says whether a session was resumed.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.conn.peer()
+    }
+
+    /// Makes the handshake of a session that has not begun; says whether it resumes another.
     ///
     /// # Errors
     /// Those of the connection, or that it cannot be.
     pub(crate) async fn start_tls(
         &mut self,
-        config: &Arc<ClientConfig>,
+        session: Connection,
         deadline: Instant,
     ) -> Result<bool, IoError> {
-        let name = ServerName::from(self.conn.peer().ip());
-        let session = ClientConnection::new(Arc::clone(config), name)
-            .map_err(|_| self.fail(IoKind::Failed, "start TLS with"))?;
         self.tls = Some(Box::new(Tls { session, window: Vec::new(), ended: false }));
-        self.flush(deadline).await?;
-        while self.tls.as_ref().is_some_and(|tls| tls.session.is_handshaking()) {
+        loop {
+            let fed = self.feed();
+            // What went wrong is told to the other side, if it still listens.
+            let flushed = self.flush(deadline).await;
+            fed.and(flushed)?;
+            if !self.tls.as_ref().is_some_and(|tls| tls.session.is_handshaking()) {
+                break;
+            }
             if self.conn.fill(deadline).await? == 0 {
                 return Err(self.fail(IoKind::Failed, "start TLS with"));
             }
-            self.feed()?;
-            self.flush(deadline).await?;
         }
         let kind = self.tls.as_ref().and_then(|tls| tls.session.handshake_kind());
         Ok(kind == Some(HandshakeKind::Resumed))
@@ -79,7 +84,8 @@ impl<R: Dial> Stream<R> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
         loop {
             let mut bytes = self.conn.filled();
-            if bytes.is_empty() {
+            // What has arrived behind a full window stays encrypted until somebody has read that.
+            if bytes.is_empty() || tls.window.len() >= WINDOW_BYTES_MAX {
                 return Ok(());
             }
             let before = bytes.len();
@@ -91,9 +97,6 @@ impl<R: Dial> Stream<R> {
             let Ok(state) = tls.session.process_new_packets() else { return Err(fail()) };
             tls.ended |= state.peer_has_closed();
             let mut plain = state.plaintext_bytes_to_read();
-            if tls.window.len() + plain > WINDOW_BYTES_MAX {
-                return Err(fail());
-            }
             while plain > 0 {
                 let mut piece = [0; READ_BYTES];
                 let Ok(got) = tls.session.reader().read(&mut piece) else { return Err(fail()) };
@@ -118,6 +121,15 @@ impl<R: Dial> Stream<R> {
         self.conn.send(out, deadline).await
     }
 
+    pub(crate) async fn close(mut self, deadline: Instant) {
+        if let Some(tls) = &mut self.tls {
+            tls.session.send_close_notify();
+            // Who has gone needs no goodbye.
+            let _ = self.flush(deadline).await;
+        }
+        self.conn.close(deadline).await;
+    }
+
     pub(crate) fn filled(&self) -> &[u8] {
         self.tls.as_ref().map_or_else(|| self.conn.filled(), |tls| &tls.window)
     }
@@ -135,6 +147,10 @@ impl<R: Dial> Stream<R> {
             return self.conn.fill(deadline).await;
         }
         let before = self.filled().len();
+        if before >= WINDOW_BYTES_MAX {
+            // A session that has so much and wants more would want it for ever.
+            return Err(self.fail(IoKind::Failed, "decrypt from"));
+        }
         loop {
             self.feed()?;
             let got = self.filled().len() - before;
