@@ -3,7 +3,7 @@
 //! RFC 5321 §6.3 asks for a limit of at least 100. Fed with the body slices that go to the spool,
 //! in any cut; looks at nothing behind the header section. Cannot fail; the count saturates.
 
-use memchr::memchr;
+use memchr::memchr_iter;
 
 const NAME: &[u8; 9] = b"received:";
 
@@ -45,14 +45,18 @@ impl Hops {
         while let Some((&byte, rest)) = bytes.split_first() {
             self.place = match self.place {
                 Place::Body => return,
-                Place::Line => match memchr(b'\n', bytes) {
-                    Some(end) => {
-                        bytes = bytes.get(end + 1..).unwrap_or(&[]);
-                        self.place = Place::Name(0);
-                        continue;
-                    }
-                    None => return,
-                },
+                Place::Line => {
+                    let mut lines = memchr_iter(b'\n', bytes)
+                        .map(|end| bytes.get(end + 1..).unwrap_or_default());
+                    // Most lines show by their first byte that they are neither such a field nor
+                    // the end of the header section.
+                    let may_count =
+                        |line: &&[u8]| line.first().is_none_or(|first| b"rR\r\n".contains(first));
+                    let Some(line) = lines.find(may_count) else { return };
+                    bytes = line;
+                    self.place = Place::Name(0);
+                    continue;
+                }
                 Place::Blank if byte == b'\n' => Place::Body,
                 Place::Blank => Place::Line,
                 Place::Name(0) if byte == b'\r' => Place::Blank,
