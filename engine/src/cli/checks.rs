@@ -170,12 +170,17 @@ pub(super) fn disk_space(config: &Config) -> Result<String, String> {
     let stat = rustix::fs::statvfs(&folder)
         .map_err(|error| format!("{}: {}", folder.display(), std::io::Error::from(error)))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    // Each shard writes one log file and has the next one ready.
-    let logs = config.store.segment_bytes.saturating_mul(2).saturating_mul(config.cores.into());
-    let needed = config.store.reserve_bytes.saturating_add(logs);
+    let needed = needed_bytes(config);
     let mib = |bytes: u64| bytes / (1 << 20);
     let text = format!("{} MiB free, {} MiB needed", mib(free), mib(needed));
     if free >= needed { Ok(text) } else { Err(text) }
+}
+
+/// What a start takes of the disk, and what stays free.
+pub(super) fn needed_bytes(config: &Config) -> u64 {
+    // Each shard writes one log file and has the next one ready.
+    let logs = config.store.segment_bytes.saturating_mul(2).saturating_mul(config.cores.into());
+    config.store.reserve_bytes.saturating_add(logs)
 }
 
 /// Tells of a shard's start once, whether it came to pass or not.

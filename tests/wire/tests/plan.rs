@@ -28,7 +28,14 @@ fn it_measures_says_what_is_needed_and_leaves_nothing() {
 }
 
 #[test]
-fn an_interrupt_ends_it_and_leaves_nothing() {
+fn a_signal_ends_it_and_leaves_nothing() {
+    // The second one is a terminal that goes away.
+    for signal in [Signal::INT, Signal::HUP] {
+        interrupted_by(signal);
+    }
+}
+
+fn interrupted_by(signal: Signal) {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = Command::new(binary::engine().unwrap())
         .args(["plan", "--rate", "1/s", "--size", "4k", "--seconds", "60", "--data"])
@@ -43,7 +50,7 @@ fn an_interrupt_ends_it_and_leaves_nothing() {
         std::thread::yield_now();
     }
     assert!(!entries(folder.path()).is_empty(), "nothing begins");
-    kill_process(Pid::from_child(&plan), Signal::INT).unwrap();
+    kill_process(Pid::from_child(&plan), signal).unwrap();
     let status = plan.wait().unwrap();
     assert!(Instant::now() < until, "it takes its time to end");
     assert_eq!(status.code(), Some(1));
