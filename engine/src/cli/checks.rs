@@ -114,16 +114,18 @@ pub(super) fn ports_are_free(listeners: &[Listener]) -> Result<(), String> {
     let mut held = Vec::new();
     for listener in listeners {
         let address = listener.address;
-        held.push(bind_patiently(address).map_err(|error| {
-            format!("cannot listen on {address}: {}", std::io::Error::from(error))
-        })?);
+        held.push(bind_patiently(address).map_err(|error| cannot_listen(address, error))?);
     }
     Ok(())
 }
 
+pub(super) fn cannot_listen(address: SocketAddr, error: rustix::io::Errno) -> String {
+    format!("cannot listen on {address}: {}", std::io::Error::from(error))
+}
+
 /// Tries for a second: the sockets of an engine that was killed are in use until the kernel has
 /// taken its ring apart.
-fn bind_patiently(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+pub(super) fn bind_patiently(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     for _ in 0..50 {
         match bind(address) {
             Err(rustix::io::Errno::ADDRINUSE) => std::thread::sleep(Duration::from_millis(20)),

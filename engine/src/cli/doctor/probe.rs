@@ -11,6 +11,7 @@ use crate::tls::expires;
 use core::net::SocketAddr;
 use core::time::Duration;
 use rustix::fs::{Access, Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -49,11 +50,11 @@ pub(super) struct Probe {
     /// Free inodes and all of them.
     pub(super) inodes: Option<(u64, u64)>,
     /// Each listener's address, and why it cannot be bound.
-    pub(super) ports: Vec<(SocketAddr, Option<String>)>,
+    pub(super) ports: Vec<(SocketAddr, Option<Errno>)>,
     /// Each certificate, and how many seconds it is still good for.
     pub(super) certificates: Vec<(PathBuf, Result<i64, String>)>,
-    /// Each key, and its permissions.
-    pub(super) keys: Vec<(PathBuf, u32)>,
+    /// Each key, its permissions and its owner.
+    pub(super) keys: Vec<(PathBuf, u32, u32)>,
 }
 
 impl Probe {
@@ -70,8 +71,8 @@ impl Probe {
         let stat = rustix::fs::statvfs(&folder).ok();
         let mode = |path: &Path| std::fs::metadata(path).ok().map(|m| (m.mode() & 0o7777, m.uid()));
         let keys = config.certificates.iter().filter_map(|pair| {
-            let (mode, _) = mode(&pair.key)?;
-            Some((pair.key.clone(), mode))
+            let (mode, owner) = mode(&pair.key)?;
+            Some((pair.key.clone(), mode, owner))
         });
         Self {
             data: checks::data_folder(&config.data),
@@ -92,8 +93,8 @@ impl Probe {
     }
 }
 
-fn port(listener: &Listener) -> (SocketAddr, Option<String>) {
-    (listener.address, checks::ports_are_free(core::slice::from_ref(listener)).err())
+fn port(listener: &Listener) -> (SocketAddr, Option<Errno>) {
+    (listener.address, checks::bind_patiently(listener.address).err())
 }
 
 fn certificates(config: &Config) -> Vec<(PathBuf, Result<i64, String>)> {
