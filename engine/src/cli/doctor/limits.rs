@@ -178,8 +178,11 @@ pub(super) fn ports(_: &Config, facts: &Facts) -> Vec<Finding> {
         let Some(refused) = refused else { return Finding::ok(format!("{address} is free")) };
         let says = checks::cannot_listen(address, refused);
         match refused {
-            Errno::ADDRINUSE | Errno::ACCESS if facts.probe.engine.is_some() => {
-                Finding::ok(format!("{says}, and an engine works in the data folder"))
+            Errno::ADDRINUSE if facts.probe.engine.is_some() => {
+                Finding::ok(format!("{address} is taken, and an engine works in the data folder"))
+            }
+            Errno::ACCESS if facts.probe.engine.is_some() => {
+                Finding::ok(format!("not seen: {address}, which is not for this user to try"))
             }
             Errno::ADDRINUSE => {
                 let mend = format!("ss -lntp 'sport = :{}' shows who has it", address.port());
