@@ -146,7 +146,7 @@ impl<'a> Life<'a> {
             Happening::Ready => {
                 self.ready += 1;
                 if self.ready == self.shards.len() && self.outcome.is_ok() {
-                    announce(self.config, self.log, &self.notify)?;
+                    announce(self.config, self.log, &mut self.notify)?;
                 }
             }
             Happening::Failed(why) => {
@@ -157,7 +157,7 @@ impl<'a> Life<'a> {
             // the control socket. What is read anew are the files of certificates.
             Happening::Signal(SIGHUP) => self.reload(),
             Happening::Signal(_) => {
-                say_draining(self.log, &self.notify);
+                say_draining(self.log);
                 self.stop();
             }
             Happening::Drained => self.drained += 1,
@@ -177,7 +177,7 @@ impl<'a> Life<'a> {
             }
         }
         self.log.flush(now());
-        self.notify.ready();
+        self.notify.reloaded();
     }
 
     fn fail(&mut self, event: Event, why: String) {
@@ -189,6 +189,8 @@ impl<'a> Life<'a> {
 
     fn stop(&mut self) {
         self.stopping = true;
+        // Also after a failure: a shard that hangs then is ended when the manager's time is over.
+        self.notify.stopping();
         self.shards.iter().for_each(|shard| shard.orders.put(Order::Stop));
     }
 }
@@ -201,13 +203,12 @@ pub(crate) fn say_damage(mailboxes: &Embedded, log: &crate::log::Log) {
     }
 }
 
-fn say_draining(log: &crate::log::Log, notify: &Notify) {
+fn say_draining(log: &crate::log::Log) {
     log.event(now(), Event::EngineDraining, &[]);
     log.flush(now());
-    notify.stopping();
 }
 
-fn announce(config: &Config, log: &crate::log::Log, notify: &Notify) -> Result<(), String> {
+fn announce(config: &Config, log: &crate::log::Log, notify: &mut Notify) -> Result<(), String> {
     log.event(now(), Event::EngineStarted, &[("cores", &config.cores)]);
     log.flush(now());
     notify.ready();
@@ -218,4 +219,28 @@ fn announce(config: &Config, log: &crate::log::Log, notify: &Notify) -> Result<(
     // A closed standard output is no reason not to take mail.
     drop(written);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+    use crate::log::{Format, Level, Sink};
+    use crate::notify::tests::{heard, manager};
+
+    #[test]
+    fn the_manager_hears_of_an_end_by_failure_once_and_of_no_start_after_it() {
+        let overrides = Overrides { dev: true, cores: Some(1), ..Overrides::default() };
+        let config = Config::load(None, &overrides).unwrap();
+        let (sink, _lines) = Sink::memory(Format::Json, Level::Error);
+        let log = sink.log(None);
+        let (socket, notify) = manager(&format!("@fsmtp-life-{}", std::process::id()), &[]);
+        let mut life = Life::new(&config, None, &[], &log, notify);
+        life.heed(Happening::Signal(SIGHUP)).unwrap();
+        assert_eq!(heard(&socket), None, "a reload in the middle of a start");
+        life.heed(Happening::Failed("no ring".to_owned())).unwrap();
+        assert_eq!(heard(&socket).as_deref(), Some("STOPPING=1"));
+        life.heed(Happening::Signal(signal_hook::consts::SIGTERM)).unwrap();
+        assert_eq!(heard(&socket), None);
+    }
 }

@@ -114,16 +114,18 @@ pub(super) fn ports_are_free(listeners: &[Listener]) -> Result<(), String> {
     let mut held = Vec::new();
     for listener in listeners {
         let address = listener.address;
-        held.push(bind_patiently(address).map_err(|error| {
-            format!("cannot listen on {address}: {}", std::io::Error::from(error))
-        })?);
+        held.push(bind_patiently(address).map_err(|error| cannot_listen(address, error))?);
     }
     Ok(())
 }
 
+pub(super) fn cannot_listen(address: SocketAddr, error: rustix::io::Errno) -> String {
+    format!("cannot listen on {address}: {}", std::io::Error::from(error))
+}
+
 /// Tries for a second: the sockets of an engine that was killed are in use until the kernel has
 /// taken its ring apart.
-fn bind_patiently(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+pub(super) fn bind_patiently(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     for _ in 0..50 {
         match bind(address) {
             Err(rustix::io::Errno::ADDRINUSE) => std::thread::sleep(Duration::from_millis(20)),
@@ -170,12 +172,17 @@ pub(super) fn disk_space(config: &Config) -> Result<String, String> {
     let stat = rustix::fs::statvfs(&folder)
         .map_err(|error| format!("{}: {}", folder.display(), std::io::Error::from(error)))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    // Each shard writes one log file and has the next one ready.
-    let logs = config.store.segment_bytes.saturating_mul(2).saturating_mul(config.cores.into());
-    let needed = config.store.reserve_bytes.saturating_add(logs);
+    let needed = needed_bytes(config);
     let mib = |bytes: u64| bytes / (1 << 20);
     let text = format!("{} MiB free, {} MiB needed", mib(free), mib(needed));
     if free >= needed { Ok(text) } else { Err(text) }
+}
+
+/// What a start takes of the disk, and what stays free.
+pub(super) fn needed_bytes(config: &Config) -> u64 {
+    // Each shard writes one log file and has the next one ready.
+    let logs = config.store.segment_bytes.saturating_mul(2).saturating_mul(config.cores.into());
+    config.store.reserve_bytes.saturating_add(logs)
 }
 
 /// Tells of a shard's start once, whether it came to pass or not.

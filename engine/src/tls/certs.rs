@@ -192,6 +192,10 @@ pub fn expires(pair: &Pair) -> Result<i64, TlsError> {
 
 pub(super) fn pem(path: &Path) -> Result<Vec<u8>, TlsError> {
     let failed = |e: std::io::Error| TlsError::new(format!("{}: {e}", path.display()));
+    // A pipe would be waited for without end, by the main thread at a reload.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(TlsError::new(format!("{}: not a file", path.display())));
+    }
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(failed)?;
     file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;

@@ -48,3 +48,14 @@ fn what_is_wrong_is_said_with_its_file_and_a_reload_keeps_the_old() {
     fs::write(&a.key, fs::read(&b.key).unwrap()).unwrap();
     certs.reload(now()).unwrap();
 }
+
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pair = self_signed(folder.path(), &["mx.example.test".to_owned()]).unwrap();
+    fs::remove_file(&pair.key).unwrap();
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, &pair.key, kind, mode, 0).unwrap();
+    let said = Certs::load(&[pair], crate::run::now()).unwrap_err().to_string();
+    assert!(said.ends_with("key.pem: not a file"), "{said}");
+}

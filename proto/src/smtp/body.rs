@@ -207,6 +207,8 @@ fn survey_blocks(before: &[u8], after: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     /// What a reader of the RFC with all the bytes before him would say.
     #[derive(PartialEq, Eq, Debug)]
@@ -228,12 +230,16 @@ mod tests {
                 message.push(byte);
             }
         }
-        let bare = (0..body.len()).any(|i| match body[i] {
+        let bare = has_bare(body);
+        Read { message, rest: end.map(|at| stream[at + 5..].to_vec()), bare }
+    }
+
+    fn has_bare(body: &[u8]) -> bool {
+        (0..body.len()).any(|i| match body[i] {
             b'\r' => body.get(i + 1) != Some(&b'\n'),
             b'\n' => i == 0 || body[i - 1] != b'\r',
             _ => false,
-        });
-        Read { message, rest: end.map(|at| stream[at + 5..].to_vec()), bare }
+        })
     }
 
     /// Feeds `wire` to a scanner with the window growing by the sizes that `steps` gives.
@@ -370,5 +376,66 @@ mod tests {
                 assert_eq!(newlines.bare_at_end(), bare, "{bytes:?} at {cut}");
             }
         });
+    }
+
+    /// What decides, at every place of windows that are just short, just long, and just past a
+    /// block more.
+    #[test]
+    fn agrees_with_the_oracle_wherever_it_is_decided_in_a_long_window() {
+        let decisive: [&[u8]; 6] = [b"\r", b"\n", b"\r\n.", b"\r\n.\r\n", b"\n.\r\n", b"\r\r\n."];
+        for len in [-1, 0, 1, 2].map(|more| LONG_BYTES.saturating_add_signed(more)) {
+            for (place, text) in (0..len + BLOCK_BYTES).flat_map(|p| decisive.map(|t| (p, t))) {
+                let mut wire = vec![b'y'; len + BLOCK_BYTES];
+                let end = (place + text.len()).min(wire.len());
+                wire[place..end].copy_from_slice(&text[..end - place]);
+                for wire in [&wire[..], &wire[BLOCK_BYTES..]] {
+                    assert_eq!(scanned(wire, || usize::MAX >> 1), naive(wire), "{wire:?}");
+                    let mut newlines = Newlines::default();
+                    newlines.feed(wire);
+                    assert_eq!(newlines.bare_at_end(), has_bare(wire), "{wire:?}");
+                }
+            }
+        }
+    }
+
+    /// Mail, dots and, in every second wire, a newline that is bare.
+    fn long_wire() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            60 => "[a-z.]{1,70}\r\n",
+            20 => Just("\r\n".to_owned()),
+            20 => Just("\r\n.".to_owned()),
+            2 => Just("\r\n.\r\n".to_owned()),
+            1 => Just("\r".to_owned()),
+            1 => Just("\n".to_owned()),
+        ];
+        (vec(piece, 40..50), 200_usize..1200).prop_map(|(pieces, len)| {
+            let mut wire = pieces.concat().into_bytes();
+            wire.truncate(len);
+            wire
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_oracle_on_long_windows_however_they_are_cut(
+            wire in long_wire(),
+            steps in vec(1_usize..900, 1..6),
+        ) {
+            let expected = naive(&wire);
+            prop_assert_eq!(&scanned(&wire, || usize::MAX >> 1), &expected);
+            let mut cycle = steps.iter().copied().cycle();
+            prop_assert_eq!(&scanned(&wire, || cycle.next().expect("endless")), &expected);
+            prop_assert_eq!(run(&wire), run_of_blocks(&wire));
+            let (mut newlines, mut rest) = (Newlines::default(), &wire[..]);
+            for step in steps.iter().cycle() {
+                let (chunk, after) = rest.split_at((*step).min(rest.len()));
+                newlines.feed(chunk);
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(newlines.bare_at_end(), has_bare(&wire));
+        }
     }
 }

@@ -28,24 +28,27 @@ fn it_measures_says_what_is_needed_and_leaves_nothing() {
 }
 
 #[test]
-fn an_interrupt_ends_it_and_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut plan = Command::new(binary::engine().unwrap())
-        .args(["plan", "--rate", "1/s", "--size", "4k", "--seconds", "60", "--data"])
-        .arg(folder.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let until = Instant::now() + PATIENCE;
-    // Its engine has made its folder, or is about to.
-    while entries(folder.path()).is_empty() && Instant::now() < until {
-        std::thread::yield_now();
+fn a_signal_ends_it_and_leaves_nothing() {
+    // The second one is a terminal that goes away.
+    for signal in [Signal::INT, Signal::HUP] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut plan = Command::new(binary::engine().unwrap())
+            .args(["plan", "--rate", "1/s", "--size", "4k", "--seconds", "60", "--data"])
+            .arg(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + PATIENCE;
+        // Its engine has made its folder, or is about to.
+        while entries(folder.path()).is_empty() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert!(!entries(folder.path()).is_empty(), "nothing begins");
+        kill_process(Pid::from_child(&plan), signal).unwrap();
+        let status = plan.wait().unwrap();
+        assert!(Instant::now() < until, "it takes its time to end");
+        assert_eq!(status.code(), Some(1));
+        assert_eq!(entries(folder.path()), Vec::<String>::new());
     }
-    assert!(!entries(folder.path()).is_empty(), "nothing begins");
-    kill_process(Pid::from_child(&plan), Signal::INT).unwrap();
-    let status = plan.wait().unwrap();
-    assert!(Instant::now() < until, "it takes its time to end");
-    assert_eq!(status.code(), Some(1));
-    assert_eq!(entries(folder.path()), Vec::<String>::new());
 }

@@ -77,7 +77,9 @@ pub(super) fn file_system(_: &Config, facts: &Facts) -> Vec<Finding> {
     found.push(match facts.probe.direct {
         Some(true) => Finding::ok("takes direct writes"),
         Some(false) => bad(Level::Warn, "without direct writes each of them is copied once more"),
-        None => Finding::ok("not seen: whether it takes direct writes; no file can be made there"),
+        None => Finding::ok(
+            "not seen: whether it takes direct writes; no file without a name can be made there",
+        ),
     });
     found
 }
@@ -115,7 +117,7 @@ pub(super) fn inodes(_: &Config, facts: &Facts) -> Vec<Finding> {
 pub(super) fn sync(_: &Config, facts: &Facts) -> Vec<Finding> {
     let times = &facts.probe.syncs;
     let (Some(median), Some(longest)) = (times.get(times.len() / 2), times.last()) else {
-        return vec![Finding::ok("not seen: no file can be written there")];
+        return vec![Finding::ok("not seen: no file without a name can be written there")];
     };
     let is = format!("median of {} is {median:.1?}, longest {longest:.1?}", times.len());
     if *median <= SYNC_MAX {

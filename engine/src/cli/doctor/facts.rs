@@ -20,7 +20,8 @@ pub(super) struct Facts {
     pub(super) kernel: Option<String>,
     /// `kernel.io_uring_disabled`; none before Linux 6.6.
     pub(super) uring_disabled: Option<u64>,
-    /// Processors' worth of time that the control groups allow, in thousandths.
+    /// Processors' worth of time that the control groups allow the engine that runs, else this
+    /// process, in thousandths.
     pub(super) quota: Option<u64>,
     /// Memory of the machine in bytes.
     pub(super) memory: Option<u64>,
@@ -81,6 +82,9 @@ impl Facts {
     pub(super) fn gather(root: &Path, probe: Probe) -> Self {
         let tree = Tree { root };
         let mount = tree.mount(&probe.folder);
+        // A unit has a control group of its own.
+        let engine = probe.engine.flatten();
+        let process = engine.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
         let live = |key: &str| {
             let value = tree.read(&format!("proc/sys/{}", key.replace('.', "/")))?;
             Some(value.split_whitespace().collect::<Vec<_>>().join(" "))
@@ -92,9 +96,9 @@ impl Facts {
         Self {
             kernel: tree.word("proc/sys/kernel/osrelease"),
             uring_disabled: tree.number("proc/sys/kernel/io_uring_disabled"),
-            quota: tree.quota(),
+            quota: tree.quota(&process),
             memory: tree.memory(),
-            memory_limit: tree.memory_limit(),
+            memory_limit: tree.memory_limit(&process),
             swaps: swaps.map(str::to_owned).collect(),
             huge_pages: tree.chosen("sys/kernel/mm/transparent_hugepage/enabled"),
             aes: tree.aes(),
@@ -103,7 +107,7 @@ impl Facts {
             queues: tree.queues(),
             irqbalance: tree.path("run/irqbalance").exists(),
             settings: settings.filter_map(|key| Some((key, live(key)?))).collect(),
-            limits: tree.limits(probe.engine.flatten()),
+            limits: tree.limits(engine),
             write_cache: mount.as_ref().and_then(|mount| tree.write_cache(&mount.device)),
             mount,
             probe,
@@ -117,7 +121,7 @@ pub(super) fn ground(root: &Path, folder: &Path) -> Ground {
     let mount = tree.mount(folder).unwrap_or_default();
     let memory = tree.memory().unwrap_or(u64::MAX);
     Ground {
-        memory: memory.min(tree.memory_limit().unwrap_or(u64::MAX)),
+        memory: memory.min(tree.memory_limit("self").unwrap_or(u64::MAX)),
         disk: tree.disk(&mount.device),
         file_system: mount.kind,
     }
@@ -184,10 +188,10 @@ impl Tree<'_> {
         names
     }
 
-    /// Looks at the control group of this process and at those above it: `read` is given each
+    /// Looks at the control group of `process` and at those above it: `read` is given each
     /// folder; the smallest answer counts. `old` is the controller's name in the first version.
-    fn groups(&self, old: &str, read: impl Fn(&str) -> Option<u64>) -> Option<u64> {
-        let text = self.read("proc/self/cgroup")?;
+    fn groups(&self, process: &str, old: &str, read: impl Fn(&str) -> Option<u64>) -> Option<u64> {
+        let text = self.read(&format!("proc/{process}/cgroup"))?;
         let mut found = Vec::new();
         for line in text.lines() {
             let mut parts = line.splitn(3, ':').skip(1);
@@ -203,9 +207,9 @@ impl Tree<'_> {
         found.into_iter().min()
     }
 
-    fn quota(&self) -> Option<u64> {
-        let thousandths = |quota: u64, period: u64| (quota * 1000).checked_div(period);
-        self.groups("cpu", |group| {
+    fn quota(&self, process: &str) -> Option<u64> {
+        let thousandths = |quota: u64, period: u64| quota.saturating_mul(1000).checked_div(period);
+        self.groups(process, "cpu", |group| {
             let new = self.read(&format!("{group}/cpu.max")).and_then(|text| {
                 let (quota, period) = text.trim().split_once(' ')?;
                 thousandths(quota.parse().ok()?, period.parse().ok()?)
@@ -220,11 +224,11 @@ impl Tree<'_> {
     fn memory(&self) -> Option<u64> {
         let text = self.read("proc/meminfo")?;
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()?.saturating_mul(1024))
     }
 
-    fn memory_limit(&self) -> Option<u64> {
-        self.groups("memory", |group| {
+    fn memory_limit(&self, process: &str) -> Option<u64> {
+        self.groups(process, "memory", |group| {
             let new = self.number(&format!("{group}/memory.max"));
             new.or_else(|| self.number(&format!("{group}/memory.limit_in_bytes")))
         })
@@ -294,8 +298,11 @@ fn mount(line: &str) -> Option<Mount> {
     let kind = system.next()?.to_owned();
     let of_system = system.nth(1).unwrap_or_default();
     let options = mount.get(5)?.split(',').chain(of_system.split(','));
-    // The kernel writes a space in a path as \040.
-    let point = mount.get(4)?.replace("\\040", " ");
+    // The kernel writes what would divide fields or lines as octal numbers.
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    let point = escapes
+        .iter()
+        .fold(mount.get(4)?.to_string(), |point, (code, plain)| point.replace(code, plain));
     Some(Mount {
         point: PathBuf::from(point),
         kind,

@@ -7,6 +7,8 @@ use super::super::checks;
 use super::facts::Facts;
 use super::{Finding, Level};
 use crate::config::Config;
+use core::net::SocketAddr;
+use rustix::io::Errno;
 
 /// What a machine that takes thousands of connections is set to.
 pub(super) const SYSCTL: &str = include_str!("../../../../tuning/sysctl.conf");
@@ -170,19 +172,34 @@ fn unseen_limits() -> Vec<Finding> {
     vec![Finding::ok("not seen: /proc/self/limits")]
 }
 
-/// Free, or ours already.
+/// Free, or ours already, and an address that this machine has.
 pub(super) fn ports(_: &Config, facts: &Facts) -> Vec<Finding> {
-    let judge = |(address, taken): &(core::net::SocketAddr, Option<String>)| match (
-        taken,
-        facts.probe.engine,
-    ) {
-        (None, _) => Finding::ok(format!("{address} is free")),
-        (Some(_), Some(_)) => {
-            Finding::ok(format!("{address} is taken, and an engine works in the data folder"))
-        }
-        (Some(says), None) => {
-            let mend = format!("ss -lntp 'sport = :{}' shows who has it", address.port());
-            Finding::bad(Level::Fail, says, "free", "the engine listens there", mend)
+    let judge = |&(address, refused): &(SocketAddr, Option<Errno>)| {
+        let Some(refused) = refused else { return Finding::ok(format!("{address} is free")) };
+        let says = checks::cannot_listen(address, refused);
+        match refused {
+            Errno::ADDRINUSE if facts.probe.engine.is_some() => {
+                Finding::ok(format!("{address} is taken, and an engine works in the data folder"))
+            }
+            Errno::ACCESS if facts.probe.engine.is_some() => {
+                Finding::ok(format!("not seen: {address}, which is not for this user to try"))
+            }
+            Errno::ADDRINUSE => {
+                let mend = format!("ss -lntp 'sport = :{}' shows who has it", address.port());
+                Finding::bad(Level::Fail, says, "free", "the engine listens there", mend)
+            }
+            // Perhaps right for this shell and wrong for the engine.
+            Errno::ACCESS => {
+                let should = "a port that the engine's user may listen on";
+                let why = "those below 1024 need CAP_NET_BIND_SERVICE, which this shell lacks";
+                let mend = "AmbientCapabilities= of the unit gives it; to try it, run this as root";
+                Finding::bad(Level::Warn, says, should, why, mend)
+            }
+            _ => {
+                let mend = "listener.address; `ip address` shows what there is";
+                let should = "an address of this machine";
+                Finding::bad(Level::Fail, says, should, "the engine listens there", mend)
+            }
         }
     };
     facts.probe.ports.iter().map(judge).collect()
@@ -209,17 +226,26 @@ pub(super) fn certificates(_: &Config, facts: &Facts) -> Vec<Finding> {
     facts.probe.certificates.iter().map(judge).collect()
 }
 
-/// Readable by few.
+/// Readable by few, and by the engine.
 pub(super) fn keys(_: &Config, facts: &Facts) -> Vec<Finding> {
-    let judge = |(path, mode): &(std::path::PathBuf, u32)| {
-        let is = format!("{} has mode {mode:04o}", path.display());
+    // Whose the data folder is, he runs the engine; root reads everything.
+    let user = facts.probe.mode.map_or(facts.probe.user, |(_, owner)| owner);
+    let judge = |(path, mode, owner): &(std::path::PathBuf, u32, u32)| {
+        let path = path.display();
+        let is = format!("{path} has mode {mode:04o}");
         let level = match mode {
             mode if mode & 0o007 != 0 => Level::Fail,
             mode if mode & 0o020 != 0 => Level::Warn,
+            mode if mode & 0o040 == 0 && *owner != user && user != 0 => {
+                let is = format!("{is} and belongs to user {owner}, the data folder to {user}");
+                let why = "the engine does not start with a key that it cannot read";
+                let mend = "a copy for the engine, by a hook of whatever renews it; then SIGHUP";
+                return Finding::bad(Level::Warn, is, "readable by the engine's user", why, mend);
+            }
             _ => return Finding::ok(is),
         };
         let why = "whoever reads it can pose as this host";
-        let mend = format!("chmod 0600 {}", path.display());
+        let mend = format!("chmod 0600 {path}");
         Finding::bad(level, is, "0600, or 0640 with a group of its own", why, mend)
     };
     facts.probe.keys.iter().map(judge).collect()

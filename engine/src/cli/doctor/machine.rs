@@ -8,7 +8,7 @@ use crate::config::Config;
 const KERNEL_MIN: (u64, u64) = (6, 1);
 
 /// What an idle connection may take, process and kernel together: docs/performance.md promises it.
-const CONNECTION_BYTES: u64 = 20 << 10;
+pub(in crate::cli) const CONNECTION_BYTES: u64 = 20 << 10;
 
 fn unseen(what: &str) -> Vec<Finding> {
     vec![Finding::ok(format!("not seen: {what}"))]

@@ -23,6 +23,7 @@ use serde::Serialize;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+pub(super) use machine::CONNECTION_BYTES;
 pub(super) use probe::syncs;
 
 /// What a check says of a machine with a configuration.

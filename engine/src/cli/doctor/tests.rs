@@ -4,6 +4,7 @@ use super::super::args::Command;
 use super::*;
 use crate::cli::checks;
 use core::time::Duration;
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -64,7 +65,7 @@ fn good() -> Probe {
         inodes: Some((100_000, 200_000)),
         ports: vec![("127.0.0.1:2025".parse().unwrap(), None)],
         certificates: vec![(PathBuf::from("/c.pem"), Ok(60 * 86_400))],
-        keys: vec![(PathBuf::from("/k.pem"), 0o640)],
+        keys: vec![(PathBuf::from("/k.pem"), 0o640, 990)],
     }
 }
 
@@ -120,7 +121,7 @@ fn what_is_wrong_with_files_is_said_once() {
     let group = "sys/fs/cgroup/system.slice";
     let quota = format!("{group}/cpu.max");
     let memory = format!("{group}/memory.max");
-    let cases: [(&str, &str, &[&str]); 18] = [
+    let cases: [(&str, &str, &[&str]); 20] = [
         ("proc/sys/kernel/osrelease", "5.15.0", &["fail  kernel: Linux 5.15.0"]),
         ("proc/sys/kernel/io_uring_disabled", "1", &["warn  io_uring: "]),
         ("proc/sys/kernel/io_uring_disabled", "2", &["fail  io_uring: "]),
@@ -129,6 +130,9 @@ fn what_is_wrong_with_files_is_said_once() {
         ("proc/meminfo", "MemTotal: 1048576 kB", &["warn  memory: 1 GiB"]),
         (&memory, "1073741824", &["warn  memory: 1 GiB"]),
         (&quota, "150000 100000", &["warn  cpu quota: 1.50 processors; should be 2 or none"]),
+        // More than there can be.
+        (&quota, "18446744073709551615 100000", &[]),
+        ("proc/meminfo", "MemTotal: 18446744073709551615 kB", &[]),
         ("proc/swaps", "Filename\n/dev/sda3 partition 1 0 -2\n", &["warn  swap: /dev/sda3"]),
         ("proc/cpuinfo", "flags : fpu", &["warn  cryptography: "]),
         ("proc/self/mountinfo", &tmpfs, &["fail  file system: tmpfs at /"]),
@@ -153,7 +157,7 @@ fn what_is_wrong_with_files_is_said_once() {
 #[test]
 fn what_was_tried_in_vain_is_said_once() {
     type Change = fn(&mut Config, &mut Probe);
-    let cases: [(Change, &str); 16] = [
+    let cases: [(Change, &str); 19] = [
         (|_, p| p.processors = 1, "warn  processors: 2 shards, 1 processors"),
         (|_, p| p.shards = Err("no ring".to_owned()), "fail  io_uring: no ring"),
         (|_, p| p.data = Err("newer".to_owned()), "fail  data folder: newer"),
@@ -164,7 +168,13 @@ fn what_was_tried_in_vain_is_said_once() {
         (|_, p| p.syncs = vec![Duration::from_millis(21)], "warn  sync: median of 1 is 21.0ms"),
         (|_, p| p.space = Err("1 MiB free".to_owned()), "fail  disk space: 1 MiB free"),
         (|_, p| p.inodes = Some((999, 2000)), "warn  inodes: 999 of 2000 free"),
-        (|_, p| p.ports[0].1 = Some("in use".to_owned()), "fail  port: in use"),
+        (|_, p| p.ports[0].1 = Some(Errno::ADDRINUSE), "fail  port: cannot listen on 127.0.0.1"),
+        (|_, p| p.ports[0].1 = Some(Errno::ACCESS), "warn  port: cannot listen on 127.0.0.1:2025"),
+        (|_, p| p.ports[0].1 = Some(Errno::ADDRNOTAVAIL), "fail  port: cannot listen on 127.0.0.1"),
+        (
+            |_, p| (p.keys[0].1, p.keys[0].2) = (0o600, 0),
+            "warn  key file: /k.pem has mode 0600 and belongs to user 0, the data folder to 990",
+        ),
         (|_, p| p.certificates[0].1 = Ok(86_400 * 9), "warn  certificate: /c.pem is good for 9"),
         (|_, p| p.certificates[0].1 = Err("expired".to_owned()), "fail  certificate: expired"),
         (|_, p| p.keys[0].1 = 0o644, "fail  key file: /k.pem has mode 0644"),
@@ -180,11 +190,20 @@ fn what_was_tried_in_vain_is_said_once() {
     let running = |_: &mut Config, probe: &mut Probe| {
         probe.engine = Some(Some(4711));
         probe.data = Err("in use by process 4711".to_owned());
-        probe.ports[0].1 = Some("in use".to_owned());
+        probe.ports[0].1 = Some(Errno::ADDRINUSE);
     };
     assert_eq!(bad(&[], running), Vec::<String>::new());
     let limits = ("proc/4711/limits", "Max open files  10  5 files\n");
     assert!(bad(&[limits], running)[0].starts_with("fail  descriptors: 5 files may be open"));
+    // What holds for its unit holds, not what holds for this shell.
+    let group = "sys/fs/cgroup/system.slice/fsmtp.service";
+    let (shell, quota) = (format!("{group}/cpu.max"), "sys/fs/cgroup/mail.slice/cpu.max");
+    let files = [
+        ("proc/4711/cgroup", "0::/mail.slice\n"),
+        (&*shell, "10000 100000"),
+        (quota, "50000 100000"),
+    ];
+    assert!(bad(&files, running)[0].starts_with("warn  cpu quota: 0.50 processors"));
 }
 
 #[test]

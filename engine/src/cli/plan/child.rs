@@ -56,7 +56,7 @@ impl Child {
     /// Starts one below `near` and waits until it takes connections, or until `stopped`.
     pub(super) fn start(
         near: &Path,
-        cores: u32,
+        cores: u16,
         stopped: impl Fn() -> Result<(), String>,
     ) -> Result<Self, String> {
         let folder = near.join(format!("fsmtp-plan.{}", std::process::id()));

@@ -1,12 +1,14 @@
 //! The measurement: disk, idle connections, then mail as fast as it goes, within the time asked.
 //!
-//! Called by `plan`. Everything looks at `stop` at least every few messages; what was started ends
-//! when this returns, with whatever result.
+//! Called by `plan`. Everything looks at `stop` at least every few messages, but for writes to the
+//! disk, which take [`DISK_TIME`] at most; what was started ends when this returns, with whatever
+//! result.
 
 use super::super::{checks, doctor};
 use super::child::{Child, field};
 use super::client::{Bytes, Letter, Link, message};
 use super::disk::{flushes, sequential};
+use super::room::Room;
 use super::sum::{Ask, Measured};
 use crate::control::{self, AdminRequest, Password};
 use crate::tls::OwnTls;
@@ -21,19 +23,12 @@ use std::time::Instant;
 const SENDERS: u32 = 32;
 /// Mailboxes that mail goes to when a message has fewer recipients.
 const ACCOUNTS_MIN: u32 = 4;
-/// Idle connections; arbitrary, enough that what each takes shows.
-const IDLE_MAX: u64 = 2000;
 /// Half of them at least, whatever time that takes.
 const IDLE_MIN: usize = 50;
-/// Descriptors of this process besides connections, generously.
-const DESCRIPTORS_OWN: u64 = 200;
 /// Writes that are timed: a disk that syncs faster needs no more of them.
 const SYNCS_MAX: usize = 20_000;
-/// What the mail may fill of the disk, and the most that it may be.
-const FILL_SHARE: u64 = 4;
-const FILL_MAX: u64 = 8 << 30;
-/// Free space that a measurement needs at least: the log files of a few shards and some mail.
-const FREE_MIN: u64 = 2 << 30;
+/// The longest that writes of one kind are timed.
+const DISK_TIME: Duration = Duration::from_secs(5);
 
 /// What the connections sent together.
 #[derive(Debug, Default)]
@@ -86,13 +81,11 @@ pub(super) fn measure(ask: &Ask, near: &Path, stop: &AtomicBool) -> Result<Measu
     let time = |share: f64| Duration::from_secs_f64(f64::from(ask.seconds) * share);
     let stat = rustix::fs::statvfs(near).map_err(|e| format!("{}: {e}", near.display()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free < FREE_MIN {
-        return Err(format!("{} MiB free, {} MiB needed", free >> 20, FREE_MIN >> 20));
-    }
-    let processors = fsmtp_rt::glommio::processors().len().clamp(1, 1024) as u32;
+    let processors = fsmtp_rt::glommio::processors().len().clamp(1, 1024) as u16;
+    let room = Room::new(processors, ask.size, free, open_files)?;
     let ground = doctor::Ground::of(near);
     let mut measured = Measured {
-        processors,
+        processors: processors.into(),
         memory_bytes: ground.memory,
         disk_free_bytes: free,
         file_system: ground.file_system,
@@ -100,21 +93,20 @@ pub(super) fn measure(ask: &Ask, near: &Path, stop: &AtomicBool) -> Result<Measu
         load_connections: SENDERS,
         ..Measured::default()
     };
-    let syncs = doctor::syncs(near, SYNCS_MAX, time(0.05))
+    let syncs = doctor::syncs(near, SYNCS_MAX, time(0.05).min(DISK_TIME))
         .map_err(|e| format!("{}: {e}", near.display()))?;
     measured.sync_s = syncs.get(syncs.len() / 2).map_or(0.0, Duration::as_secs_f64);
     stopped()?;
-    measured.sequential_bytes_s = sequential(near, time(0.08), free)?;
+    measured.sequential_bytes_s = sequential(near, time(0.08).min(DISK_TIME), free)?;
     stopped()?;
     let child = Child::start(near, processors, stopped)?;
     let tls = ask.tls.then(|| OwnTls::to(&child.data())).transpose();
     let tls = tls.map_err(|error| error.to_string())?;
     // Before passwords are hashed: what that takes and gives back would hide the connections.
     let until = Instant::now() + time(0.15);
-    idle(&child, tls.as_ref(), (until, open_files), &mut measured)?;
+    idle(&child, tls.as_ref(), (until, room.connections), &mut measured, stopped)?;
     stopped()?;
     let accounts = accounts(&child, ask.recipients.max(ACCOUNTS_MIN), stopped)?;
-    let messages_max = free.min(FILL_MAX * FILL_SHARE) / FILL_SHARE / ask.size;
     let message = message(ask.size);
     let mut load = Load {
         ask,
@@ -122,12 +114,16 @@ pub(super) fn measure(ask: &Ask, near: &Path, stop: &AtomicBool) -> Result<Measu
         tls: tls.as_ref(),
         accounts: &accounts,
         message: &message,
-        bounds: Bounds { until: Instant::now() + time(0.07), messages_max: messages_max / 8, stop },
+        bounds: Bounds {
+            until: Instant::now() + time(0.07),
+            messages_max: room.messages / 8,
+            stop,
+        },
     };
     // Memory and files are there from then on, as they are in an engine that has run for a while.
     load.run()?;
     stopped()?;
-    load.bounds.messages_max = messages_max - messages_max / 8;
+    load.bounds.messages_max = room.messages - room.messages / 8;
     load.bounds.until = Instant::now() + time(0.6);
     measured_load(&load, ground.disk.as_ref(), &mut measured)?;
     stopped()?;
@@ -212,18 +208,20 @@ impl Load<'_> {
     }
 }
 
-/// Opens idle connections until `until`, and sees what they take: the second half of them, because
-/// the first finds memory that the start has left.
+/// Opens idle connections until `until`, `most` of them at most, and sees what they take: the
+/// second half of them, because the first finds memory that the start has left.
 fn idle(
     child: &Child,
     tls: Option<&OwnTls>,
-    (until, open_files): (Instant, u64),
+    (until, most): (Instant, u64),
     measured: &mut Measured,
+    stopped: impl Fn() -> Result<(), String>,
 ) -> Result<(), String> {
-    let most = IDLE_MAX.min(open_files.saturating_sub(DESCRIPTORS_OWN)) / 2;
+    let most = most / 2;
     let half = |until: Instant| {
         let mut links = Vec::new();
         while (links.len() as u64) < most && (Instant::now() < until || links.len() < IDLE_MIN) {
+            stopped()?;
             links.push(Link::open(child.address(), tls)?);
         }
         Ok::<_, String>(links)

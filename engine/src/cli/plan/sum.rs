@@ -4,6 +4,7 @@
 //! that cost times the rate, over the share of a resource that may be used ([`USE`]).
 
 use super::args;
+use super::doctor::CONNECTION_BYTES;
 use core::fmt::{self, Write as _};
 use serde::Serialize;
 
@@ -199,13 +200,18 @@ impl Sum {
     }
 }
 
+/// What a message of `size` takes of the disk.
+pub(super) fn stored(size: u64) -> f64 {
+    (size as f64 + KEPT.0) * KEPT.1
+}
+
 fn needed(ask: &Ask, measured: &Measured) -> Needed {
     let each = |total: u64| measured.each(total as f64);
     let processors = (ask.rate * measured.each(measured.cpu_s) / USE).ceil().max(1.0);
     let shards = f64::from(measured.processors.max(1));
-    let connection = measured.idle_bytes + measured.idle_kernel_bytes;
+    let connection = connection_bytes(measured);
     let base = measured.resident_bytes as f64 * (processors / shards).max(1.0);
-    let day_bytes = ask.rate * 86_400.0 * (ask.size as f64 + KEPT.0) * KEPT.1;
+    let day_bytes = ask.rate * 86_400.0 * stored(ask.size);
     let bits = |bytes: u64| ask.rate * each(bytes) * HEADERS * 8.0;
     Needed {
         processors: processors as u64,
@@ -249,9 +255,17 @@ fn limits(ask: &Ask, measured: &Measured, needed: &Needed) -> Vec<Limit> {
     all.into_iter().map(|(resource, rate)| Limit { resource, rate }).collect()
 }
 
+/// What an idle connection takes.
+fn connection_bytes(measured: &Measured) -> u64 {
+    match measured.idle_bytes {
+        0 => CONNECTION_BYTES,
+        own => own + measured.idle_kernel_bytes,
+    }
+}
+
 /// Memory for the connections on as many shards as this machine has processors.
 fn needed_here(ask: &Ask, measured: &Measured) -> u64 {
-    let connection = measured.idle_bytes + measured.idle_kernel_bytes;
+    let connection = connection_bytes(measured);
     measured.resident_bytes + connection * ask.connections
 }
 
@@ -284,7 +298,10 @@ fn assumed(ask: &Ask, measured: &Measured) -> Vec<String> {
     if measured.network_bits.is_none() {
         all.push("the network is fast enough: no interface here says how fast it is".to_owned());
     }
-    if ask.connections > measured.idle_connections {
+    if ask.connections > 0 && measured.idle_bytes == 0 {
+        let each = bytes(CONNECTION_BYTES as f64);
+        all.push(format!("an idle connection takes {each}: what it takes did not show here"));
+    } else if ask.connections > measured.idle_connections {
         all.push(format!(
             "{} idle connections take for each what {} took",
             grouped(ask.connections as f64),

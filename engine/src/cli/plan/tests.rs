@@ -142,6 +142,14 @@ fn the_bottleneck_is_what_ends_first() {
 }
 
 #[test]
+fn connections_that_did_not_show_are_not_free() {
+    let ask = Ask { connections: 1_000_000, ..ask() };
+    let sum = Sum::new(ask, Measured { idle_bytes: 0, ..measured() });
+    assert_eq!((sum.bottleneck, sum.suffices), ("memory", false));
+    assert!(sum.to_string().contains("  an idle connection takes 20.0 KiB: "));
+}
+
+#[test]
 fn a_disk_can_do_what_it_did() {
     // Ten flushes a second before the load, and a hundred under it.
     let sum = Sum::new(ask(), Measured { sync_s: 0.1, ..measured() });
