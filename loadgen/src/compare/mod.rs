@@ -11,6 +11,7 @@ mod statistics;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::say;
 use run::{Figure, Run};
 use statistics::{Difference, LEVEL_PERCENT, RUNS_MIN};
 
@@ -57,12 +58,12 @@ struct Compared {
 /// Compares, prints, and says how it came out.
 pub(crate) fn run(options: &Options) -> ExitCode {
     match compared(options) {
-        Ok((lines, worse)) => {
-            println!("{}", lines.join("\n"));
-            ExitCode::from(u8::from(worse))
-        }
+        Ok((lines, worse)) => match say::figures(&lines.join("\n")) {
+            true => ExitCode::from(u8::from(worse)),
+            false => ExitCode::from(2),
+        },
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             ExitCode::from(2)
         }
     }

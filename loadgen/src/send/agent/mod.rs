@@ -29,6 +29,7 @@ use super::fleet::{Fleet, Share};
 use super::message::Templates;
 use super::plan::{Options as Send, Plan};
 use super::{Set, stop_flag};
+use crate::say;
 
 /// How long the other side may take for each step before a run begins.
 const STEP: Duration = Duration::from_secs(10);
@@ -68,14 +69,14 @@ pub(crate) fn run(options: Options) -> ExitCode {
     let token = match Token::read(&options.token_file) {
         Ok(token) => token,
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             return ExitCode::from(2);
         }
     };
     match listen(&Arc::new(options), &token) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             ExitCode::FAILURE
         }
     }
@@ -86,7 +87,9 @@ fn listen(options: &Arc<Options>, token: &Token) -> Result<(), String> {
     let said = |e: std::io::Error| format!("{}: {e}", options.listen);
     let listener = TcpListener::bind(options.listen).map_err(said)?;
     listener.set_nonblocking(true).map_err(said)?;
-    println!("listening {}", listener.local_addr().map_err(said)?);
+    let address = listener.local_addr().map_err(said)?;
+    // Who has not read it may know the address.
+    let _ = say::figures(&format!("listening {address}"));
     let busy = Arc::new(AtomicBool::new(false));
     while !stop.load(Ordering::Relaxed) {
         let Ok((stream, peer)) = listener.accept() else {
@@ -106,8 +109,8 @@ fn listen(options: &Arc<Options>, token: &Token) -> Result<(), String> {
         let (busy, stop) = (Arc::clone(&busy), Arc::clone(&stop));
         let serve = move || {
             match serve(stream, &options, &token, &stop) {
-                Ok(messages) => eprintln!("{peer}: {messages} messages acknowledged"),
-                Err(why) => eprintln!("{peer}: {why}"),
+                Ok(messages) => say::error(&format!("{peer}: {messages} messages acknowledged")),
+                Err(why) => say::error(&format!("{peer}: {why}")),
             }
             busy.store(false, Ordering::Release);
         };

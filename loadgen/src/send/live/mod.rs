@@ -20,6 +20,7 @@ use super::gather::Row;
 use super::measure::Measures;
 use super::plan::Plan;
 use super::report::{BUSY_MAX, spoken};
+use crate::say;
 use screen::Screen;
 use view::Frame;
 
@@ -53,7 +54,7 @@ impl Live {
     pub(crate) fn row(&self, row: &Row, now: &[Now], total: &Measures) {
         match self {
             Self::Quiet => {}
-            Self::Lines => eprintln!("{}", line(row)),
+            Self::Lines => say::error(&line(row)),
             Self::Screen(screen) => screen.row(Frame::new(row, now, total)),
         }
     }
@@ -62,7 +63,7 @@ impl Live {
     pub(crate) fn note(&self, text: String) {
         match self {
             Self::Quiet => {}
-            Self::Lines => eprintln!("{text}"),
+            Self::Lines => say::error(&text),
             Self::Screen(screen) => screen.note(text),
         }
     }

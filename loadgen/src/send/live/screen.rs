@@ -21,6 +21,7 @@ use ratatui::crossterm::terminal::{
 };
 
 use super::view::{Frame, View};
+use crate::say;
 use crate::send::plan::Plan;
 
 /// Intervals and sentences that wait to be drawn.
@@ -53,9 +54,9 @@ impl Screen {
             let ended = show(terminal, view, &inbox, &stop);
             drop(taken);
             if let Err(why) = ended {
-                eprintln!("terminal: {why}");
+                say::error(&format!("terminal: {why}"));
             } else if stop.load(Ordering::Relaxed) {
-                eprintln!("ending: what is under way has a few seconds");
+                say::error("ending: what is under way has a few seconds");
             }
         };
         let thread = thread.spawn(main).ok()?;
