@@ -43,7 +43,7 @@ impl Live {
         }
         // Who touches the terminal from the background is stopped by the system.
         let ours = || stderr().is_terminal() && tcgetpgrp(stderr()).is_ok_and(|g| g == getpgrp());
-        if plan.options.no_tui || !ours() {
+        if plan.options.no_tui || !draws(std::env::var("TERM").ok().as_deref()) || !ours() {
             return Self::Lines;
         }
         // A terminal that cannot be set up still shows lines.
@@ -69,6 +69,11 @@ impl Live {
     }
 }
 
+/// Whether a terminal of that name can be drawn on.
+fn draws(term: Option<&str>) -> bool {
+    !matches!(term, None | Some("" | "dumb"))
+}
+
 /// An interval in a line.
 fn line(row: &Row) -> String {
     let (seconds, rate) = (row.until.as_secs_f64(), row.rate());
@@ -87,6 +92,12 @@ mod tests {
 
     use super::*;
     use crate::send::gather::Spread;
+
+    #[test]
+    fn a_terminal_that_cannot_move_its_cursor_has_lines() {
+        assert!(draws(Some("xterm")) && draws(Some("linux")));
+        assert!(!draws(None) && !draws(Some("")) && !draws(Some("dumb")));
+    }
 
     #[test]
     fn a_line_has_what_happened_in_the_interval() {
