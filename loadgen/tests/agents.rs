@@ -4,9 +4,11 @@
 mod common;
 
 use std::fs;
+use std::io::Read as _;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Server, Sink, figure, loadgen, text};
 use rustix::process::{Pid, Signal, kill_process};
@@ -79,6 +81,31 @@ fn an_agent_takes_no_plan_from_strangers_and_none_for_other_hosts_or_files() {
 }
 
 #[test]
+fn a_stranger_who_says_nothing_keeps_nobody_out_and_delays_no_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = token(folder.path(), "token");
+    let (agent, sink) = (agent(&token), Sink::start(&[]));
+    let send = || {
+        let leads = ["send", "--agents", &agent.address, "--token-file", &token];
+        loadgen(&[&leads[..], &["--target", &sink.address, "--messages", "5", "-q"]].concat())
+    };
+    let silent: Vec<_> = (0..15).map(|_| TcpStream::connect(&agent.address).unwrap()).collect();
+    let output = send();
+    assert!(output.status.success(), "{}", text(&output));
+    // There is a place for so many, and it is told to the next.
+    let more = TcpStream::connect(&agent.address).unwrap();
+    let mut greeted = [0; 4];
+    (&more).read_exact(&mut greeted).unwrap();
+    let output = send();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("refused: busy with other connections"), "{}", text(&output));
+    let begun = Instant::now();
+    agent.end();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop((silent, more));
+}
+
+#[test]
 fn an_agent_that_dies_in_the_middle_is_reported_and_the_run_ends() {
     let folder = tempfile::tempdir().unwrap();
     let token = token(folder.path(), "token");
@@ -107,7 +134,7 @@ fn an_agent_that_dies_in_the_middle_is_reported_and_the_run_ends() {
     common::first_line(child.stderr.as_mut().unwrap());
     kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
     child.wait().unwrap();
-    let until = std::time::Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(20);
     let leads = ["send", "--target", &sink.address, "--agents", &one.address, "--token-file"];
     loop {
         let output = loadgen(&[&leads[..], &[&token, "--messages", "5", "-q"]].concat());
@@ -115,7 +142,7 @@ fn an_agent_that_dies_in_the_middle_is_reported_and_the_run_ends() {
             break;
         }
         assert!(text(&output).contains("busy with another plan"), "{}", text(&output));
-        assert!(std::time::Instant::now() < until, "it is still busy");
+        assert!(Instant::now() < until, "it is still busy");
         std::thread::park_timeout(Duration::from_millis(50));
     }
     one.end();

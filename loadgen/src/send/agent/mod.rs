@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(15);
 /// The latest moment that a start may be set to, and how long others may take to be ready.
 const START_MAX: Duration = Duration::from_secs(60);
+/// Connections that may be about to prove that they know the token.
+const STRANGERS_MAX: usize = 16;
 /// How often it looks whether a signal has come.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -90,7 +92,7 @@ fn listen(options: &Arc<Options>, token: &Token) -> Result<(), String> {
     let address = listener.local_addr().map_err(said)?;
     // Who has not read it may know the address.
     let _ = say::figures(&format!("listening {address}"));
-    let busy = Arc::new(AtomicBool::new(false));
+    let state = Arc::new(State::default());
     while !stop.load(Ordering::Relaxed) {
         let Ok((stream, peer)) = listener.accept() else {
             // Nobody is there, or who was has gone again.
@@ -100,39 +102,91 @@ fn listen(options: &Arc<Options>, token: &Token) -> Result<(), String> {
         if stream.set_nonblocking(false).is_err() {
             continue;
         }
-        if busy.swap(true, Ordering::AcqRel) {
-            let refused = json!({ "refused": "busy with another plan" });
+        if state.strangers_count.load(Ordering::Acquire) >= STRANGERS_MAX {
+            let refused = json!({ "refused": "busy with other connections" });
             let _ = Channel::new(stream).and_then(|mut channel| channel.write(&refused));
             continue;
         }
+        let stranger = Count::of(&state, |state| &state.strangers_count);
         let (options, token) = (Arc::clone(options), token.clone());
-        let (busy, stop) = (Arc::clone(&busy), Arc::clone(&stop));
+        let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
         let serve = move || {
-            match serve(stream, &options, &token, &stop) {
+            let served = met(stream, &token, &state, stranger);
+            let served =
+                served.and_then(|(channel, _plan)| serve(channel, &options, &state, &stop));
+            match served {
                 Ok(messages) => say::error(&format!("{peer}: {messages} messages acknowledged")),
                 Err(why) => say::error(&format!("{peer}: {why}")),
             }
-            busy.store(false, Ordering::Release);
         };
         let thread = std::thread::Builder::new().name("loadgen-plan".into());
         thread.spawn(serve).map_err(|e| e.to_string())?;
     }
-    // A run that is under way ends by the same signal.
-    while busy.load(Ordering::Acquire) {
+    // A run that is under way ends by the same signal; what has not begun ends with the process.
+    while state.runs_count.load(Ordering::Acquire) > 0 {
         std::thread::park_timeout(LOOK);
     }
     Ok(())
 }
 
-/// A plan from its proof to its end; how many messages were acknowledged.
-fn serve(
+/// What the agent is at.
+#[derive(Debug, Default)]
+struct State {
+    /// Connections that have not proved that they know the token.
+    strangers_count: AtomicUsize,
+    /// Those that have: one at most.
+    plans_count: AtomicUsize,
+    /// Plans whose cores run.
+    runs_count: AtomicUsize,
+}
+
+/// One of them, for as long as it lives.
+struct Count(Arc<State>, fn(&State) -> &AtomicUsize);
+
+impl Count {
+    fn of(state: &Arc<State>, which: fn(&State) -> &AtomicUsize) -> Self {
+        which(state).fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(state), which)
+    }
+
+    /// The only one, if there was none.
+    fn only(state: &Arc<State>, which: fn(&State) -> &AtomicUsize) -> Option<Self> {
+        let taken = which(state).compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
+        taken.ok().map(|_| Self(Arc::clone(state), which))
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        (self.1)(&self.0).fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A stranger who knows the token, and whose plan is the only one.
+fn met(
     stream: TcpStream,
-    options: &Options,
     token: &Token,
+    state: &Arc<State>,
+    _stranger: Count,
+) -> Result<(Channel, Count), String> {
+    let mut channel = Channel::new(stream)?;
+    let proof = greet(&mut channel, token)?;
+    let Some(plan) = Count::only(state, |state| &state.plans_count) else {
+        let why = "busy with another plan";
+        channel.write(&json!({ "refused": why }))?;
+        return Err(why.into());
+    };
+    channel.write(&json!({ "proof": proof }))?;
+    Ok((channel, plan))
+}
+
+/// A plan to its end; how many messages were acknowledged.
+fn serve(
+    mut channel: Channel,
+    options: &Options,
+    state: &Arc<State>,
     signal: &Arc<AtomicBool>,
 ) -> Result<u64, String> {
-    let mut channel = Channel::new(stream)?;
-    greet(&mut channel, token)?;
     let order = channel.read(PLAN_BYTES_MAX, STEP)?;
     let (plan, share, set) = match prepare(&order, options) {
         Ok(prepared) => prepared,
@@ -146,6 +200,7 @@ fn serve(
     let wait = go.get("go_ms").and_then(Value::as_u64).map(Duration::from_millis);
     let wait = wait.filter(|wait| *wait <= START_MAX).ok_or("no start was set")?;
     std::thread::sleep(wait);
+    let _run = Count::of(state, |state| &state.runs_count);
     let fleet = match Fleet::launch(&plan, &set, share) {
         Ok(fleet) => fleet,
         Err(why) => {
@@ -168,8 +223,8 @@ fn serve(
     joined.and(relayed)
 }
 
-/// Proves the token to each other.
-fn greet(channel: &mut Channel, token: &Token) -> Result<(), String> {
+/// Makes the other side prove that it knows the token; our own proof.
+fn greet(channel: &mut Channel, token: &Token) -> Result<String, String> {
     let ours = nonce()?;
     channel.write(&json!({ "loadgen_agent": 1, "nonce": ours }))?;
     let answer = channel.read(SMALL_BYTES_MAX, STEP)?;
@@ -179,7 +234,7 @@ fn greet(channel: &mut Channel, token: &Token) -> Result<(), String> {
         channel.write(&json!({ "refused": "not the same token" }))?;
         return Err("not the same token".into());
     }
-    channel.write(&json!({ "proof": token.proof("agent", (&ours, theirs)) }))
+    Ok(token.proof("agent", (&ours, theirs)))
 }
 
 /// Reads a plan as if its words stood on our own command line.
