@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Server, Sink, figure, loadgen, text};
+use common::{Server, Sink, figure, loadgen, schema, text};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -41,6 +41,8 @@ fn two_agents_send_one_plan_and_their_figures_are_one_report() {
         assert_eq!(figure(&text(&output), "connections"), 6, "of both together");
     }
     let document: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let rules: Value = serde_json::from_str(include_str!("../schema.json")).unwrap();
+    assert_eq!(schema::check(&rules, &document), [""; 0]);
     let cores = document["own"]["cores"].as_array().unwrap();
     let seats: Vec<_> = cores.iter().map(|core| (&core["host"], &core["core"])).collect();
     let expected = [(1, 0), (1, 1), (2, 0), (2, 1)].map(|(host, core)| (json!(host), json!(core)));
@@ -72,7 +74,7 @@ fn an_agent_takes_no_plan_from_strangers_and_none_for_other_hosts_or_files() {
     let elsewhere = ["--target", "192.0.2.1:25", "--i-own-this-host", "192.0.2.1"];
     let (status, said) = send(&elsewhere, &ours);
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("refused: 192.0.2.1 is not this machine"), "{said}");
+    assert!(said.contains("refused: the agent says: 192.0.2.1 is not this machine"), "{said}");
     let short = folder.path().join("short");
     fs::write(&short, "x").unwrap();
     let (status, said) = send(&["--target", "127.0.0.1:9"], short.to_str().unwrap());

@@ -112,9 +112,10 @@ fn ready(
 ) -> Result<Channel, String> {
     let mut channel = Channel::new(connected(address)?)?;
     let read = |channel: &mut Channel| {
-        let answer = channel.read(SMALL_BYTES_MAX, STEP)?;
+        let answer = channel.read(SMALL_BYTES_MAX, STEP);
+        let answer = answer.map_err(|why| format!("it does not talk as an agent: {why}"))?;
         match answer.get("refused").and_then(Value::as_str) {
-            Some(why) => Err(format!("refused: {}", why.escape_debug())),
+            Some(why) => Err(format!("refused: {}", shown(why))),
             None => Ok(answer),
         }
     };
@@ -146,6 +147,11 @@ fn ready(
         Some(Value::Bool(true)) => Ok(channel),
         _ => Err("it is not ready".into()),
     }
+}
+
+/// A text of another host for a terminal, on one line.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// A connection to the first address of a host that answers.
@@ -218,7 +224,7 @@ impl Reader {
         while !running.is_empty() {
             let value = agent.channel.read(FIGURES_BYTES_MAX, START_IN + self.silence)?;
             if let Some(why) = value.get("failed").and_then(Value::as_str) {
-                return Err(why.escape_debug().to_string());
+                return Err(shown(why));
             }
             if self.stop.load(Ordering::Relaxed)
                 && ended.get_or_insert_with(Instant::now).elapsed() > self.silence
@@ -350,7 +356,7 @@ mod tests {
             (after(figures(3, 0, false)), b"", false, "it says what cannot be"),
             (after(figures(4, 2, true)), b"", false, "it says what cannot be"),
             (after(json!("hello")), b"", false, "it says what cannot be"),
-            (after(json!({ "failed": "no\nway" })), b"", false, "no\\nway"),
+            (after(json!({ "failed": "it's\nno\u{1b}" })), b"", false, "it's\u{fffd}no\u{fffd}"),
         ] {
             let (messages, failed) = said(&frames, then, gone, false);
             assert_eq!(messages, if frames.len() > 3 { 15 } else { 10 }, "{why}");

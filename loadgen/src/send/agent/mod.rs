@@ -258,7 +258,7 @@ fn prepare(order: &Value, options: &Options) -> Result<(Plan, Share, Set), Strin
     if share.cores > 256 || share.first.saturating_add(send.cores) > share.cores {
         return Err("the plan has cores that cannot be".into());
     }
-    let mut plan = Plan::new(send)?;
+    let mut plan = Plan::new(send).map_err(|why| format!("the agent says: {why}"))?;
     for user in order.get("users").and_then(Value::as_array).into_iter().flatten() {
         let pair = (user.get(0).and_then(Value::as_str), user.get(1).and_then(Value::as_str));
         let (Some(name), Some(password)) = pair else { return Err("a user is none".into()) };
