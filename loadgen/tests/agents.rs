@@ -127,6 +127,22 @@ fn an_agent_that_dies_in_the_middle_is_reported_and_the_run_ends() {
     assert!(said.contains(&failed), "{said}");
     assert!(figure(&said, "messages") >= 150, "the other one went on: {said}");
 
+    // Nor is a run a success of which an agent was ended, though its figures are whole.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    let three = agent(&token);
+    command.args(["send", "--target", &sink.address, "--agents", &three.address]);
+    let command =
+        command.args(["--token-file", &token, "--duration", "60s", "--interval", "100ms"]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    common::first_line(child.stderr.as_mut().unwrap());
+    let address = three.address.clone();
+    three.end();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("failed agent {address}: a signal ended it")), "{said}");
+    assert!(figure(&said, "messages") > 0, "{said}");
+
     // Who leads is gone: the agent ends the run, and takes the next plan.
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
     command.args(["send", "--target", &sink.address, "--agents", &one.address]);

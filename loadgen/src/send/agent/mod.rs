@@ -276,17 +276,23 @@ fn relay(
     set: &Set,
     signal: &AtomicBool,
 ) -> Result<u64, String> {
-    let (mut acknowledged, mut failed) = (0, None);
+    let (mut acknowledged, mut failed, mut ended) = (0, None, false);
     loop {
         if signal.load(Ordering::Relaxed) {
             set.stop.store(true, Ordering::Relaxed);
+            ended = true;
         }
         let (value, piece) = match fleet.news.recv_timeout(BEAT) {
             Ok(News::Piece(piece)) => (figures::encode(&piece, false), Some(piece)),
-            Ok(News::Last(piece)) => (figures::encode(&piece, true), Some(piece)),
+            // What was ended here is no end of the plan, and is told as a failure.
+            Ok(News::Last(piece)) => (figures::encode(&piece, !ended), Some(piece)),
             Ok(News::Failed { why, .. }) => (json!({ "failed": why }), None),
             Err(RecvTimeoutError::Timeout) => (json!({ "alive": true }), None),
-            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Disconnected) if !ended => break,
+            Err(RecvTimeoutError::Disconnected) => {
+                let _ = channel.write(&json!({ "failed": "a signal ended it" }));
+                break;
+            }
         };
         if let Err(why) = channel.write(&value) {
             // The cores end before anything else does.

@@ -131,6 +131,8 @@ fn show(
     inbox: &Receiver<News>,
     stop: &AtomicBool,
 ) -> io::Result<()> {
+    // Nothing is drawn twice: that would cost a share of a processor that is measured.
+    let mut changed = true;
     loop {
         loop {
             match inbox.try_recv() {
@@ -139,10 +141,17 @@ fn show(
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return Ok(()),
             }
+            changed = true;
         }
-        terminal.draw(|frame| view.draw(frame))?;
-        if event::poll(LOOK)? && ends(&event::read()?) {
-            stop.store(true, Ordering::Relaxed);
+        if std::mem::take(&mut changed) {
+            terminal.draw(|frame| view.draw(frame))?;
+        }
+        if event::poll(LOOK)? {
+            let event = event::read()?;
+            changed = matches!(event, Event::Resize(..));
+            if ends(&event) {
+                stop.store(true, Ordering::Relaxed);
+            }
         }
         if stop.load(Ordering::Relaxed) {
             return Ok(());
