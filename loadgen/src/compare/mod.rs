@@ -159,8 +159,8 @@ fn judge(a: &[Run], b: &[Run], tolerance: f64) -> Result<Judged, String> {
     }
     if rows.is_empty() {
         return Err(format!(
-            "there is nothing to compare: it takes {RUNS_MIN} runs of each, or runs of {} \
-             intervals and more",
+            "there is nothing to compare: it takes {RUNS_MIN} runs of each, or runs of {} whole \
+             intervals behind the first: longer ones, or a shorter --interval",
             statistics::INTERVALS_MIN
         ));
     }

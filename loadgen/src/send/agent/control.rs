@@ -6,8 +6,8 @@
 //! [`SILENCE`], has no figures for some intervals or only empty ones for longer than the plan
 //! allows ([`idle_max`]), says what cannot be, or goes on when the run was ended or for
 //! [`OVERTIME_MAX`] after the plan's end, has failed: what it had said before counts, the others go
-//! on, and the run is no success. Clocks of hosts are never compared: the start is set so many milliseconds from now, and
-//! travels for as long as a packet does.
+//! on, and the run is no success. Clocks of hosts are never compared: the start is set so many
+//! milliseconds from now, and travels for as long as a packet does.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
