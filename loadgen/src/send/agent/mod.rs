@@ -243,7 +243,9 @@ fn prepare(order: &Value, options: &Options) -> Result<(Plan, Share, Set), Strin
     let words = words.iter().map(|word| word.as_str().map(str::to_owned));
     let words = words.collect::<Option<Vec<_>>>().ok_or("there is no plan")?;
     let parsed = Words::try_parse_from(["send".to_owned()].into_iter().chain(words));
-    let mut send = parsed.map_err(|e| e.to_string())?.options;
+    // The help that may follow is for a person, and longer than a frame.
+    let first = |e: clap::Error| e.to_string().lines().next().unwrap_or_default().to_owned();
+    let mut send = parsed.map_err(first)?.options;
     if send.is_of_this_host() {
         return Err("the plan is about files or processes of this host".into());
     }
@@ -351,9 +353,11 @@ mod tests {
             (&[local], json!({ "users": [["u"]] }), "a user is none"),
             (&[local], json!({ "words": [1] }), "there is no plan"),
             (&[local, "--nonsense"], json!({}), "unexpected argument"),
+            (&["--help"], json!({}), "The words of a plan"),
         ] {
             let refused = prepared(words, rest, &["192.0.2.2"]).err().unwrap();
             assert!(refused.contains(why), "{words:?}: {refused}");
+            assert!(refused.len() < SMALL_BYTES_MAX / 8, "{refused}");
         }
     }
 }
