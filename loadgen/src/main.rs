@@ -24,6 +24,7 @@ mod maildrop;
 mod pop3;
 mod process;
 mod proof;
+mod say;
 mod send;
 mod sink;
 mod stream;
@@ -109,7 +110,7 @@ fn main() -> ExitCode {
     let args = match Args::from_arg_matches(&matches) {
         Ok(args) => args,
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why.to_string());
             return ExitCode::from(2);
         }
     };
@@ -127,12 +128,9 @@ fn main() -> ExitCode {
         What::Handshakes { common, plan } => handshakes::run(&common, &plan),
     };
     match done {
-        Ok(figures) => {
-            println!("{}", figures.join("\n"));
-            ExitCode::SUCCESS
-        }
+        Ok(figures) => ExitCode::from(u8::from(!say::figures(&figures.join("\n")))),
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             ExitCode::FAILURE
         }
     }

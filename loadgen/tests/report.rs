@@ -56,6 +56,42 @@ fn the_document_of_a_run_follows_the_schema_and_the_rows_add_up() {
 }
 
 #[test]
+fn documents_of_runs_that_went_otherwise_follow_the_schema_too() {
+    let (sink, bad) =
+        (Sink::start(&["--tls", "starttls"]), Sink::start(&["--rule", "*: 550=100%"]));
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (json, html, csv) = (file("a.json"), file("a.html"), file("a.csv"));
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    for (target, flags, code) in [
+        // A core that is late with every message: no latencies.
+        (&sink.address, "--rate 100 --duration 300ms --slip-max 0s --tls starttls", 0),
+        (&sink.address, "--find-max p99<9s --rate 20 --duration 400ms --threshold rate<45", 0),
+        (&sink.address, "--find-max p99<1us --rate 1 --duration 200ms", 1),
+        (&bad.address, "--messages 3 --connections 1", 1),
+        (&"127.0.0.1:1".to_owned(), "--messages 3 --connections 1", 1),
+        (&sink.address, "--rate 0 --duration 200ms", 1),
+    ] {
+        let files = ["-q", "--json", &json, "--html", &html];
+        let words = ["send", "--target", target].into_iter().chain(flags.split(' ')).chain(files);
+        let output = loadgen(&words.collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(code), "{flags}: {}", text(&output));
+        let document: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+        assert_eq!(schema::check(&schema, &document), [""; 0], "{flags}");
+        let page = fs::read_to_string(&html).unwrap();
+        let word = if code == 0 { "<b>passed</b>" } else { "<b>failed</b>" };
+        assert!(page.contains(word) && page.ends_with("</html>\n"), "{flags}: {page}");
+        assert!(!page.contains("NaN") && !page.contains("inf"), "{flags}: {page}");
+    }
+    // Nothing is sent: a file of rows has its head.
+    let none = ["--rate", "0", "--duration", "200ms", "-q", "--csv", &csv];
+    loadgen(&[&["send", "--target", &sink.address], &none[..]].concat());
+    assert!(fs::read_to_string(&csv).unwrap().starts_with("time_s,"));
+    let seen = [sink.end(), bad.end()];
+    assert!(figure(&seen[1], "refusal 550") >= 3, "{seen:?}");
+}
+
+#[test]
 fn what_does_not_follow_the_schema_is_found() {
     let schema: Value = serde_json::from_str(SCHEMA).unwrap();
     let wrong = schema::check(&schema, &json!({ "layout": 2, "cores": "1", "server": {} }));

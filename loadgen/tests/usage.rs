@@ -5,8 +5,9 @@ mod common;
 
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 
-use common::{figure, loadgen, text};
+use common::{Sink, figure, loadgen, text};
 
 #[test]
 fn wrong_words_have_status_2_and_the_nearest_right_one_is_named() {
@@ -40,6 +41,43 @@ fn wrong_words_have_status_2_and_the_nearest_right_one_is_named() {
         assert_eq!(output.status.code(), Some(2), "{words:?}");
         assert!(text(&output).contains(why), "{words:?}: {}", text(&output));
     }
+}
+
+#[test]
+fn who_has_gone_from_the_other_end_of_a_pipe_is_no_panic() {
+    let sink = Sink::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("a.json").to_str().unwrap().to_owned();
+    let html = folder.path().join("a.html").to_str().unwrap().to_owned();
+    let gone = || std::io::pipe().unwrap().1;
+    let send = ["send", "--target", &sink.address];
+    let files = ["--json", &json, "--html", &html];
+    let rows = ["--rate", "100", "--duration", "500ms", "--interval", "100ms"];
+    let send_rows = [&send[..], &rows, &files].concat();
+    let status = |words: &[&str], out: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        command.args(words).stdout(out).stderr(gone()).status().unwrap().code()
+    };
+    // What was measured is written, though nobody listens.
+    assert_eq!(status(&send_rows, Stdio::null()), Some(0));
+    assert!(std::fs::read_to_string(&html).unwrap().contains("<b>passed</b>"));
+    for (words, code) in [
+        (&[&send[..], &["--messages", "5"], &files].concat()[..], 1),
+        (&["sink", "--listen", "127.0.0.1:0", "--duration", "100ms"], 1),
+        (&["compare", "--force", "--a", &json, &json, &json, "--b", &json, &json, &json], 2),
+        (&["compare", "/nonexistent", "/nonexistent"], 2),
+        (&["verify", "--ledger", "/dev/null", "--sink", "/dev/null"], 1),
+        (&["idle", "--target", &sink.address, "--connections", "1"], 1),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+        let output = command.args(words).stdout(gone()).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{words:?} {}", text(&output));
+        assert!(!text(&output).contains("panicked"), "{words:?} {}", text(&output));
+        assert_eq!(status(words, gone().into()), Some(code), "{words:?}");
+    }
+    assert!(std::fs::read_to_string(&json).unwrap().contains("\"acknowledged\": 5"));
+    assert!(std::fs::read_to_string(&html).unwrap().contains("<b>passed</b>"));
+    sink.end();
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod statistics;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::say;
 use run::{Figure, Run};
 use statistics::{Difference, LEVEL_PERCENT, RUNS_MIN};
 
@@ -57,12 +58,12 @@ struct Compared {
 /// Compares, prints, and says how it came out.
 pub(crate) fn run(options: &Options) -> ExitCode {
     match compared(options) {
-        Ok((lines, worse)) => {
-            println!("{}", lines.join("\n"));
-            ExitCode::from(u8::from(worse))
-        }
+        Ok((lines, worse)) => match say::figures(&lines.join("\n")) {
+            true => ExitCode::from(u8::from(worse)),
+            false => ExitCode::from(2),
+        },
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             ExitCode::from(2)
         }
     }
@@ -99,9 +100,11 @@ fn compared(options: &Options) -> Result<(Vec<String>, bool), String> {
     }
     let Judged { rows, missing, by_runs } = judge(&a, &b, options.tolerance)?;
     let unit = if by_runs { "runs" } else { "intervals of the runs" };
-    lines.push(format!("a {} runs of {}", a.len(), first.target));
-    let target = b.first().map_or("", |run| &run.target);
-    lines.push(format!("b {} runs of {target}", b.len()));
+    for (name, runs) in [("a", &a), ("b", &b)] {
+        let target = runs.first().map_or("", |run| &run.target);
+        let plural = if runs.len() == 1 { "run" } else { "runs" };
+        lines.push(format!("{name}: {} {plural} of {target}", runs.len()));
+    }
     lines.push(format!("differences b - a, {LEVEL_PERCENT} % intervals from {unit}"));
     if !by_runs {
         lines.push(format!(
@@ -128,6 +131,13 @@ struct Judged {
 
 fn judge(a: &[Run], b: &[Run], tolerance: f64) -> Result<Judged, String> {
     let by_runs = a.len().min(b.len()) >= RUNS_MIN;
+    let mut lengths = a.iter().chain(b).map(|run| run.interval().to_bits());
+    let length = lengths.next();
+    if !by_runs && lengths.any(|other| Some(other) != length) {
+        return Err("intervals of different lengths are not compared: the same --interval, or \
+                    more runs"
+            .into());
+    }
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
     for figure in Figure::ALL {
         let values = |runs: &[Run]| -> Option<Vec<f64>> {
@@ -149,8 +159,8 @@ fn judge(a: &[Run], b: &[Run], tolerance: f64) -> Result<Judged, String> {
     }
     if rows.is_empty() {
         return Err(format!(
-            "there is nothing to compare: it takes {RUNS_MIN} runs of each, or runs of {} \
-             intervals and more",
+            "there is nothing to compare: it takes {RUNS_MIN} runs of each, or runs of {} whole \
+             intervals behind the first: longer ones, or a shorter --interval",
             statistics::INTERVALS_MIN
         ));
     }
@@ -194,6 +204,16 @@ fn line(row: &Compared) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intervals_of_different_lengths_are_not_compared_and_runs_of_them_are() {
+        let of = |seconds: f64| run::tests::run_of(70.0, "4096", 20, seconds);
+        assert!(judge(&[of(1.0)], &[of(1.0)], 0.0).is_ok());
+        let why = judge(&[of(1.0)], &[of(0.1)], 0.0).unwrap_err();
+        assert!(why.contains("--interval"), "{why}");
+        let three = |seconds| [of(seconds), of(seconds), of(seconds)];
+        assert!(judge(&three(1.0), &three(0.1), 0.0).unwrap().by_runs);
+    }
 
     #[test]
     fn an_interval_on_one_side_is_a_verdict_and_any_other_is_none() {

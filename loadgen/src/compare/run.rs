@@ -122,7 +122,20 @@ impl Run {
         if self.flag("interrupted") || other.flag("interrupted") {
             unlike.push("a run was interrupted".into());
         }
+        if self.has_failed() || other.has_failed() {
+            unlike.push("a host of a run failed".into());
+        }
         unlike.join(", ")
+    }
+
+    /// Whether less than the plan was sent, since a host was missing.
+    fn has_failed(&self) -> bool {
+        self.document.get("failed").and_then(Value::as_array).is_some_and(|all| !all.is_empty())
+    }
+
+    /// How long its intervals are, in seconds: percentiles and maxima depend on it.
+    pub(super) fn interval(&self) -> f64 {
+        self.number("/interval_seconds").unwrap_or(0.0)
     }
 
     fn flag(&self, name: &str) -> bool {
@@ -182,12 +195,22 @@ impl Run {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
 
-    pub(super) fn run(rate: f64, plan: &str) -> Run {
+    /// A run of so many intervals more.
+    pub(crate) fn run_of(rate: f64, plan: &str, intervals: usize, seconds: f64) -> Run {
+        let mut run = run(rate, plan);
+        run.document["interval_seconds"] = json!(seconds);
+        let rows = run.document["series"].as_array_mut().unwrap();
+        let row = rows[1].clone();
+        rows.extend(vec![row; intervals]);
+        run
+    }
+
+    fn run(rate: f64, plan: &str) -> Run {
         let row = |seconds: f64, rate: f64| {
             json!({
                 "seconds": seconds, "rate": rate, "errors": 1, "begun": 50,
@@ -230,6 +253,10 @@ mod tests {
         let (a, b) = (run(1.0, "4096"), run(1.0, "64"));
         assert_eq!(a.unlike(&run(2.0, "4096")), "");
         assert_eq!(a.unlike(&b), "size is \"4096\" and \"64\"");
+        let mut failed = run(1.0, "4096");
+        failed.document["failed"] = json!(["agent b.test:2526: gone"]);
+        assert_eq!(a.unlike(&failed), "a host of a run failed");
+        assert_eq!(failed.unlike(&a), "a host of a run failed");
         for wrong in [json!([]), json!({ "layout": 2 }), json!({ "layout": 1, "plan": 5 })] {
             assert!(Run::new(wrong).is_err());
         }

@@ -23,7 +23,7 @@ use crate::stream::Stream;
 use crate::tls;
 
 /// What one send carries of a message, so that buffers stay in the runtime's pool.
-const PIECE_BYTES: usize = 16 * 1024;
+pub(crate) const PIECE_BYTES: usize = 16 * 1024;
 
 /// Who a message is from and for.
 #[derive(Debug, Default)]

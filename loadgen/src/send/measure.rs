@@ -296,7 +296,10 @@ impl Measures {
     pub(crate) fn greeted(&mut self, text: &[u8]) {
         self.greeting.get_or_insert_with(|| {
             let text = text.get(..GREETING_BYTES_MAX).unwrap_or(text);
-            String::from_utf8_lossy(text).into_owned()
+            // What is no UTF-8 becomes longer.
+            let mut text = String::from_utf8_lossy(text).into_owned();
+            text.truncate(text.floor_char_boundary(GREETING_BYTES_MAX));
+            text
         });
     }
 
@@ -316,6 +319,12 @@ impl Measures {
         let three = [("intended", &self.intended), ("actual", &self.actual), ("slip", &self.slip)];
         let phases = Phase::ALL.iter().zip(&self.phases).map(|((_, name), times)| (*name, times));
         three.into_iter().chain(phases)
+    }
+
+    /// Whether nothing was counted.
+    pub(crate) fn is_empty(&self) -> bool {
+        let sums = self.counts().into_iter().chain([self.errors_count()]).sum::<u64>();
+        sums + self.codes.iter().sum::<u64>() == 0
     }
 
     /// Empties it, and keeps its memory.
@@ -457,6 +466,18 @@ mod tests {
     }
 
     #[test]
+    fn a_greeting_of_any_octets_is_short() {
+        for octets in
+            [&[0xe9; 2 * GREETING_BYTES_MAX][..], "é".repeat(GREETING_BYTES_MAX).as_bytes()]
+        {
+            let mut measures = Measures::new();
+            measures.greeted(octets);
+            let length = measures.greeting.as_ref().unwrap().len();
+            assert!((GREETING_BYTES_MAX - 4..=GREETING_BYTES_MAX).contains(&length), "{length}");
+        }
+    }
+
+    #[test]
     fn what_is_reset_is_as_new() {
         let mut one = Measures::new();
         one.counts_mut().into_iter().for_each(|count| *count = 3);
@@ -476,6 +497,9 @@ mod tests {
         assert!(all.counts().into_iter().all(|count| count == 0));
         assert!(all.times().all(|(_, times)| times.count() == 0));
         assert_eq!((all.replies().count(), all.errors_count(), all.cores.len()), (0, 0, 0));
-        assert_eq!((all.took, all.tls, all.greeting), (Duration::ZERO, None, None));
+        assert_eq!((all.took, &all.tls, &all.greeting), (Duration::ZERO, &None, &None));
+        assert!(all.is_empty() && !other.is_empty());
+        all.code(Phase::Mail, 250);
+        assert!(!all.is_empty());
     }
 }

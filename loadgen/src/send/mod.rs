@@ -42,6 +42,7 @@ use clap::ArgMatches;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::process::Process;
+use crate::say;
 use exchange::News;
 use executor::Batch;
 use fleet::{Fleet, Share};
@@ -63,14 +64,14 @@ pub(crate) fn run(options: Options, matches: Option<&ArgMatches>) -> ExitCode {
     let plan = match Plan::new(options) {
         Ok(plan) => Plan { words: matches.map(plan::words).unwrap_or_default(), ..plan },
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             return ExitCode::from(2);
         }
     };
     match measured(&plan) {
         Ok(good) => ExitCode::from(u8::from(!good)),
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             ExitCode::FAILURE
         }
     }
@@ -107,12 +108,12 @@ fn measured(plan: &Plan) -> Result<bool, String> {
         lines.push(format!("threshold {threshold} {}", if holds { "held" } else { "missed" }));
         good &= holds;
     }
-    println!("{}", lines.join("\n"));
+    let told = say::figures(&lines.join("\n"));
     let borne = options.threshold.iter().any(Threshold::bears_errors);
     let errors = outcome.measures.errors_count() > 0 && !borne && options.find_max.is_none();
     good &= !errors && outcome.failed.is_empty();
     if outcome.measures.acknowledged == 0 {
-        eprintln!("no message was acknowledged");
+        say::error("no message was acknowledged");
         good = false;
     }
     if let Some(path) = &options.json {
@@ -122,7 +123,7 @@ fn measured(plan: &Plan) -> Result<bool, String> {
     if let Some(path) = &options.html {
         write(path, &report::html::page(&plan, &outcome, found, good))?;
     }
-    Ok(good)
+    Ok(good && told)
 }
 
 fn write(path: &Path, text: &str) -> Result<(), String> {

@@ -55,6 +55,11 @@ pub(crate) enum Between {
 pub(crate) struct Sizes(pub(crate) Vec<(usize, usize, f64)>);
 
 impl Sizes {
+    /// Octets of the largest message.
+    pub(crate) fn largest(&self) -> usize {
+        self.0.iter().map(|(_, high, _)| *high).max().unwrap_or(0)
+    }
+
     /// Each size that occurs, with its weight.
     pub(crate) fn steps(&self) -> impl Iterator<Item = (usize, f64)> {
         self.0.iter().flat_map(|&(low, high, weight)| {
@@ -386,6 +391,16 @@ pub(crate) enum Amount {
     Closed { messages: Option<u64>, time: Option<Duration> },
     /// Open loop.
     Open(Curve),
+}
+
+impl Amount {
+    /// How long it takes when nothing waits; nothing for a number of messages.
+    pub(crate) fn length(&self) -> Duration {
+        match self {
+            Self::Closed { time, .. } => time.unwrap_or_default(),
+            Self::Open(curve) => Duration::try_from_secs_f64(curve.seconds()).unwrap_or_default(),
+        }
+    }
 }
 
 /// A checked plan.

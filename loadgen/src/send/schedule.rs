@@ -75,6 +75,11 @@ impl Curve {
         self.0.iter().map(Segment::area).sum()
     }
 
+    /// How long it is.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.0.iter().map(|segment| segment.seconds).sum()
+    }
+
     /// When the message at `position` is due, in seconds; `None` behind the last.
     pub(crate) fn time_of(&self, position: f64) -> Option<f64> {
         let (mut before, mut begins) = (0.0, 0.0);

@@ -26,6 +26,7 @@ use fsmtp_rt::glommio::{GlommioRuntime, ShardHandle, ShardOptions, start_shard};
 use fsmtp_rt::helpers::Helpers;
 
 use crate::process::raise_open_files;
+use crate::say;
 use crate::send::{duration, stop_flag, thread_cpu};
 use crate::tls;
 use ledger::Ledger;
@@ -93,17 +94,14 @@ pub(crate) fn run(options: Options) -> ExitCode {
     let rules = match check(&options) {
         Ok(rules) => rules,
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             return ExitCode::from(2);
         }
     };
     match serve(options, rules) {
-        Ok(counts) => {
-            println!("{}", figures(&counts).join("\n"));
-            ExitCode::SUCCESS
-        }
+        Ok(counts) => ExitCode::from(u8::from(!say::figures(&figures(&counts).join("\n")))),
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             ExitCode::FAILURE
         }
     }
@@ -147,7 +145,8 @@ fn serve(options: Options, rules: Rules) -> Result<Counts, String> {
         address = is_ready.recv().map_err(|e| e.to_string()).flatten()?;
     }
     drop((results_in, shared));
-    println!("listening {address}");
+    // Who has not read it may know the address.
+    let _ = say::figures(&format!("listening {address}"));
     let mut counts = Counts::default();
     for result in results {
         counts.add(&result?);

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::maildrop::Pop;
 use crate::proof::Reader;
+use crate::say;
 use crate::send::{duration, users};
 use crate::tls::{self, Dialer, Mode};
 use book::{Book, Messages, Outcome, lines};
@@ -52,11 +53,11 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> ExitCode {
     match compare(options) {
         Ok(outcome) => {
-            println!("{}", text(&outcome).join("\n"));
-            ExitCode::from(u8::from(!outcome.good()))
+            let told = say::figures(&text(&outcome).join("\n"));
+            ExitCode::from(u8::from(!outcome.good() || !told))
         }
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             ExitCode::FAILURE
         }
     }

@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use super::fleet::{Fleet, Share};
 use super::message::Templates;
 use super::plan::{Options as Send, Plan};
 use super::{Set, stop_flag};
+use crate::say;
 
 /// How long the other side may take for each step before a run begins.
 const STEP: Duration = Duration::from_secs(10);
@@ -38,6 +39,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(15);
 /// The latest moment that a start may be set to, and how long others may take to be ready.
 const START_MAX: Duration = Duration::from_secs(60);
+/// Connections that may be about to prove that they know the token.
+const STRANGERS_MAX: usize = 16;
 /// How often it looks whether a signal has come.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -68,14 +71,14 @@ pub(crate) fn run(options: Options) -> ExitCode {
     let token = match Token::read(&options.token_file) {
         Ok(token) => token,
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             return ExitCode::from(2);
         }
     };
     match listen(&Arc::new(options), &token) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("{why}");
+            say::error(&why);
             ExitCode::FAILURE
         }
     }
@@ -86,8 +89,10 @@ fn listen(options: &Arc<Options>, token: &Token) -> Result<(), String> {
     let said = |e: std::io::Error| format!("{}: {e}", options.listen);
     let listener = TcpListener::bind(options.listen).map_err(said)?;
     listener.set_nonblocking(true).map_err(said)?;
-    println!("listening {}", listener.local_addr().map_err(said)?);
-    let busy = Arc::new(AtomicBool::new(false));
+    let address = listener.local_addr().map_err(said)?;
+    // Who has not read it may know the address.
+    let _ = say::figures(&format!("listening {address}"));
+    let state = Arc::new(State::default());
     while !stop.load(Ordering::Relaxed) {
         let Ok((stream, peer)) = listener.accept() else {
             // Nobody is there, or who was has gone again.
@@ -97,39 +102,91 @@ fn listen(options: &Arc<Options>, token: &Token) -> Result<(), String> {
         if stream.set_nonblocking(false).is_err() {
             continue;
         }
-        if busy.swap(true, Ordering::AcqRel) {
-            let refused = json!({ "refused": "busy with another plan" });
+        if state.strangers_count.load(Ordering::Acquire) >= STRANGERS_MAX {
+            let refused = json!({ "refused": "busy with other connections" });
             let _ = Channel::new(stream).and_then(|mut channel| channel.write(&refused));
             continue;
         }
+        let stranger = Count::of(&state, |state| &state.strangers_count);
         let (options, token) = (Arc::clone(options), token.clone());
-        let (busy, stop) = (Arc::clone(&busy), Arc::clone(&stop));
+        let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
         let serve = move || {
-            match serve(stream, &options, &token, &stop) {
-                Ok(messages) => eprintln!("{peer}: {messages} messages acknowledged"),
-                Err(why) => eprintln!("{peer}: {why}"),
+            let served = met(stream, &token, &state, stranger);
+            let served =
+                served.and_then(|(channel, _plan)| serve(channel, &options, &state, &stop));
+            match served {
+                Ok(messages) => say::error(&format!("{peer}: {messages} messages acknowledged")),
+                Err(why) => say::error(&format!("{peer}: {why}")),
             }
-            busy.store(false, Ordering::Release);
         };
         let thread = std::thread::Builder::new().name("loadgen-plan".into());
         thread.spawn(serve).map_err(|e| e.to_string())?;
     }
-    // A run that is under way ends by the same signal.
-    while busy.load(Ordering::Acquire) {
+    // A run that is under way ends by the same signal; what has not begun ends with the process.
+    while state.runs_count.load(Ordering::Acquire) > 0 {
         std::thread::park_timeout(LOOK);
     }
     Ok(())
 }
 
-/// A plan from its proof to its end; how many messages were acknowledged.
-fn serve(
+/// What the agent is at.
+#[derive(Debug, Default)]
+struct State {
+    /// Connections that have not proved that they know the token.
+    strangers_count: AtomicUsize,
+    /// Those that have: one at most.
+    plans_count: AtomicUsize,
+    /// Plans whose cores run.
+    runs_count: AtomicUsize,
+}
+
+/// One of them, for as long as it lives.
+struct Count(Arc<State>, fn(&State) -> &AtomicUsize);
+
+impl Count {
+    fn of(state: &Arc<State>, which: fn(&State) -> &AtomicUsize) -> Self {
+        which(state).fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(state), which)
+    }
+
+    /// The only one, if there was none.
+    fn only(state: &Arc<State>, which: fn(&State) -> &AtomicUsize) -> Option<Self> {
+        let taken = which(state).compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
+        taken.ok().map(|_| Self(Arc::clone(state), which))
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        (self.1)(&self.0).fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A stranger who knows the token, and whose plan is the only one.
+fn met(
     stream: TcpStream,
-    options: &Options,
     token: &Token,
+    state: &Arc<State>,
+    _stranger: Count,
+) -> Result<(Channel, Count), String> {
+    let mut channel = Channel::new(stream)?;
+    let proof = greet(&mut channel, token)?;
+    let Some(plan) = Count::only(state, |state| &state.plans_count) else {
+        let why = "busy with another plan";
+        channel.write(&json!({ "refused": why }))?;
+        return Err(why.into());
+    };
+    channel.write(&json!({ "proof": proof }))?;
+    Ok((channel, plan))
+}
+
+/// A plan to its end; how many messages were acknowledged.
+fn serve(
+    mut channel: Channel,
+    options: &Options,
+    state: &Arc<State>,
     signal: &Arc<AtomicBool>,
 ) -> Result<u64, String> {
-    let mut channel = Channel::new(stream)?;
-    greet(&mut channel, token)?;
     let order = channel.read(PLAN_BYTES_MAX, STEP)?;
     let (plan, share, set) = match prepare(&order, options) {
         Ok(prepared) => prepared,
@@ -143,6 +200,7 @@ fn serve(
     let wait = go.get("go_ms").and_then(Value::as_u64).map(Duration::from_millis);
     let wait = wait.filter(|wait| *wait <= START_MAX).ok_or("no start was set")?;
     std::thread::sleep(wait);
+    let _run = Count::of(state, |state| &state.runs_count);
     let fleet = match Fleet::launch(&plan, &set, share) {
         Ok(fleet) => fleet,
         Err(why) => {
@@ -165,8 +223,8 @@ fn serve(
     joined.and(relayed)
 }
 
-/// Proves the token to each other.
-fn greet(channel: &mut Channel, token: &Token) -> Result<(), String> {
+/// Makes the other side prove that it knows the token; our own proof.
+fn greet(channel: &mut Channel, token: &Token) -> Result<String, String> {
     let ours = nonce()?;
     channel.write(&json!({ "loadgen_agent": 1, "nonce": ours }))?;
     let answer = channel.read(SMALL_BYTES_MAX, STEP)?;
@@ -176,7 +234,7 @@ fn greet(channel: &mut Channel, token: &Token) -> Result<(), String> {
         channel.write(&json!({ "refused": "not the same token" }))?;
         return Err("not the same token".into());
     }
-    channel.write(&json!({ "proof": token.proof("agent", (&ours, theirs)) }))
+    Ok(token.proof("agent", (&ours, theirs)))
 }
 
 /// Reads a plan as if its words stood on our own command line.
@@ -185,7 +243,9 @@ fn prepare(order: &Value, options: &Options) -> Result<(Plan, Share, Set), Strin
     let words = words.iter().map(|word| word.as_str().map(str::to_owned));
     let words = words.collect::<Option<Vec<_>>>().ok_or("there is no plan")?;
     let parsed = Words::try_parse_from(["send".to_owned()].into_iter().chain(words));
-    let mut send = parsed.map_err(|e| e.to_string())?.options;
+    // The help that may follow is for a person, and longer than a frame.
+    let first = |e: clap::Error| e.to_string().lines().next().unwrap_or_default().to_owned();
+    let mut send = parsed.map_err(first)?.options;
     if send.is_of_this_host() {
         return Err("the plan is about files or processes of this host".into());
     }
@@ -200,7 +260,7 @@ fn prepare(order: &Value, options: &Options) -> Result<(Plan, Share, Set), Strin
     if share.cores > 256 || share.first.saturating_add(send.cores) > share.cores {
         return Err("the plan has cores that cannot be".into());
     }
-    let mut plan = Plan::new(send)?;
+    let mut plan = Plan::new(send).map_err(|why| format!("the agent says: {why}"))?;
     for user in order.get("users").and_then(Value::as_array).into_iter().flatten() {
         let pair = (user.get(0).and_then(Value::as_str), user.get(1).and_then(Value::as_str));
         let (Some(name), Some(password)) = pair else { return Err("a user is none".into()) };
@@ -218,17 +278,23 @@ fn relay(
     set: &Set,
     signal: &AtomicBool,
 ) -> Result<u64, String> {
-    let (mut acknowledged, mut failed) = (0, None);
+    let (mut acknowledged, mut failed, mut ended) = (0, None, false);
     loop {
         if signal.load(Ordering::Relaxed) {
             set.stop.store(true, Ordering::Relaxed);
+            ended = true;
         }
         let (value, piece) = match fleet.news.recv_timeout(BEAT) {
             Ok(News::Piece(piece)) => (figures::encode(&piece, false), Some(piece)),
-            Ok(News::Last(piece)) => (figures::encode(&piece, true), Some(piece)),
+            // What was ended here is no end of the plan, and is told as a failure.
+            Ok(News::Last(piece)) => (figures::encode(&piece, !ended), Some(piece)),
             Ok(News::Failed { why, .. }) => (json!({ "failed": why }), None),
             Err(RecvTimeoutError::Timeout) => (json!({ "alive": true }), None),
-            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Disconnected) if !ended => break,
+            Err(RecvTimeoutError::Disconnected) => {
+                let _ = channel.write(&json!({ "failed": "a signal ended it" }));
+                break;
+            }
         };
         if let Err(why) = channel.write(&value) {
             // The cores end before anything else does.
@@ -287,9 +353,11 @@ mod tests {
             (&[local], json!({ "users": [["u"]] }), "a user is none"),
             (&[local], json!({ "words": [1] }), "there is no plan"),
             (&[local, "--nonsense"], json!({}), "unexpected argument"),
+            (&["--help"], json!({}), "The words of a plan"),
         ] {
             let refused = prepared(words, rest, &["192.0.2.2"]).err().unwrap();
             assert!(refused.contains(why), "{words:?}: {refused}");
+            assert!(refused.len() < SMALL_BYTES_MAX / 8, "{refused}");
         }
     }
 }

@@ -20,6 +20,7 @@ use super::gather::Row;
 use super::measure::Measures;
 use super::plan::Plan;
 use super::report::{BUSY_MAX, spoken};
+use crate::say;
 use screen::Screen;
 use view::Frame;
 
@@ -42,7 +43,7 @@ impl Live {
         }
         // Who touches the terminal from the background is stopped by the system.
         let ours = || stderr().is_terminal() && tcgetpgrp(stderr()).is_ok_and(|g| g == getpgrp());
-        if plan.options.no_tui || !ours() {
+        if plan.options.no_tui || !draws(std::env::var("TERM").ok().as_deref()) || !ours() {
             return Self::Lines;
         }
         // A terminal that cannot be set up still shows lines.
@@ -53,7 +54,7 @@ impl Live {
     pub(crate) fn row(&self, row: &Row, now: &[Now], total: &Measures) {
         match self {
             Self::Quiet => {}
-            Self::Lines => eprintln!("{}", line(row)),
+            Self::Lines => say::error(&line(row)),
             Self::Screen(screen) => screen.row(Frame::new(row, now, total)),
         }
     }
@@ -62,10 +63,15 @@ impl Live {
     pub(crate) fn note(&self, text: String) {
         match self {
             Self::Quiet => {}
-            Self::Lines => eprintln!("{text}"),
+            Self::Lines => say::error(&text),
             Self::Screen(screen) => screen.note(text),
         }
     }
+}
+
+/// Whether a terminal of that name can be drawn on.
+fn draws(term: Option<&str>) -> bool {
+    !matches!(term, None | Some("" | "dumb"))
 }
 
 /// An interval in a line.
@@ -86,6 +92,12 @@ mod tests {
 
     use super::*;
     use crate::send::gather::Spread;
+
+    #[test]
+    fn a_terminal_that_cannot_move_its_cursor_has_lines() {
+        assert!(draws(Some("xterm")) && draws(Some("linux")));
+        assert!(!draws(None) && !draws(Some("")) && !draws(Some("dumb")));
+    }
 
     #[test]
     fn a_line_has_what_happened_in_the_interval() {

@@ -21,6 +21,7 @@ use ratatui::crossterm::terminal::{
 };
 
 use super::view::{Frame, View};
+use crate::say;
 use crate::send::plan::Plan;
 
 /// Intervals and sentences that wait to be drawn.
@@ -53,9 +54,9 @@ impl Screen {
             let ended = show(terminal, view, &inbox, &stop);
             drop(taken);
             if let Err(why) = ended {
-                eprintln!("terminal: {why}");
+                say::error(&format!("terminal: {why}"));
             } else if stop.load(Ordering::Relaxed) {
-                eprintln!("ending: what is under way has a few seconds");
+                say::error("ending: what is under way has a few seconds");
             }
         };
         let thread = thread.spawn(main).ok()?;
@@ -130,6 +131,8 @@ fn show(
     inbox: &Receiver<News>,
     stop: &AtomicBool,
 ) -> io::Result<()> {
+    // Nothing is drawn twice: that would cost a share of a processor that is measured.
+    let mut changed = true;
     loop {
         loop {
             match inbox.try_recv() {
@@ -138,10 +141,17 @@ fn show(
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return Ok(()),
             }
+            changed = true;
         }
-        terminal.draw(|frame| view.draw(frame))?;
-        if event::poll(LOOK)? && ends(&event::read()?) {
-            stop.store(true, Ordering::Relaxed);
+        if std::mem::take(&mut changed) {
+            terminal.draw(|frame| view.draw(frame))?;
+        }
+        if event::poll(LOOK)? {
+            let event = event::read()?;
+            changed = matches!(event, Event::Resize(..));
+            if ends(&event) {
+                stop.store(true, Ordering::Relaxed);
+            }
         }
         if stop.load(Ordering::Relaxed) {
             return Ok(());

@@ -100,9 +100,16 @@ impl Axis {
             Scale::Linear => {
                 let rough = self.high / 4.0;
                 let power = 10f64.powf(rough.log10().floor());
-                let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * power);
-                let step = steps.into_iter().find(|step| *step >= rough).unwrap_or(rough);
-                (0..=8).map(|n| f64::from(n) * step).take_while(|v| *v <= self.high).collect()
+                // Divided below 1, where a product would end in digits that no label shall have.
+                let exact = |times: f64| {
+                    if power < 1.0 { times / (1.0 / power).round() } else { times * power }
+                };
+                let mut steps = [1.0, 2.0, 5.0, 10.0].into_iter();
+                let step = steps.find(|step| exact(*step) >= rough).unwrap_or(10.0);
+                (0..=8)
+                    .map(|n| exact(f64::from(n) * step))
+                    .take_while(|v| *v <= self.high)
+                    .collect()
             }
             Scale::Log => {
                 let (first, last) = (self.low.log10().floor() as i32, self.high.log10() as i32);
@@ -174,6 +181,8 @@ mod tests {
         for (scale, values, ticks) in [
             (Scale::Linear, vec![3.0, 970.0], vec![0.0, 500.0]),
             (Scale::Linear, vec![1.0], vec![0.0, 0.5, 1.0]),
+            (Scale::Linear, vec![0.75], vec![0.0, 0.2, 0.4, 0.6]),
+            (Scale::Linear, vec![0.0039], vec![0.0, 0.001, 0.002, 0.003]),
             (Scale::Linear, vec![], vec![0.0, 0.5, 1.0]),
             (Scale::Log, vec![15.0, 300.0], vec![20.0, 50.0, 100.0, 200.0]),
             (Scale::Log, vec![0.5, 2e4], vec![1.0, 10.0, 100.0, 1e3, 1e4]),
