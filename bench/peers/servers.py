@@ -321,8 +321,8 @@ SERVERS = [Engine(), Postfix(), PostfixMaildir(), Exim(), OpenSmtpd(), Haraka(),
            Aiosmtpd()]
 
 ABSENT = {
-    "stalwart": "not in Debian or npm; the crate of its name on crates.io is another's",
-    "kumomta": "not in Debian, npm or crates.io",
+    "stalwart": "not in Debian or npm; the crate of its name in Rust's registry is another's",
+    "kumomta": "not in Debian, npm or Rust's registry",
     "mox": "300 connections a minute from an address, 2,700 from its neighbourhood, are constants of "
            "its code (v0.0.10): W1 reaches them within seconds; not tried further",
     "dovecot": "takes mail over LMTP, which loadgen does not speak; its POP3 is compared by "
