@@ -2,7 +2,7 @@
 
 All are the MX of example.test with one mailbox, demo@, on one port of loopback; none filters, looks
 names up or limits what comes from loopback, and none offers TLS, but for the engine and chasquid,
-which are not asked for it. `means` is what its 250 says, `settings` how it was set up and why: both
+which are not asked for it. All speak SMTP, but for Dovecot. `means` is what its 250 says, `settings` how it was set up and why: both
 stand in the report. run.py goes through SERVERS in this order, and shows ABSENT as it stands.
 """
 import os, shutil, subprocess, sys
@@ -18,6 +18,7 @@ class Server:
     version = ""
     env = {}
     connections = 32
+    lmtp = False
 
     def obtain(self):
         raise NotImplementedError
@@ -300,6 +301,58 @@ exec chasquid -config_dir /run/chasquid
         return ["sh", "-ec", start]
 
 
+class Dovecot(Server):
+    name = "dovecot"
+    lmtp = True
+    means = "file in a Maildir, synced as mail_fsync=optimized has it for LMTP"
+    settings = ("LMTP, for it has no SMTP: what stands behind somebody's MTA, whose own cost is to be "
+                "added; processes stay and serve one connection after another, 32 of them from the "
+                "start")
+
+    def obtain(self):
+        self.root, self.version = obtain.debian("dovecot-lmtpd")
+        if ":2.3" not in self.version:
+            raise obtain.Absent(f"the settings here are for 2.3, this is {self.version}")
+
+    def command(self, box):
+        box.package(self.root)
+        box.user("vmail", "dovecot", "dovenull")
+        box.folder("/var/lib/dovecot")
+        box.folder("/var/mail/vhosts", "vmail")
+        config = box.file("dovecot.conf", f"""
+base_dir = /run/dovecot
+log_path = {box.path('mail.log')}
+protocols = lmtp
+listen = 127.0.0.1
+ssl = no
+hostname = {HOST}
+mail_location = maildir:/var/mail/vhosts/%n
+mail_uid = vmail
+mail_gid = vmail
+first_valid_uid = 1
+postmaster_address = postmaster@{DOMAIN}
+passdb {{
+  driver = static
+  args = nopassword=y
+}}
+userdb {{
+  driver = static
+  args = uid=vmail gid=vmail home=/var/mail/vhosts/%n allow_all_users=yes
+}}
+service lmtp {{
+  process_min_avail = {self.connections}
+  service_count = 1000000
+  inet_listener lmtp {{
+    port = {box.port}
+  }}
+}}
+service auth {{
+  client_limit = 4096
+}}
+""")
+        return ["dovecot", "-F", "-c", config]
+
+
 class Aiosmtpd(Server):
     name = "aiosmtpd"
     version = "1.4.6"
@@ -318,13 +371,11 @@ class Aiosmtpd(Server):
 
 
 SERVERS = [Engine(), Postfix(), PostfixMaildir(), Exim(), OpenSmtpd(), Haraka(), Maddy(), Chasquid(),
-           Aiosmtpd()]
+           Dovecot(), Aiosmtpd()]
 
 ABSENT = {
     "stalwart": "not in Debian or npm; the crate of its name in Rust's registry is another's",
     "kumomta": "not in Debian, npm or Rust's registry",
     "mox": "300 connections a minute from an address, 2,700 from its neighbourhood, are constants of "
            "its code (v0.0.10): W1 reaches them within seconds; not tried further",
-    "dovecot": "takes mail over LMTP, which loadgen does not speak; its POP3 is compared by "
-               "bench/pop3-dovecot.sh",
 }
