@@ -5,6 +5,7 @@
 //! is looked up before a change still holds when it is made.
 
 mod credentials;
+pub(crate) mod queue;
 
 use std::sync::Mutex;
 
@@ -30,6 +31,8 @@ pub struct StoreAdmin {
     domain: String,
     /// The length of RSA keys of new accounts; none: their mail lies in clear.
     sealing: Option<RsaBits>,
+    /// The ways to the shards' queues; none when no engine runs.
+    doors: Vec<queue::Door>,
     /// Ends the index's thread, then frees the folder; only when no engine does.
     _own: Option<(Mutex<Keeper>, DirLock)>,
 }
@@ -39,7 +42,12 @@ impl StoreAdmin {
     /// keys of new accounts.
     #[must_use]
     pub fn online(mailboxes: Embedded, domain: &str, sealing: Option<RsaBits>) -> Self {
-        Self { mailboxes, domain: domain.to_owned(), sealing, _own: None }
+        Self { mailboxes, domain: domain.to_owned(), sealing, doors: Vec::new(), _own: None }
+    }
+
+    /// With the ways to the queues of the shards that run.
+    pub(crate) fn with_doors(self, doors: Vec<queue::Door>) -> Self {
+        Self { doors, ..self }
     }
 
     /// For a command that opened the store itself.
@@ -196,6 +204,10 @@ impl Admin for StoreAdmin {
                 let done = format!("{address} removed");
                 self.change(Change::RemoveAlias { address }, done)
             }
+            AdminRequest::QueueList { after, only } => {
+                self.list_queue(after.as_deref(), only.as_deref())
+            }
+            AdminRequest::QueueAct { action, ids, all } => self.act_on_queue(action, &ids, all),
             AdminRequest::UserList { after } => Ok(users(&self.mailboxes.directory(), after)),
             AdminRequest::DomainList { after } => Ok(domains(&self.mailboxes.directory(), after)),
             AdminRequest::AliasList { after } => Ok(aliases(&self.mailboxes.directory(), after)),

@@ -11,10 +11,12 @@ mod render;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::is_domain;
 pub use file::{Protocol, TlsMode};
 pub use render::{explain, explain_json, reference, schema};
 
 use crate::log;
+use crate::relay;
 use crate::tls::Pair;
 use core::fmt;
 use core::net::SocketAddr;
@@ -73,6 +75,8 @@ pub struct Config {
     pub pop3: Pop3,
     /// Whether SCRAM is offered where users sign in.
     pub scram: bool,
+    /// How mail travels on.
+    pub sending: relay::Plan,
     /// How mail lies on disk.
     pub store: Store,
     /// What is written about what happens.

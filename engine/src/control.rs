@@ -17,6 +17,7 @@ mod tests;
 use core::fmt;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
@@ -142,6 +143,47 @@ pub enum AdminRequest {
     AliasRemove { address: String },
     /// Lists the aliases.
     AliasList { after: Option<String> },
+    /// Lists what waits to be sent on: all of it, or one message.
+    QueueList {
+        after: Option<String>,
+        #[serde(default)]
+        only: Option<String>,
+    },
+    /// Does something to messages of the queue: those that are named, or all.
+    QueueAct {
+        action: QueueAction,
+        #[serde(default)]
+        ids: Vec<String>,
+        #[serde(default)]
+        all: bool,
+    },
+}
+
+/// What can be done to a message that waits to be sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QueueAction {
+    /// It stays until it is released.
+    Hold,
+    /// It is held no longer.
+    Release,
+    /// It is tried now.
+    Retry,
+    /// It goes, and nobody is told.
+    Remove,
+}
+
+impl QueueAction {
+    /// What was done, for people.
+    #[must_use]
+    pub const fn done(self) -> &'static str {
+        match self {
+            Self::Hold => "held",
+            Self::Release => "released",
+            Self::Retry => "will be tried now, unless held",
+            Self::Remove => "removed",
+        }
+    }
 }
 
 /// What is answered.
@@ -161,6 +203,33 @@ pub enum AdminReply {
     Domains { domains: Vec<String>, more: bool },
     /// A page of aliases.
     Aliases { aliases: Vec<AliasEntry>, more: bool },
+    /// A page of the queue, and how many parts of messages wait in all, by reason.
+    Queue { entries: Vec<QueueEntry>, more: bool, counts: BTreeMap<String, u64> },
+}
+
+/// The part of a queued message that goes to one domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueEntry {
+    /// The message.
+    pub id: String,
+    /// Where it goes.
+    pub domain: String,
+    /// Its length, in bytes.
+    pub octets: u64,
+    /// Recipients there.
+    pub recipients: usize,
+    /// When it was taken.
+    pub received: String,
+    /// Why it is not on its way: one reason.
+    pub why: String,
+    /// When it is tried next.
+    pub next: String,
+    /// How often it was tried.
+    pub attempts: u16,
+    /// The code of the last reply, 0 without one.
+    pub code: u16,
+    /// What was said last.
+    pub said: String,
 }
 
 /// An account in a list.

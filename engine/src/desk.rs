@@ -6,7 +6,7 @@
 
 use core::fmt::Write as _;
 use core::time::Duration;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,12 +22,13 @@ use fsmtp_store::envelope::{
     BodyFlags, ENVELOPE_BYTES_MAX, Envelope, EnvelopeRecipient, Notify, RECIPIENTS_COUNT_MAX, Ret,
 };
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::seal::{ContentKey, SealError};
-use fsmtp_store::spool::{Incoming, RecipientKey, Stored};
+use fsmtp_store::spool::{Incoming, Stored};
 use fsmtp_store::{MailboxId, QueueId, StoreError};
 
 use crate::guard::SharedState;
 use crate::log::Event;
+use crate::relay::{self, routes::Way};
+use crate::seals;
 use crate::shard::{Shard, count};
 use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
 use crate::windows::Held;
@@ -43,8 +44,6 @@ const RECIPIENT_BYTES: usize = 16;
 const MESSAGE_TIME_MAX: Duration = Duration::from_secs(600);
 /// The slowest sender that may take any length of time, in bytes a second.
 const RATE_BYTES_MIN: u64 = 1024;
-/// Windows that are begun before others have their turn; half a millisecond.
-const BEGUN_AT_ONCE_MAX: usize = 16;
 /// How long the magic recipient `slow` takes to answer.
 const SLOW: Duration = Duration::from_secs(5);
 
@@ -87,6 +86,8 @@ struct Transaction {
     mailboxes: BTreeSet<MailboxId>,
     /// What seals to each of the envelope's recipients, as far as they have keys.
     seals: Vec<Rc<Held>>,
+    /// What seals to the queue, when somebody elsewhere gets it.
+    travels: Option<Rc<Held>>,
     /// A recipient's mail lies in clear, so sealing the message for the others would hide nothing.
     in_clear: bool,
     /// Recipients that were accepted.
@@ -129,6 +130,30 @@ impl Transaction {
                 });
             }
         }
+        true
+    }
+}
+
+impl Transaction {
+    /// The same for a recipient elsewhere.
+    fn add_elsewhere(
+        &mut self,
+        address: &str,
+        held: Rc<Held>,
+        notify: Notify,
+        orcpt: Option<Vec<u8>>,
+    ) -> bool {
+        let bytes = RECIPIENT_BYTES + address.len() + orcpt.as_ref().map_or(0, Vec::len);
+        let key_bytes = if self.travels.is_none() { held.record_bytes() } else { 0 };
+        let sum = self.recipients_bytes + bytes + key_bytes;
+        if self.envelope.recipients.len() >= RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
+            return false;
+        }
+        self.recipients_bytes = sum;
+        self.accepted_count += 1;
+        self.travels.get_or_insert(held);
+        let (mailbox, address) = (MailboxId::QUEUE, address.as_bytes().to_vec());
+        self.envelope.recipients.push(EnvelopeRecipient { mailbox, address, notify, orcpt });
         true
     }
 }
@@ -199,8 +224,8 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     /// Answers one question.
     pub async fn answer(&mut self, ask: &Ask<'_>, session: &Session) -> Said {
         match ask {
-            Ask::Sender(sender) => self.sender(sender),
-            Ask::Recipient(recipient) => self.recipient(recipient).await,
+            Ask::Sender(sender) => self.sender(sender, session),
+            Ask::Recipient(recipient) => self.recipient(recipient, session).await,
             Ask::Begin => self.begin(),
             Ask::Commit => self.commit(session).await,
             Ask::Auth(question) => self.sign_in(question, session).await,
@@ -232,7 +257,17 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
     }
 
-    fn sender(&mut self, sender: &Sender<'_>) -> Said {
+    fn sender(&mut self, sender: &Sender<'_>, session: &Session) -> Said {
+        if let Some(user) = session.user()
+            && !self.is_own(user, &sender.path)
+        {
+            count(&self.shard.counters.senders_refused);
+            let (from, refusal) = (sender.path.text(), Refusal::NotYourAddress);
+            let fields: [(&str, &dyn core::fmt::Display); 3] =
+                [("user", &user), ("from", &from), ("code", &refusal.code())];
+            self.shard.log.event(self.shard.rt.unix(), Event::SenderRefused, &fields);
+            return Said::Refused(refusal);
+        }
         let envelope = Envelope {
             reverse_path: sender.path.text().as_bytes().to_vec(),
             received: self.shard.rt.unix(),
@@ -252,7 +287,21 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         Said::Accepted
     }
 
-    async fn recipient(&mut self, recipient: &Recipient<'_>) -> Said {
+    /// Whether `user` may send as `path`: as an address that leads to its mailbox, alone or among
+    /// others. The null path is for receipts (RFC 8098 §2.1).
+    fn is_own(&self, user: &str, path: &Path<'_>) -> bool {
+        let directory = self.shard.directory.borrow();
+        let Some(own) = directory.account(user).map(|account| account.mailbox) else { return false };
+        let Path::Mailbox(mailbox) = path else { return *path == Path::Null };
+        let Domain::Name(domain) = mailbox.domain() else { return false };
+        match directory.resolve(&mailbox.local_part().unquoted(), domain) {
+            Resolution::Mailbox(found) => found == own,
+            Resolution::Mailboxes(found) => found.contains(&own),
+            Resolution::NoSuchUser | Resolution::NotLocal => false,
+        }
+    }
+
+    async fn recipient(&mut self, recipient: &Recipient<'_>, session: &Session) -> Said {
         let address = recipient.path.text();
         let (local, domain) = match &recipient.path {
             Path::Null => return Said::Refused(Refusal::NoSuchUser),
@@ -277,7 +326,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             }
             Resolution::Mailboxes(mailboxes) => mailboxes.as_slice(),
             Resolution::NoSuchUser => return self.refuse_recipient(address, Refusal::NoSuchUser),
-            Resolution::NotLocal => return self.refuse_recipient(address, Refusal::RelayDenied),
+            Resolution::NotLocal => &[],
         };
         let notify = recipient.notify.map_or_else(Notify::default, |n| Notify {
             never: !(n.success || n.failure || n.delay),
@@ -291,7 +340,11 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             text.extend(original.address.decode());
             text
         });
-        let mailboxes = match self.held(mailboxes).await {
+        if resolution == Resolution::NotLocal {
+            let domain = domain.unwrap_or("").to_lowercase();
+            return self.elsewhere(address, &domain, session, (notify, orcpt));
+        }
+        let mailboxes = match seals::held(self.shard, mailboxes).await {
             Ok(mailboxes) if mailboxes.is_empty() => {
                 return self.refuse_recipient(address, Refusal::NoSuchUser);
             }
@@ -309,32 +362,30 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
     }
 
-    /// What seals to each of these mailboxes; none for those whose mail lies in clear.
-    async fn held(
-        &self,
-        mailboxes: &[MailboxId],
-    ) -> Result<Vec<(MailboxId, Option<Rc<Held>>)>, SealError> {
-        let shard = self.shard;
-        let mut all = Vec::with_capacity(mailboxes.len());
-        let mut begun_count = 0;
-        for &mailbox in mailboxes {
-            let account = shard.directory.borrow().owner(mailbox).cloned();
-            // Removed since the address was resolved.
-            let Some(account) = account else { continue };
-            let held = match shard.windows.held(&account, shard.rt.now()) {
-                Some(held) => Some(held),
-                None => {
-                    begun_count += 1;
-                    if begun_count % BEGUN_AT_ONCE_MAX == 0 {
-                        shard.rt.yield_now().await;
-                    }
-                    let random = &mut |bytes: &mut [u8]| shard.rt.random(bytes);
-                    shard.windows.begin(&account, shard.rt.now(), random)?
-                }
-            };
-            all.push((mailbox, held));
+    /// A recipient whose mailbox is on another node.
+    fn elsewhere(
+        &mut self,
+        address: &str,
+        domain: &str,
+        session: &Session,
+        (notify, orcpt): (Notify, Option<Vec<u8>>),
+    ) -> Said {
+        let outbound = &self.shard.outbound;
+        if session.user().is_none() || outbound.way(domain) == Way::Nowhere {
+            return self.refuse_recipient(address, Refusal::RelayDenied);
         }
-        Ok(all)
+        if outbound.queue.borrow().is_full() {
+            return self.refuse_recipient(address, Refusal::Busy);
+        }
+        let (Ok(held), Some(transaction)) = (seals::of_queue(self.shard), &mut self.transaction)
+        else {
+            return Said::Refused(Refusal::Storage);
+        };
+        if transaction.add_elsewhere(address, held, notify, orcpt) {
+            Said::Accepted
+        } else {
+            self.refuse_recipient(address, Refusal::TooManyRecipients)
+        }
     }
 
     fn refuse_recipient(&self, address: &str, refusal: Refusal) -> Said {
@@ -413,13 +464,17 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 transaction.envelope.recipients.len(),
             )
         });
-        let Transaction { envelope, seals, .. } = *transaction;
+        let Transaction { envelope, seals, travels, .. } = *transaction;
+        let (received, legs) = match travels {
+            Some(_) => (envelope.received, relay::legs(&envelope)),
+            None => (envelope.received, BTreeMap::new()),
+        };
         let shared = SharedState;
         let stored = match incoming.content_key() {
             None => incoming.commit(&head, envelope).await,
             Some(content) => {
-                let keys = self.keys(&seals, content, id);
-                match keys {
+                let seals = seals.iter().chain(&travels);
+                match seals::keys(self.shard, seals, content, id) {
                     Ok(keys) => incoming.commit_sealed(&mut head, envelope, keys).await,
                     Err(error) => Err(error),
                 }
@@ -428,38 +483,14 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         drop(shared);
         self.shard.rt.recycle(head);
         match stored {
-            Ok(stored) => self.stored(&stored, from.as_ref()),
+            Ok(stored) => {
+                if !legs.is_empty() {
+                    self.shard.outbound.accept(stored.id, stored.octets, received, legs);
+                }
+                self.stored(&stored, from.as_ref())
+            }
             Err(error) => self.storage_refusal(&error),
         }
-    }
-
-    /// The key of a message, wrapped for each of its recipients.
-    ///
-    /// Between RCPT and the end of a long message an account may have got other keys; mail that is
-    /// sealed to the old ones could never be read.
-    fn keys(
-        &self,
-        seals: &[Rc<Held>],
-        content: &ContentKey,
-        id: QueueId,
-    ) -> Result<Vec<RecipientKey>, StoreError> {
-        let failed = |why: SealError| StoreError::Invalid(format!("cannot seal {id}: {why}"));
-        let (shard, directory) = (self.shard, self.shard.directory.borrow());
-        let mut keys = Vec::with_capacity(seals.len());
-        for held in seals {
-            let account = directory.owner(held.mailbox());
-            let key = match account {
-                Some(account) if !held.seals_to(account) => {
-                    let random = &mut |bytes: &mut [u8]| shard.rt.random(bytes);
-                    let fresh = shard.windows.begin(account, shard.rt.now(), random);
-                    // An account that has no keys any more: the sender may come again.
-                    fresh.map_err(failed)?.ok_or(StoreError::Busy)?.wrap(content, id)
-                }
-                _ => held.wrap(content, id),
-            };
-            keys.push(key.map_err(failed)?);
-        }
-        Ok(keys)
     }
 
     fn stored(&self, stored: &Stored, from: Option<&(String, usize)>) -> Said {

@@ -58,6 +58,12 @@ impl Drain {
         self.sessions.borrow().len()
     }
 
+    /// Whether the end has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.stage.get() > Stage::Open
+    }
+
     /// Tells all sessions to end when their transactions do.
     pub fn begin(&self) {
         self.enter_stage(Stage::Draining);

@@ -85,6 +85,10 @@ events! {
     SessionPanicked "session-panicked" Error "A session ended by a panic; others go on.";
     MessageStored "message-stored" Info "A message is on stable storage and was answered with 250.";
     MessageRefused "message-refused" Info "A message was refused after its end.";
+    MessageSent "message-sent" Info "Another server has taken a message for a recipient.";
+    MessageDeferred "message-deferred" Info "A message could not be sent on for now, and why.";
+    MessageFailed "message-failed" Warn "A recipient elsewhere gets no message, and why.";
+    SenderRefused "sender-refused" Warn "A user tried to send as an address of somebody else.";
     RecipientRefused "recipient-refused" Info "A recipient was refused.";
     StorageFailed "storage-failed" Error "A write failed: the shard takes no mail until a restart.";
     DiskLow "disk-low" Warn "Free space is below the reserve: new mail is deferred.";

@@ -26,6 +26,7 @@ use signal_hook::iterator::Signals;
 
 use crate::accept::accept;
 use crate::admin::StoreAdmin;
+use crate::admin::queue::{Ask, Door, answer};
 use crate::config::Config;
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
@@ -34,6 +35,7 @@ use crate::latest::Latest;
 use crate::locks::{self, Protection};
 use crate::log::{Event, Sink};
 use crate::notify::Notify;
+use crate::relay;
 use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
@@ -139,12 +141,13 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
         log.event(now(), Event::SettingIgnored, &[("why", &why)]);
     }
     let admin = StoreAdmin::online(store.mailboxes.clone(), &config.domain, config.store.sealing);
-    let admin = Arc::new(admin);
+    let doors: Vec<Door> = (0..config.cores).map(|_| Door::default()).collect();
+    let admin = Arc::new(admin.with_doors(doors.clone()));
     let control = control::serve(&config.data, admin)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
     let (events, inbox) = channel();
     let notify = Notify::from_env();
-    let shards = start_shards(config, &entrances, &store, &sink, (&events, notify.beat))?;
+    let shards = start_shards(config, &entrances, &store, &sink, (&events, notify.beat), &doors)?;
     let life = Life::new(config, certs.as_ref(), &shards, &log, notify);
     let ended = supervise(life, signals, events, &inbox, &store.mailboxes);
     drop(control);
@@ -177,6 +180,7 @@ fn start_shards(
     store: &Store,
     sink: &Sink,
     (events, beat): (&Sender<Happening>, Option<Duration>),
+    doors: &[Door],
 ) -> Result<Vec<Running>, String> {
     let started = |e: std::io::Error| format!("cannot start a thread: {e}");
     let files = Helpers::new("files", FILE_THREADS).map_err(started)?;
@@ -194,6 +198,7 @@ fn start_shards(
         };
         let orders = Latest::default();
         let directory = Latest::default();
+        let door = doors.get(usize::from(n)).cloned().unwrap_or_default();
         let newest = directory.clone();
         store.mailboxes.subscribe(move |directory| newest.put(directory));
         let (config, events) = (config.clone(), events.clone());
@@ -215,6 +220,7 @@ fn start_shards(
                 hashes,
                 keys,
                 directory,
+                door,
                 orphans,
                 beat,
                 id: ShardId(n),
@@ -261,6 +267,8 @@ struct Body {
     hashes: Helpers,
     keys: Helpers,
     directory: Latest<Arc<Directory>>,
+    /// Questions about the queue.
+    door: Door,
     orphans: Vec<ShardId>,
     /// How often to say that it goes round.
     beat: Option<Duration>,
@@ -290,9 +298,22 @@ impl Body {
                 inner.directory.replace(directory);
             }
         });
+        let (door, inner) = (self.door.clone(), Rc::clone(&shard));
+        rt.spawn(Class::Background, async move {
+            loop {
+                let Ask { what, reply } = door.take().await;
+                let answered = answer(&mut inner.outbound.queue.borrow_mut(), what, inner.rt.unix());
+                // Who has asked may have lost patience.
+                let _ = reply.send(answered);
+                inner.outbound.wake();
+            }
+        });
+        let queues = core::iter::once(self.id).chain(self.orphans.iter().copied());
+        relay::restore(&shard, queues).await.map_err(failed)?;
         let _ = events.send(Happening::Recovered);
         if let Order::Listen = orders.take().await {
             self.listen(&rt, &shard)?;
+            relay::start(&shard);
             let _ = events.send(Happening::Ready);
             self.beat(&rt, events);
             orders.take().await;
@@ -350,6 +371,8 @@ impl Body {
             check_password: password_check(self.hashes.clone()),
             helpers: helpers(self.keys.clone()),
             begin: Rc::new(by_public_key),
+            sending: config.sending.clone(),
+            secret: (*self.mailboxes.secret()).into(),
             sealing: config.store.sealing,
             gate: Arc::clone(&self.gate),
             magic: config.dev.is_some(),

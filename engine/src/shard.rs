@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::drain::Drain;
 use crate::log::Log;
+use crate::relay::Outbound;
 use crate::signin::Gate;
 use crate::windows::Windows;
 
@@ -53,6 +54,14 @@ pub struct Counters {
     pub messages_stored: Cell<u64>,
     /// Messages refused after their end.
     pub messages_refused: Cell<u64>,
+    /// Recipients elsewhere whose server has taken a message.
+    pub recipients_sent: Cell<u64>,
+    /// Recipients elsewhere who get no message.
+    pub recipients_failed: Cell<u64>,
+    /// Attempts after which a message has to wait.
+    pub legs_deferred: Cell<u64>,
+    /// Senders refused to users who have signed in.
+    pub senders_refused: Cell<u64>,
     /// Recipients refused.
     pub recipients_refused: Cell<u64>,
     /// Sign-ins accepted.
@@ -94,6 +103,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub gate: Arc<Gate>,
     /// What seals to mailboxes for the time being.
     pub windows: Windows,
+    /// Mail that is to travel on.
+    pub outbound: Outbound,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
     /// Whether the magic recipients of `--dev` exist.

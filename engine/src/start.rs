@@ -13,8 +13,10 @@ use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::seal::RsaBits;
 use fsmtp_store::spool::{SegmentFiles, Spool, SpoolConfig};
 use fsmtp_store::{Lsn, ShardId, StoreError};
+use zeroize::Zeroizing;
 
 use crate::log::{Event, Log};
+use crate::relay::{self, Outbound};
 use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
 use crate::signin::Gate;
 use crate::windows::{Begin, Windows};
@@ -46,6 +48,10 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub gate: Arc<Gate>,
     /// Begins the windows that seal to mailboxes.
     pub begin: Begin,
+    /// How mail travels on.
+    pub sending: relay::Plan,
+    /// The secret of the data folder.
+    pub secret: Zeroizing<[u8; 32]>,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
     /// Whether the magic recipients of `--dev` exist.
@@ -87,6 +93,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         helpers: parts.helpers,
         gate: parts.gate,
         windows: Windows::new(parts.begin),
+        outbound: Outbound::new(parts.sending, &parts.node, &parts.secret),
         sealing: parts.sealing,
         magic: parts.magic,
         node: parts.node,
@@ -199,6 +206,7 @@ pub async fn drain<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, patience: Dura
     finished(shard, patience).await;
     shard.drain.hurry();
     finished(shard, CLOSE_TIMEOUT).await;
+    relay::settled(shard, CLOSE_TIMEOUT).await;
     shard.log.flush(shard.rt.unix());
 }
 
@@ -209,7 +217,7 @@ async fn finished<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, patience: Durat
 }
 
 /// Resolves when either does.
-async fn first(
+pub(crate) async fn first(
     mut one: core::pin::Pin<&mut impl Future<Output = ()>>,
     mut other: core::pin::Pin<&mut impl Future<Output = ()>>,
 ) {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use fsmtp_rt::Instant;
 use fsmtp_store::directory::{Account, Lock, Sealed};
-use fsmtp_store::seal::{ContentKey, Random, SealError, Window, WindowRecord};
+use fsmtp_store::seal::{ContentKey, MailboxKey, Random, SealError, Window, WindowRecord};
 use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, QueueId};
 
@@ -132,6 +132,27 @@ impl Windows {
         }
         windows.insert(account.mailbox, Rc::clone(&held));
         Ok(Some(held))
+    }
+
+    /// The window of mail that is to travel on, which `key` opens.
+    ///
+    /// # Errors
+    /// [`SealError::Unavailable`]; not seen in practice.
+    pub fn of_queue(
+        &self,
+        key: &MailboxKey,
+        now: Instant,
+        random: Random<'_>,
+    ) -> Result<Rc<Held>, SealError> {
+        let held = self.held.borrow().get(&MailboxId::QUEUE).filter(|held| held.until > now).cloned();
+        if let Some(held) = held {
+            return Ok(held);
+        }
+        let (window, record) = Window::begin_under(MailboxId::QUEUE, key, random)?;
+        let (record, public) = (Arc::new(record), Box::default());
+        let held = Rc::new(Held { window, record, public, until: now + WINDOW_TIME });
+        self.held.borrow_mut().insert(MailboxId::QUEUE, Rc::clone(&held));
+        Ok(held)
     }
 
     /// Lets go of those that are over.

@@ -89,6 +89,15 @@ struct Civil {
     second: u64,
 }
 
+impl Add<Duration> for UnixTime {
+    type Output = Self;
+
+    fn add(self, later: Duration) -> Self {
+        let ms = u64::try_from(later.as_millis()).unwrap_or(u64::MAX);
+        Self { ms: self.ms.saturating_add(ms) }
+    }
+}
+
 impl UnixTime {
     /// Days to a date, counted in years that begin in March so that leap days come last.
     const fn civil(self) -> Civil {

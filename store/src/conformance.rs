@@ -4,6 +4,8 @@
 //! a sentence when a promise is broken. [`ShardLog`] plays the spool: it makes messages and replays
 //! them after a crash. Blocks its thread; never for production.
 
+mod outgoing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -165,6 +167,7 @@ pub fn run<F: Factory>(factory: &mut F) {
     removed_accounts_lose_their_mail(factory);
     keys_stay_with_the_mail_that_needs_them(factory);
     large_mailboxes_are_listed_whole(factory);
+    outgoing::run(factory);
 }
 
 fn deliveries_are_seen_at_once_and_in_order<F: Factory>(factory: &mut F) {

@@ -20,6 +20,11 @@ pub struct Lsn(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MailboxId(pub u64);
 
+impl MailboxId {
+    /// Nobody's mailbox: mail that is to travel on. No account gets this number.
+    pub const QUEUE: Self = Self(u64::MAX);
+}
+
 /// The number of a message in a mailbox; rises strictly (RFC 3501 §2.3.1.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Uid(pub u32);

@@ -1,4 +1,4 @@
-//! Mail on disk: the spool, the mailboxes, the directory of accounts.
+//! Mail on disk: the spool, the mailboxes, the queue, the directory of accounts.
 //!
 //! Sees the world through the traits of `fsmtp-rt` only, so the same code runs on a real disk and
 //! on the simulator's.
@@ -18,8 +18,10 @@ pub mod envelope;
 pub mod error;
 mod format;
 pub mod id;
+mod leb;
 pub mod mailbox;
 pub mod password;
+pub mod queue;
 pub mod seal;
 pub mod spool;
 #[cfg(test)]

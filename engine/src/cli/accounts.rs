@@ -6,6 +6,7 @@
 //! nothing is made there. Lists are fetched page by page.
 
 use super::args::{Alias, AppPassword, Command, Domain, PasswordFrom, Person};
+use super::queue;
 use super::table::table;
 use super::{Engine, Terminal, say};
 use crate::config::Config;
@@ -78,6 +79,7 @@ pub(super) fn execute(
         }
         Command::Alias(Alias::Remove { address }) => AdminRequest::AliasRemove { address },
         Command::Alias(Alias::List) => AdminRequest::AliasList { after: None },
+        Command::Queue(queue) => return queue::execute(queue, config, json, engine, terminal),
         Command::Run(_)
         | Command::Config(_)
         | Command::Test(_)
@@ -130,13 +132,13 @@ fn new_password(
 }
 
 /// The way to the store.
-enum Reach {
+pub(super) enum Reach {
     Online(Client),
     Offline(Box<dyn Admin>),
 }
 
 impl Reach {
-    fn execute(&mut self, request: AdminRequest) -> Result<AdminReply, AdminError> {
+    pub(super) fn execute(&mut self, request: AdminRequest) -> Result<AdminReply, AdminError> {
         match self {
             Self::Online(client) => client.execute(&request),
             Self::Offline(admin) => admin.execute(request),
@@ -144,7 +146,7 @@ impl Reach {
     }
 }
 
-fn reach(config: &Config, engine: &dyn Engine) -> Result<Reach, String> {
+pub(super) fn reach(config: &Config, engine: &dyn Engine) -> Result<Reach, String> {
     let folder = &config.data;
     let socket = |error| format!("cannot reach the engine on {}: {error}", folder.display());
     if let Some(client) = control::call(folder).map_err(socket)? {
@@ -234,6 +236,7 @@ fn show(reply: &AdminReply, json: bool) -> String {
             AdminReply::Users { users, .. } => serde_json::json!(users),
             AdminReply::Domains { domains, .. } => serde_json::json!(domains),
             AdminReply::Aliases { aliases, .. } => serde_json::json!(aliases),
+            AdminReply::Queue { entries, .. } => serde_json::json!(entries),
         };
         return format!("{value:#}\n");
     }
@@ -260,6 +263,8 @@ fn show(reply: &AdminReply, json: bool) -> String {
             let row = |alias: &AliasEntry| [alias.address.clone(), alias.targets.join(", ")];
             table(["address", "targets"], &aliases.iter().map(row).collect::<Vec<_>>())
         }
+        // `cli::queue` shows it.
+        AdminReply::Queue { .. } => String::new(),
     }
 }
 

@@ -10,6 +10,7 @@ mod args;
 mod checks;
 mod doctor;
 mod plan;
+mod queue;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -5,11 +5,15 @@
 use super::file::{self, File, LogFormat, LogLevel, Protocol, TlsMode};
 use super::{Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Smtp, Store, keys};
 use crate::log;
+use crate::relay::routes::{Host, Route, RouteError, Routes};
+use crate::relay::{self, Plan};
 use crate::tls::Pair;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use fsmtp_store::seal::RsaBits;
+use fsmtp_store::queue::{Pauses, Terms, duration};
 use std::path::PathBuf;
+use std::sync::Arc;
 use toml::de::DeTable;
 
 /// The most listeners; arbitrary, each costs every shard a socket.
@@ -17,6 +21,11 @@ const LISTENERS_MAX: usize = 64;
 
 /// What one address may have where nobody says more; arbitrary, a busy sender has some twenty.
 const CONNECTIONS_PER_ADDRESS_MAX: u32 = 200;
+
+/// The longest time that a message is kept in the queue.
+const EXPIRY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// RFC 5321 §4.5.4.1.
+const EXPIRY_ADVISED: Duration = Duration::from_secs(4 * 24 * 3600);
 
 /// What `--dev` brings.
 const DEV_DOMAIN: &str = "example.test";
@@ -79,6 +88,7 @@ pub(super) fn check(
     timeouts(&mut checker, &file);
     let certificates = certificates(&mut checker, &file);
     let client_ca = client_ca(&mut checker, &file, &listeners);
+    let sending = sending(&mut checker, &file, overrides);
     let Checker { problems, warnings, .. } = checker;
     if !problems.is_empty() {
         return Err(problems);
@@ -101,6 +111,7 @@ pub(super) fn check(
         },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
         scram: file.sign_in.scram || overrides.dev,
+        sending,
         store: Store {
             segment_bytes: file.store.segment_bytes,
             reserve_bytes: file.store.reserve_bytes,
@@ -111,6 +122,56 @@ pub(super) fn check(
         warnings,
     };
     Ok((config, file))
+}
+
+/// How mail travels on.
+fn sending(checker: &mut Checker<'_>, file: &File, overrides: &Overrides) -> Plan {
+    let queue = &file.queue;
+    let pauses = queue.retry.parse::<Pauses>();
+    let pauses = pauses.map_err(|why| checker.problem(&["queue", "retry"], why.to_string()));
+    let mut time = |key: &str, text: &str| {
+        let time = duration(text, EXPIRY_MAX);
+        time.map_err(|why| checker.problem(&["queue", key], why.to_string())).unwrap_or(EXPIRY_MAX)
+    };
+    let expiry = time("expiry", &queue.expiry);
+    let notice = Some(queue.delay_notice.as_str()).filter(|text| *text != "never");
+    let delay_notice = notice.map(|text| time("delay_notice", text));
+    if expiry < EXPIRY_ADVISED {
+        checker.warning("queue.expiry is less than the 4 days that RFC 5321 (4.5.4.1) asks for");
+    }
+    let (section, texts): (&[&str], _) = match overrides.dev {
+        true => (&["dev", "routes"], &file.dev.routes),
+        false => (&["routes"], &file.routes),
+    };
+    let mut routes = Routes::new(overrides.dev);
+    for (pattern, text) in texts {
+        let route = text.parse::<Route>().and_then(|route| {
+            let strays = overrides.dev && !route.hosts.iter().all(is_here);
+            if strays { Err(RouteError::strays(text)) } else { routes.add(pattern, route) }
+        });
+        if let Err(why) = route {
+            checker.problem(&[section, &[pattern.as_str()]].concat(), why.to_string());
+        }
+    }
+    Plan {
+        terms: Terms {
+            pauses: pauses.unwrap_or_default(),
+            expiry,
+            delay_notice,
+            messages_max: usize::try_from(queue.messages_max).unwrap_or(usize::MAX),
+        },
+        limits: relay::Limits {
+            connections_max: queue.connections_max.into(),
+            messages_max: queue.messages_per_connection,
+            ..relay::Limits::default()
+        },
+        routes: Arc::new(routes),
+    }
+}
+
+/// Whether a host is this machine.
+fn is_here(host: &Host) -> bool {
+    host.ip().map_or(&*host.name == "localhost", is_loopback)
 }
 
 /// The bounds that the schema names.
@@ -158,7 +219,7 @@ fn host_name() -> String {
 
 /// Whether `name` may stand where a domain is expected (RFC 5321 §4.1.2, and `_`, which the names
 /// of the original's nodes have).
-fn is_domain(name: &str) -> bool {
+pub(crate) fn is_domain(name: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')

@@ -4,6 +4,8 @@
 //! docs/config.md are all made from it, so the text of each field's comment is what people read.
 //! Nothing here is checked beyond types; `check` makes a `Config` of it.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,14 @@ pub(super) struct File {
     pub(super) pop3: Pop3,
     /// How users sign in, over every protocol.
     pub(super) sign_in: SignIn,
+    /// Mail that travels on to other servers.
+    pub(super) queue: Queue,
+    /// Where mail for other domains is handed over, in place of the hosts that their MX records
+    /// name: `"example.net" = "10.0.0.1:25"`, for all below one `".example.net"`, and `"*"` for all
+    /// that is left (a smart host). Several hosts are tried in order:
+    /// `"mx1.example.net, mx2.example.net:2525"`. In front, `lmtp:` means LMTP (RFC 2033). Mail for
+    /// the domains that this node serves never goes by a route.
+    pub(super) routes: BTreeMap<String, String>,
     /// How mail lies on disk.
     pub(super) store: Store,
     /// What is written about what happens.
@@ -219,6 +229,43 @@ impl Default for Pop3 {
     }
 }
 
+/// Mail that travels on to other servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Queue {
+    /// The pauses between attempts to send a message that could not be sent, like
+    /// `1m,5m*2,1h*3,4h`: a minute, twice five, three times an hour, then every four hours.
+    pub(super) retry: String,
+    /// How long after it was received a message is given up and its sender told, like `5d`. RFC
+    /// 5321 §4.5.4.1 asks for 4 days at least.
+    pub(super) expiry: String,
+    /// How long after it was received the sender of a message is told that it is late; `never` for
+    /// not at all.
+    pub(super) delay_notice: String,
+    /// The most messages that wait, in each shard; then users hear 451.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub(super) messages_max: u32,
+    /// The most connections of each shard to one site at one time.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(super) connections_max: u16,
+    /// The most messages over one connection.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) messages_per_connection: u32,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            retry: "1m,5m*2,1h*3,4h".into(),
+            expiry: "5d".into(),
+            delay_notice: "4h".into(),
+            messages_max: 1_048_576,
+            connections_max: 20,
+            messages_per_connection: 1000,
+        }
+    }
+}
+
 /// How mail lies on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -306,10 +353,13 @@ pub(super) struct Dev {
     /// goes before it.
     #[schemars(range(min = 1, max = 64_000))]
     pub(super) ports: u16,
+    /// As `[routes]`, which has no effect with `--dev`: mail goes nowhere but where these lead, and
+    /// to loopback addresses only.
+    pub(super) routes: BTreeMap<String, String>,
 }
 
 impl Default for Dev {
     fn default() -> Self {
-        Self { ports: 2000 }
+        Self { ports: 2000, routes: BTreeMap::new() }
     }
 }

@@ -70,6 +70,10 @@ fn walk(
 ) {
     for (key, value) in table {
         let name = key.get_ref().as_ref();
+        // A section whose keys are the user's own.
+        if node.get("additionalProperties").is_some_and(Value::is_object) {
+            continue;
+        }
         let Some((_, child)) = properties(node).find(|(known, _)| *known == name) else {
             problems.push(Problem {
                 line: Some(line(text, key.span().start)),

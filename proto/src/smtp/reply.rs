@@ -24,6 +24,8 @@ pub enum Refusal {
     NoSuchUser,
     /// 550 5.7.1: the domain is not ours, and this client may not relay.
     RelayDenied,
+    /// 553 5.7.1: who has signed in may send as an address of its own only (RFC 6409 §6.1).
+    NotYourAddress,
     /// 552 5.2.2 would be final: 452 4.2.2, the mailbox holds as much as it may.
     MailboxFull,
     /// 452 4.3.1: the disk is nearly full.
@@ -286,6 +288,7 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
     match refusal {
         Refusal::NoSuchUser => line!("550 5.1.1 User [", "] not local."),
         Refusal::RelayDenied => line!("550 5.7.1 Relay denied for [", "]"),
+        Refusal::NotYourAddress => line!("553 5.7.1 Sender [", "] is not an address of yours"),
         Refusal::MailboxFull => line!("452 4.2.2 Mailbox of [", "] is full"),
         Refusal::DiskLow => line!("452 4.3.1 Disk space is low, try again later"),
         Refusal::Busy => line!("451 4.3.0 Busy, try again later"),
@@ -334,9 +337,10 @@ const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
 
-    const REFUSALS: [Refusal; 16] = [
+    const REFUSALS: [Refusal; 17] = [
         Refusal::NoSuchUser,
         Refusal::RelayDenied,
+        Refusal::NotYourAddress,
         Refusal::MailboxFull,
         Refusal::DiskLow,
         Refusal::Busy,

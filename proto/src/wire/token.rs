@@ -139,6 +139,25 @@ impl<'b> Xtext<'b> {
     }
 }
 
+/// `bytes` in the xtext encoding of RFC 3461 §4: what [`Xtext::decode`] gives back.
+#[must_use]
+pub fn encode_xtext(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b'+' | b'=' | ..=b' ' | 0x7f.. => {
+                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+                text.push('+');
+                for digit in [byte >> 4, byte & 15] {
+                    text.extend(DIGITS.get(usize::from(digit)).map(|&digit| char::from(digit)));
+                }
+            }
+            plain => text.push(char::from(plain)),
+        }
+    }
+    text
+}
+
 /// Whether a character may be shown: no control, no kind of space but the plain one.
 #[must_use]
 pub fn is_visible(c: char) -> bool {

@@ -13,7 +13,10 @@ use std::sync::Arc;
 
 use super::lock::Locks;
 use super::pending::{Body, Delivery, LiveBytes};
-use super::{Found, Liveness, Mailboxes, Maildrop, Message, Registry, Usage};
+use super::{
+    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Usage,
+    check_states,
+};
 use crate::directory::{Change, Directory, Edit};
 use crate::seal::{RecipientWrap, UserKeys, WindowId, WindowRecord};
 use crate::spool::{BodyRef, Committed, Recipient, RecipientKey, Sink};
@@ -48,6 +51,8 @@ struct Book {
     windows: BTreeMap<(MailboxId, WindowId), (u64, Arc<WindowRecord>)>,
     keys: BTreeMap<MailboxId, UserKeys>,
     next_uids: BTreeMap<MailboxId, u32>,
+    /// Octets, key and state of mail that is to travel on.
+    queued: BTreeMap<QueueId, (u64, Option<RecipientWrap>, Box<[u8]>)>,
     bodies: BTreeMap<QueueId, Body>,
     live: LiveBytes,
     applied: BTreeMap<ShardId, Lsn>,
@@ -64,15 +69,19 @@ impl Book {
         self.applied.insert(body.shard, delivery.end);
         for Recipient { mailbox, key } in delivery.recipients.as_slice() {
             if !self.removed.contains(mailbox) {
-                let uid = self.next_uids.entry(*mailbox).or_insert(1);
                 let wrap = key.as_ref().map(|key| key.wrap);
-                self.entries.insert((*mailbox, *uid), (body.id, body.octets, wrap));
+                if *mailbox == MailboxId::QUEUE {
+                    self.queued.insert(body.id, (body.octets, wrap, Box::default()));
+                } else {
+                    let uid = self.next_uids.entry(*mailbox).or_insert(1);
+                    self.entries.insert((*mailbox, *uid), (body.id, body.octets, wrap));
+                    *uid += 1;
+                }
                 if let Some(RecipientKey { wrap, window }) = key {
                     let fresh = || (0, Arc::clone(window));
                     let name = (*mailbox, wrap.window);
                     self.windows.entry(name).or_insert_with(fresh).0 += 1;
                 }
-                *uid += 1;
                 body.references_count += 1;
             }
         }
@@ -86,6 +95,32 @@ impl Book {
 
     fn delete(&mut self, mailbox: MailboxId, uid: u32, segment_bytes: u64) {
         let Some((id, _, wrap)) = self.entries.remove(&(mailbox, uid)) else { return };
+        self.release(mailbox, id, wrap, segment_bytes);
+    }
+
+    fn settle(&mut self, settlement: &Settlement, segment_bytes: u64) {
+        match settlement {
+            Settlement::Deferred(id, state) => {
+                if let Some((.., kept)) = self.queued.get_mut(id) {
+                    kept.clone_from(state);
+                }
+            }
+            Settlement::Done(id) => {
+                if let Some((_, wrap, _)) = self.queued.remove(id) {
+                    self.release(MailboxId::QUEUE, *id, wrap, segment_bytes);
+                }
+            }
+        }
+    }
+
+    /// A message less refers to a body and to the window of its key.
+    fn release(
+        &mut self,
+        mailbox: MailboxId,
+        id: QueueId,
+        wrap: Option<RecipientWrap>,
+        segment_bytes: u64,
+    ) {
         if let Some(RecipientWrap { window, .. }) = wrap
             && let Some((count, _)) = self.windows.get_mut(&(mailbox, window))
         {
@@ -309,6 +344,51 @@ impl Registry for Memory {
 
     fn directory(&self) -> Arc<Directory> {
         self.0.borrow().now.directory.clone()
+    }
+}
+
+impl Outgoing for Memory {
+    async fn queued(
+        &self,
+        shard: ShardId,
+        after: Option<QueueId>,
+        count_max: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        let state = self.0.borrow();
+        state.available()?;
+        let queued = state.now.queued.iter();
+        let behind = queued.filter(|(id, _)| id.shard() == shard && Some(**id) > after);
+        let queued = behind.map(|(&id, (octets, _, state))| Queued {
+            id,
+            octets: *octets,
+            state: state.clone(),
+        });
+        Ok(queued.take(count_max).collect())
+    }
+
+    async fn find_queued(&self, id: QueueId) -> Result<Found, StoreError> {
+        let body = self.locate(id).await?;
+        let state = self.0.borrow();
+        let none = || StoreError::NotFound(format!("message {id}"));
+        let (_, wrap, _) = state.now.queued.get(&id).ok_or_else(none)?;
+        let key = wrap.and_then(|wrap| {
+            let (_, window) = state.now.windows.get(&(MailboxId::QUEUE, wrap.window))?;
+            Some(RecipientKey { wrap, window: Arc::clone(window) })
+        });
+        Ok(Found { body, key })
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), StoreError> {
+        check_states(&settlements)?;
+        let mut state = self.0.borrow_mut();
+        state.available()?;
+        let segment_bytes = state.segment_bytes;
+        state.both(|book| {
+            for settlement in &settlements {
+                book.settle(settlement, segment_bytes);
+            }
+        });
+        Ok(())
     }
 }
 

@@ -16,6 +16,11 @@
 //! window once, with the count of the messages that need it: the last one takes the window along.
 //! Both are of use to the mailbox's owner only; see [`seal`](crate::seal).
 //!
+//! # Mail that is to travel on
+//!
+//! Lies in the same tables as a message of [`MailboxId::QUEUE`], with what the queue knows of it
+//! ([`Outgoing`]).
+//!
 //! # Credentials that were taken away
 //!
 //! Open nothing that is left in any file: what opens an account lies under a key of its own, which
@@ -47,18 +52,65 @@ mod wait;
 
 pub use embedded::{Counters, Embedded, Keeper, Options};
 pub use memory::Memory;
-pub use types::{Found, Maildrop, Message, Usage};
+pub use types::{Found, Maildrop, Message, Queued, STATE_BYTES_MAX, Settlement, Usage};
 pub use wait::wait;
 
 pub use crate::directory::Registry;
 pub use crate::spool::{BodyRef, Committed, Liveness, Sink};
 
 use crate::seal::{UserKeys, WindowRecord};
-use crate::{MailboxId, QueueId, StoreError, Uid};
+use crate::{MailboxId, QueueId, ShardId, StoreError, Uid};
+
+/// Mail that is to travel on: what the queue of a shard needs to live through a restart.
+///
+/// A message gets here by a recipient whose mailbox is [`MailboxId::QUEUE`], once however many of
+/// them it has, and stays until it is settled: its body is kept like that of any mailbox's message.
+#[allow(async_fn_in_trait)] // WHY: as in fsmtp-rt, shards share nothing
+pub trait Outgoing {
+    /// Messages that `shard` has named, behind `after`, by rising name, at most `count_max`: those
+    /// that the sink was given before the last [`persist`](Mailboxes::persist), perhaps more.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or those of the storage. A row that is damaged is passed over.
+    async fn queued(
+        &self,
+        shard: ShardId,
+        after: Option<QueueId>,
+        count_max: usize,
+    ) -> Result<Vec<Queued>, StoreError>;
+
+    /// Where a queued message lies, and what opens it for [`MailboxKey::of_queue`].
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when it is not in the queue; errors of the storage.
+    ///
+    /// [`MailboxKey::of_queue`]: crate::seal::MailboxKey::of_queue
+    async fn find_queued(&self, id: QueueId) -> Result<Found, StoreError>;
+
+    /// Keeps what became of messages, all or none, durably. Those that are not there are passed
+    /// over.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for a state that is too long; [`StoreError::Busy`] or those of the
+    /// storage. Nothing was changed then.
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), StoreError>;
+}
+
+/// Refuses states that are too long, for every back end.
+fn check_states(settlements: &[Settlement]) -> Result<(), StoreError> {
+    let too_long = |settlement: &Settlement| match settlement {
+        Settlement::Deferred(_, state) => state.len() > STATE_BYTES_MAX,
+        Settlement::Done(_) => false,
+    };
+    if settlements.iter().any(too_long) {
+        return Err(StoreError::Invalid("the state of a queued message is too long".into()));
+    }
+    Ok(())
+}
 
 /// A mailbox back end; clones are handles to the same one.
 #[allow(async_fn_in_trait)] // WHY: as in fsmtp-rt, shards share nothing
-pub trait Mailboxes: Sink + Liveness + Registry + Clone + 'static {
+pub trait Mailboxes: Sink + Liveness + Registry + Outgoing + Clone + 'static {
     /// Opens a mailbox for one session: all messages that the sink was given before the call, in
     /// the order of their uids. The lock is free again when the maildrop is dropped or closed.
     ///

@@ -1,4 +1,4 @@
-//! The rows of the index, as bytes. Format 5; locks of accounts are read in format 4, too.
+//! The rows of the index, as bytes. Format 6; locks of accounts are read in format 4, too.
 //!
 //! Rows that say where mail is end in a checksum of themselves and their key: damage that can still
 //! be read would give one user another's mail, or free the space of mail that is there.
@@ -8,6 +8,7 @@
 use fsmtp_rt::UnixTime;
 
 use super::pending::Body;
+use crate::leb::{Rest, put, put_bytes, put_text};
 use crate::directory::{Account, Alias, LegacyHash, Lock, Sealed};
 use crate::password::Phc;
 use crate::seal::{
@@ -62,65 +63,6 @@ pub(super) fn live((shard, number): (u16, u64), bytes: u64) -> (u64, u32) {
     (bytes, checksum(&key, &bytes.to_be_bytes()))
 }
 
-/// Appends `value`.
-fn put(row: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        row.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    row.push(value as u8);
-}
-
-fn put_bytes(row: &mut Vec<u8>, bytes: &[u8]) {
-    put(row, bytes.len() as u64);
-    row.extend_from_slice(bytes);
-}
-
-fn put_text(row: &mut Vec<u8>, text: &str) {
-    put_bytes(row, text.as_bytes());
-}
-
-/// What is left of a row.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    fn number(&mut self) -> Result<u64, Damage> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let (&byte, rest) = self.0.split_first().ok_or("it ends early")?;
-            self.0 = rest;
-            let group = u64::from(byte & 0x7f);
-            if shift == 63 && group > 1 {
-                return Err("a number is too large");
-            }
-            value |= group << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err("a number is too long")
-    }
-
-    fn small<T: TryFrom<u64>>(&mut self) -> Result<T, Damage> {
-        T::try_from(self.number()?).map_err(|_| "a number is too large")
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], Damage> {
-        let bytes: usize = self.small()?;
-        let (bytes, rest) = self.0.split_at_checked(bytes).ok_or("it ends early")?;
-        self.0 = rest;
-        Ok(bytes)
-    }
-
-    fn text(&mut self) -> Result<&'a str, Damage> {
-        core::str::from_utf8(self.bytes()?).map_err(|_| "text is not UTF-8")
-    }
-
-    fn end(self) -> Result<(), Damage> {
-        if self.0.is_empty() { Ok(()) } else { Err("it goes on after its end") }
-    }
-}
-
 /// Small differences of either sign as small numbers.
 const fn zigzag(from: u64, to: u64) -> u64 {
     let difference = to.wrapping_sub(from) as i64;
@@ -157,6 +99,37 @@ pub(super) fn read_entry(
         }
     };
     Ok((QueueId(u64::from_be_bytes(*id)), octets, wrap))
+}
+
+/// The key of a queued message as it is summed up.
+pub(super) fn queued_key((shard, id): (u16, u64)) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..2].copy_from_slice(&shard.to_be_bytes());
+    key[2..].copy_from_slice(&id.to_be_bytes());
+    key
+}
+
+/// The row of a queued message; `wrap` when it is sealed.
+pub(super) fn queued(octets: u64, wrap: Option<&RecipientWrap>, state: &[u8], row: &mut Vec<u8>) {
+    row.clear();
+    put(row, octets);
+    let wrap = wrap.map(RecipientWrap::row);
+    put_bytes(row, wrap.as_ref().map_or(&[], |wrap| wrap.as_slice()));
+    row.extend_from_slice(state);
+}
+
+/// Reads what [`queued`] wrote.
+pub(super) fn read_queued(row: &[u8]) -> Result<(u64, Option<RecipientWrap>, &[u8]), Damage> {
+    let mut rest = Rest(row);
+    let octets = rest.number()?;
+    let wrap = match rest.bytes()? {
+        [] => None,
+        wrap => {
+            let wrap = wrap.try_into().map_err(|_| "its key has a wrong length")?;
+            Some(RecipientWrap::from_row(MailboxId::QUEUE, wrap))
+        }
+    };
+    Ok((octets, wrap, rest.0))
 }
 
 /// The key of a window as it is summed up.

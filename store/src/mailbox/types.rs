@@ -61,6 +61,30 @@ pub struct Found {
     pub key: Option<RecipientKey>,
 }
 
+/// A message that is to travel on, as a start finds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queued {
+    /// Its name.
+    pub id: QueueId,
+    /// Its length in bytes, as it was stored.
+    pub octets: u64,
+    /// What [`Settlement::Deferred`] has kept last; empty when nobody has tried to send it.
+    pub state: Box<[u8]>,
+}
+
+/// What has become of a message that was to travel on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Settlement {
+    /// It is still to be sent to somebody; this is to be kept with it, at most
+    /// [`STATE_BYTES_MAX`] bytes.
+    Deferred(QueueId, Box<[u8]>),
+    /// Nobody waits for it any more: it is taken out.
+    Done(QueueId),
+}
+
+/// The longest state of a queued message. Arbitrary: some bytes for each of the most recipients.
+pub const STATE_BYTES_MAX: usize = 256 * 1024;
+
 /// How much is in a mailbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {

@@ -28,6 +28,7 @@ pub(super) enum Purpose {
     Scram,
     Slot,
     Slots,
+    Queue,
 }
 
 impl Purpose {
@@ -46,6 +47,7 @@ impl Purpose {
             Self::Scram => b"fs1.scrm",
             Self::Slot => b"fs1.slot",
             Self::Slots => b"fs1.slts",
+            Self::Queue => b"fs1.queu",
         }
     }
 }

@@ -7,6 +7,8 @@ use core::fmt;
 
 use zeroize::Zeroizing;
 
+use super::aead::{Purpose, context, derive};
+
 /// Bytes of every symmetric key.
 pub const KEY_BYTES: usize = 32;
 /// Bytes that AES-GCM adds to what it seals.
@@ -51,6 +53,16 @@ pub struct ContentKey(pub(super) Key);
 /// What all credentials of an account unwrap, and what opens the private key and the windows.
 /// Small and symmetric, so that one more credential costs 48 bytes.
 pub struct MailboxKey(pub(super) Key);
+
+impl MailboxKey {
+    /// What opens mail that is to travel on ([`MailboxId::QUEUE`](crate::MailboxId::QUEUE)), out of
+    /// the secret of a data folder: the engine must send it while nobody is signed in, so this key
+    /// protects it from those only who get at the log without the index.
+    #[must_use]
+    pub fn of_queue(secret: &[u8; KEY_BYTES]) -> Self {
+        Self(derive(secret, &[0; SALT_BYTES], &context(Purpose::Queue, [0; 3])))
+    }
+}
 
 impl fmt::Debug for ContentKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

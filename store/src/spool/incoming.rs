@@ -216,7 +216,8 @@ impl<R: Runtime> Incoming<R> {
     }
 
     /// As [`Self::commit`], for a message that was begun with [`Self::seal`]: `recipients` have its
-    /// key, wrapped, in the order of the envelope's. Seals `head` where it lies.
+    /// key, wrapped, in the order of the envelope's; those who are sent to by the queue have one in
+    /// common, behind all others. Seals `head` where it lies.
     ///
     /// # Errors
     /// As [`Self::commit`]; [`StoreError::Invalid`] also when the keys are not those of the
@@ -229,7 +230,7 @@ impl<R: Runtime> Incoming<R> {
     ) -> Result<Stored, StoreError> {
         let invalid = |why: &dyn fmt::Display| StoreError::Invalid(why.to_string());
         let whom = envelope.recipients.iter().map(|to| to.mailbox);
-        if recipients.is_empty() || !whom.eq(recipients.iter().map(|key| key.wrap.mailbox)) {
+        if recipients.is_empty() || !keys::fit(whom, &recipients) {
             return Err(invalid(&"the keys are not those of the recipients"));
         }
         let mut sealer = self.sealer.take().ok_or_else(|| invalid(&"nothing is sealed"))?;

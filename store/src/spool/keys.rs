@@ -51,6 +51,19 @@ pub(super) fn in_clear(envelope: &Envelope) -> Vec<Recipient> {
     envelope.recipients.iter().map(|to| recipient(to.mailbox)).collect()
 }
 
+/// Whether `keys` are those of recipients with these mailboxes, as
+/// [`Incoming::commit_sealed`](super::Incoming::commit_sealed) says.
+pub(super) fn fit(mailboxes: impl Iterator<Item = MailboxId>, keys: &[RecipientKey]) -> bool {
+    let is_local = |mailbox: &MailboxId| *mailbox != MailboxId::QUEUE;
+    let mut travels = false;
+    let local = mailboxes.inspect(|mailbox| travels |= !is_local(mailbox)).filter(is_local);
+    let (last, before) = match keys.split_last() {
+        Some((last, before)) if last.wrap.mailbox == MailboxId::QUEUE => (true, before),
+        _ => (false, keys),
+    };
+    local.eq(before.iter().map(|key| key.wrap.mailbox)) && travels == last
+}
+
 /// The keys of a message as its record holds them.
 pub(super) fn encode(received: UnixTime, keys: &[RecipientKey]) -> Vec<u8> {
     let records: usize = keys.iter().map(|key| RecipientKey::record_bytes(&key.window)).sum();

@@ -7,10 +7,12 @@ use core::cell::{Cell, RefCell};
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use fsmtp_engine::accept::{Door, Service, accept};
 use fsmtp_engine::admit::{Admission, Limits};
 use fsmtp_engine::log::{Format, Level, Sink};
+use fsmtp_engine::relay::{self, routes::Routes};
 use fsmtp_engine::shard::{Offload, PasswordCheck, Shard};
 use fsmtp_engine::signin::{self, Gate};
 use fsmtp_engine::start::{Parts, adopt, drain, shards_on_disk, start};
@@ -20,6 +22,7 @@ use fsmtp_rt::sim::{Counts, Crash, DiskId, HostId, SimDisk, SimRuntime, World};
 use fsmtp_rt::{Class, Runtime, UnixTime};
 use fsmtp_store::directory::{Change, Opened};
 use fsmtp_store::mailbox::{Found, Mailboxes, Registry, wait};
+use fsmtp_store::queue::Terms;
 use fsmtp_store::seal::MailboxKey;
 use fsmtp_store::spool::{Reader, SpoolConfig};
 use fsmtp_store::{MailboxId, QueueId, ShardId, StoreError};
@@ -413,6 +416,12 @@ impl Boot {
             check_password: check_password(),
             helpers: helpers(),
             begin: keys::begin(),
+            sending: relay::Plan {
+                terms: Terms::default(),
+                limits: relay::Limits::default(),
+                routes: Arc::new(Routes::new(true)),
+            },
+            secret: [7; 32].into(),
             sealing: None,
             gate: Gate::new(&[7; 32], never),
             magic: false,

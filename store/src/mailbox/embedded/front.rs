@@ -10,12 +10,12 @@ use std::sync::atomic::Ordering;
 
 use super::super::lock::{Hold, Locks};
 use super::super::pending::{Body, Entry, LiveBytes, Lookups, Pending, Rows, View};
-use super::super::types::{Found, Maildrop, Message, Usage};
+use super::super::types::{Found, Maildrop, Message, Queued, Usage};
 use super::reading::Reading;
 use super::request::{Read, Reply, Request, Write};
 use super::tables::Tables;
 use super::{Options, Shared};
-use crate::seal::UserKeys;
+use crate::seal::{RecipientWrap, UserKeys, WindowRecord};
 use crate::spool::{BodyRef, RecipientKey};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
@@ -140,6 +140,10 @@ impl Front {
                 Read::Find { mailbox, message, reply } => {
                     reply.send(sight.find(mailbox, message)).is_ok()
                 }
+                Read::Queued { shard, after, count_max, reply } => {
+                    reply.send(sight.queued(shard, after, count_max)).is_ok()
+                }
+                Read::FindQueued { id, reply } => reply.send(sight.find_queued(id)).is_ok(),
                 Read::Keys { mailbox, reply } => reply.send(sight.keys(mailbox)).is_ok(),
                 Read::LiveBytes { shard, reply } => reply.send(Ok(sight.live_bytes(shard))).is_ok(),
                 Read::Live { shard, records, reply } => {
@@ -233,6 +237,37 @@ impl Sight<'_> {
             }
             None => (self.reading()?.wrap(mailbox, message)?.ok_or_else(none)?, None),
         };
+        self.found(mailbox, message.id, wrap, fresh)
+    }
+
+    fn queued(
+        &mut self,
+        shard: ShardId,
+        after: Option<QueueId>,
+        count_max: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        self.reading()?.queued(shard, after, count_max)
+    }
+
+    fn find_queued(&mut self, id: QueueId) -> Result<Found, StoreError> {
+        let none = || StoreError::NotFound(format!("message {id}"));
+        let (wrap, fresh) = match self.view.entry(MailboxId::QUEUE, id) {
+            Some(Entry { key, .. }) => {
+                (key.as_ref().map(|key| key.wrap), key.as_ref().map(|key| &key.window))
+            }
+            None => (self.reading()?.queued_wrap(id)?.ok_or_else(none)?, None),
+        };
+        self.found(MailboxId::QUEUE, id, wrap, fresh)
+    }
+
+    /// A message with the window of its key; `fresh` is the one that came along with it.
+    fn found(
+        &mut self,
+        mailbox: MailboxId,
+        id: QueueId,
+        wrap: Option<RecipientWrap>,
+        fresh: Option<&Arc<WindowRecord>>,
+    ) -> Result<Found, StoreError> {
         let key = match wrap {
             None => None,
             Some(wrap) => {
@@ -245,13 +280,13 @@ impl Sight<'_> {
                 };
                 let window = kept.map(Arc::new).or_else(|| fresh.cloned());
                 let window = window.ok_or_else(|| StoreError::Corrupt {
-                    place: format!("the window of message {}", message.id),
+                    place: format!("the window of message {id}"),
                     why: "it is missing, so that nothing opens the message".to_owned(),
                 })?;
                 Some(RecipientKey { wrap, window })
             }
         };
-        Ok(Found { body: self.locate(message.id)?, key })
+        Ok(Found { body: self.locate(id)?, key })
     }
 
     fn keys(&mut self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {

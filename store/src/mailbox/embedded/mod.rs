@@ -18,6 +18,7 @@ mod bits;
 mod damage;
 mod front;
 mod opening;
+mod queue;
 mod reading;
 mod request;
 mod slotfile;
@@ -42,7 +43,10 @@ use futures_channel::oneshot;
 use zeroize::Zeroizing;
 
 use super::pending::Delivery;
-use super::{Found, Liveness, Mailboxes, Maildrop, Message, Registry, Usage};
+use super::{
+    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry,
+    Settlement, Usage,
+};
 use crate::directory::{Change, Directory, Limits};
 use crate::seal::{UserKeys, WindowRecord};
 use crate::spool::{BodyRef, Committed, Sink};
@@ -470,6 +474,29 @@ impl Registry for Embedded {
     fn directory(&self) -> Arc<Directory> {
         let published = self.shared.published.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&published.directory)
+    }
+}
+
+impl Outgoing for Embedded {
+    async fn queued(
+        &self,
+        shard: ShardId,
+        after: Option<QueueId>,
+        count_max: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        self.read(|reply| Read::Queued { shard, after, count_max, reply }).await
+    }
+
+    async fn find_queued(&self, id: QueueId) -> Result<Found, StoreError> {
+        self.read(|reply| Read::FindQueued { id, reply }).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), StoreError> {
+        if settlements.is_empty() {
+            return Ok(());
+        }
+        super::check_states(&settlements)?;
+        self.write(|reply| Write::Settle { settlements, reply }).await
     }
 }
 

@@ -29,8 +29,10 @@ use crate::directory::{Account, Alias, Directory, Limits};
 use crate::seal::slots_name;
 use crate::{Lsn, MailboxId, ShardId, StoreError};
 
-/// 5: locks of accounts are sealed under keys in slots.
-pub(super) const FORMAT: u64 = 5;
+/// 6: there may be queued mail.
+pub(super) const FORMAT: u64 = 6;
+/// Locks of accounts are sealed under keys in slots; no mail is queued.
+const FORMAT_WITHOUT_QUEUE: u64 = 5;
 /// The same, but for the locks: they stand in clear.
 const FORMAT_IN_CLEAR: u64 = 4;
 
@@ -112,7 +114,7 @@ impl Tables {
                 Ok(found.unwrap_or(ours))
             };
             let format = known("format", FORMAT)?;
-            if format != FORMAT && format != FORMAT_IN_CLEAR {
+            if ![FORMAT, FORMAT_WITHOUT_QUEUE, FORMAT_IN_CLEAR].contains(&format) {
                 let found = u32::try_from(format).unwrap_or(u32::MAX);
                 return Err(StoreError::Version {
                     object: FILE.into(),
@@ -344,7 +346,7 @@ mod tests {
             let refused = open().map(|_| ()).unwrap_err();
             let expected = format as u32;
             assert!(
-                matches!(refused, StoreError::Version { found, known: 5, .. } if found == expected),
+                matches!(refused, StoreError::Version { found, known: 6, .. } if found == expected),
                 "{refused}"
             );
         }

@@ -21,6 +21,7 @@ pub(super) struct Reading {
     pub(super) bodies: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) windows: ReadOnlyTable<(u64, u64), &'static [u8]>,
     pub(super) keys: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) queued: ReadOnlyTable<(u16, u64), &'static [u8]>,
     pub(super) damages: Arc<Damages>,
 }
 
@@ -102,7 +103,7 @@ impl Reading {
     }
 
     /// Damage is an error for who asks, and noted.
-    fn noted<T>(&self, read: Result<T, DamagedRow>) -> Result<T, StoreError> {
+    pub(super) fn noted<T>(&self, read: Result<T, DamagedRow>) -> Result<T, StoreError> {
         read.map_err(|row| {
             self.damages.note(row.clone());
             row.into()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_channel::oneshot;
 
-use super::super::types::{Found, Maildrop, Message, Usage};
+use super::super::types::{Found, Maildrop, Message, Queued, Settlement, Usage};
 use crate::directory::{Change, Directory};
 use crate::seal::{UserKeys, WindowRecord};
 use crate::spool::BodyRef;
@@ -27,6 +27,13 @@ pub(super) enum Read {
     Locate { id: QueueId, reply: Reply<BodyRef> },
     Find { mailbox: MailboxId, message: Message, reply: Reply<Found> },
     Keys { mailbox: MailboxId, reply: Reply<UserKeys> },
+    Queued {
+        shard: ShardId,
+        after: Option<QueueId>,
+        count_max: usize,
+        reply: Reply<Vec<Queued>>,
+    },
+    FindQueued { id: QueueId, reply: Reply<Found> },
     LiveBytes { shard: ShardId, reply: Reply<BTreeMap<u64, u64>> },
     Live { shard: ShardId, records: Vec<(QueueId, Lsn)>, reply: Reply<Vec<bool>> },
 }
@@ -37,6 +44,7 @@ pub(super) enum Write {
     Moved { shard: ShardId, records: Vec<(QueueId, Lsn, Lsn)>, reply: Reply<()> },
     Change { change: Change, reply: Reply<Arc<Directory>> },
     Rewrap { windows: Vec<WindowRecord>, reply: Reply<()> },
+    Settle { settlements: Vec<Settlement>, reply: Reply<()> },
     Persist { reply: Reply<()> },
 }
 
@@ -63,7 +71,10 @@ impl Request {
             Self::Read(Read::Open { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Read(Read::Usage { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Read(Read::Locate { reply, .. }) => reply.send(Err(error)).is_ok(),
-            Self::Read(Read::Find { reply, .. }) => reply.send(Err(error)).is_ok(),
+            Self::Read(Read::Find { reply, .. } | Read::FindQueued { reply, .. }) => {
+                reply.send(Err(error)).is_ok()
+            }
+            Self::Read(Read::Queued { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Read(Read::Keys { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Read(Read::LiveBytes { reply, .. }) => reply.send(Err(error)).is_ok(),
             Self::Read(Read::Live { reply, .. }) => reply.send(Err(error)).is_ok(),
@@ -72,6 +83,7 @@ impl Request {
                 Write::Close { reply, .. }
                 | Write::Moved { reply, .. }
                 | Write::Rewrap { reply, .. }
+                | Write::Settle { reply, .. }
                 | Write::Persist { reply },
             ) => reply.send(Err(error)).is_ok(),
         };

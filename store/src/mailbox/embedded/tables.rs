@@ -40,6 +40,8 @@ pub(super) const APPLIED: TableDefinition<'_, u16, u64> = TableDefinition::new("
 const WINDOWS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("windows");
 /// Key pairs of sealed mailboxes.
 const KEYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("keys");
+/// Messages that are to travel on, by shard and queue id.
+pub(super) const QUEUED: TableDefinition<'_, (u16, u64), &[u8]> = TableDefinition::new("queued");
 pub(super) const DOMAINS: TableDefinition<'_, &str, ()> = TableDefinition::new("domains");
 pub(super) const ACCOUNTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("accounts");
 pub(super) const ALIASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("aliases");
@@ -92,6 +94,7 @@ impl Tables {
             bodies: transaction.open_table(BODIES).map_err(failed)?,
             windows: transaction.open_table(WINDOWS).map_err(failed)?,
             keys: transaction.open_table(KEYS).map_err(failed)?,
+            queued: transaction.open_table(QUEUED).map_err(failed)?,
             damages: Arc::clone(&self.damages),
         })
     }
@@ -141,9 +144,10 @@ pub(super) struct Writing<'t> {
     removed: Table<'t, u64, bool>,
     windows: Table<'t, (u64, u64), &'static [u8]>,
     keys: Table<'t, u64, &'static [u8]>,
+    pub(super) queued: Table<'t, (u16, u64), &'static [u8]>,
     /// Where rows are put together.
-    row: Vec<u8>,
-    damages: Arc<Damages>,
+    pub(super) row: Vec<u8>,
+    pub(super) damages: Arc<Damages>,
 }
 
 impl<'t> Writing<'t> {
@@ -160,6 +164,7 @@ impl<'t> Writing<'t> {
             removed: transaction.open_table(REMOVED).map_err(failed)?,
             windows: transaction.open_table(WINDOWS).map_err(failed)?,
             keys: transaction.open_table(KEYS).map_err(failed)?,
+            queued: transaction.open_table(QUEUED).map_err(failed)?,
             row: Vec::new(),
             damages,
         })

@@ -257,6 +257,10 @@ impl<'a> Changes<'a> {
                     work.tables().replace_window(window)?;
                 }
             }
+            Write::Settle { settlements, reply } => {
+                done.push(Done::Unit(reply));
+                work.settle(settlements)?;
+            }
             Write::Moved { shard, records, reply } => {
                 done.push(Done::Unit(reply));
                 work.relocate(shard, &records)?;

@@ -8,9 +8,8 @@ use std::collections::BTreeSet;
 
 use super::super::pending::{Body, LiveBytes, Rows};
 use super::super::types::Message;
-use super::reading::Kept;
 use super::tables::Writing;
-use crate::seal::WindowRecord;
+use crate::seal::{RecipientWrap, WindowRecord};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError};
 
 /// Rows between two looks at the queues while deliveries are merged: some 5 ms.
@@ -56,12 +55,18 @@ impl<'a, 't> Work<'a, 't> {
         let mut current: Option<(MailboxId, u32)> = None;
         let mut needed: Option<(&WindowRecord, u64)> = None;
         for (count, entry) in entries.enumerate() {
-            let uid = match current {
-                Some((mailbox, uid)) if mailbox == entry.mailbox && uid != 0 => uid,
-                _ => self.first_uid(entry.mailbox)?,
-            };
             let wrap = entry.key.as_ref().map(|key| &key.wrap);
-            self.writing.put_entry(entry.mailbox, uid, entry.id, entry.octets, wrap)?;
+            if entry.mailbox == MailboxId::QUEUE {
+                self.writing.put_queued(entry.id, entry.octets, wrap, &[])?;
+            } else {
+                let uid = match current {
+                    Some((mailbox, uid)) if mailbox == entry.mailbox && uid != 0 => uid,
+                    _ => self.first_uid(entry.mailbox)?,
+                };
+                self.writing.put_entry(entry.mailbox, uid, entry.id, entry.octets, wrap)?;
+                // 0 after the last one.
+                current = Some((entry.mailbox, uid.wrapping_add(1)));
+            }
             if let Some(key) = &entry.key {
                 // Messages of a mailbox come together, and mostly share a window.
                 match &mut needed {
@@ -73,8 +78,6 @@ impl<'a, 't> Work<'a, 't> {
                     }
                 }
             }
-            // 0 after the last one.
-            current = Some((entry.mailbox, uid.wrapping_add(1)));
             if count % STEP_ROWS == STEP_ROWS - 1 {
                 step();
             }
@@ -108,8 +111,8 @@ impl<'a, 't> Work<'a, 't> {
     ) -> Result<(), StoreError> {
         let before = self.writing.next_uid(mailbox)?;
         for &message in messages {
-            if let Some(taken) = self.writing.take_entry(mailbox, message)? {
-                self.release(&taken)?;
+            if let Some((_, wrap)) = self.writing.take_entry(mailbox, message)? {
+                self.release(message.id, wrap.as_ref())?;
             }
         }
         // Uids are not given out twice, whatever was deleted (RFC 3501 §2.3.1.1).
@@ -129,13 +132,12 @@ impl<'a, 't> Work<'a, 't> {
         let gone: BTreeSet<QueueId> = messages.iter().map(|message| message.id).collect();
         let mut all = Vec::new();
         self.writing.take_some(mailbox, usize::MAX, &mut all)?;
-        for kept in all {
-            let (message, wrap) = &kept;
+        for (message, wrap) in all {
+            let wrap = wrap.as_ref();
             if gone.contains(&message.id) {
-                self.release(&kept)?;
+                self.release(message.id, wrap)?;
             } else {
-                let (uid, wrap) = (message.uid.0, wrap.as_ref());
-                self.writing.put_entry(mailbox, uid, message.id, message.octets, wrap)?;
+                self.writing.put_entry(mailbox, message.uid.0, message.id, message.octets, wrap)?;
             }
         }
         self.writing.put_floor(mailbox, next)
@@ -151,7 +153,7 @@ impl<'a, 't> Work<'a, 't> {
         let all = self.writing.take_some(mailbox, rows_max, &mut taken)?;
         // Its windows go all at once.
         for (message, _) in taken {
-            self.release(&(message, None))?;
+            self.release(message.id, None)?;
         }
         if all {
             self.writing.purged(mailbox)?;
@@ -203,11 +205,16 @@ impl<'a, 't> Work<'a, 't> {
         Ok(uid)
     }
 
-    fn release(&mut self, (message, wrap): &Kept) -> Result<(), StoreError> {
+    /// A message less refers to a body and to the window of its key.
+    pub(super) fn release(
+        &mut self,
+        id: QueueId,
+        wrap: Option<&RecipientWrap>,
+    ) -> Result<(), StoreError> {
         if let Some(wrap) = wrap {
             self.writing.release_window(wrap)?;
         }
-        if let Some(body) = self.writing.release(message.id)? {
+        if let Some(body) = self.writing.release(id)? {
             self.forget(&body);
         }
         Ok(())

@@ -80,7 +80,7 @@ fn a_folder_of_format_4_is_renewed_at_its_start() {
         assert_eq!(store.take_damage().len(), 0);
         wait(store.change(add("carol@x.test", cheap_phc().into()))).unwrap();
     });
-    assert_eq!(looked_at(folder.path(), "format"), (0, Some(5)));
+    assert_eq!(looked_at(folder.path(), "format"), (0, Some(6)));
     assert_eq!(looked_at(folder.path(), "locks in clear"), (0, Some(0)));
     assert_eq!(used(folder.path()).len(), 3);
     in_folder(folder.path(), |store| assert_eq!(store.directory().accounts_count(), 3));
@@ -105,7 +105,7 @@ fn a_renewal_that_is_cut_short_goes_on_at_the_next_start() {
             keeper.close().unwrap();
         }
         let (in_clear, format) = looked_at(folder.path(), "format");
-        assert_eq!(format, Some(5), "older programs must not take it any more");
+        assert_eq!(format, Some(6), "older programs must not take it any more");
         left.push(in_clear);
     }
     assert!(left.is_sorted_by(|a, b| a >= b), "{left:?}");

@@ -1,0 +1,341 @@
+//! One connection to another server: opened, greeted, used for message after message.
+//!
+//! Generic over the runtime, so the same code runs on real sockets and on the simulator's. Every
+//! reply is kept only as far as somebody needs it: code, and words up to a limit. Failure: a
+//! [`Fault`] means that the connection is of no use any more.
+
+use core::fmt;
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::rc::Rc;
+
+use fsmtp_proto::smtp::client::{
+    Class, Content, Envelope, Extensions, Failure, Nobody, Reply, Session, Settings, Then, To,
+};
+use fsmtp_proto::wire::outbox::Outbox;
+use fsmtp_proto::wire::stuff::Stuffer;
+use fsmtp_rt::{Conn, Dial, IoError, IoKind};
+use fsmtp_store::queue::WORDS_BYTES_MAX;
+
+use super::letter::Letter;
+use super::pieces::Pieces;
+use crate::shard::CLOSE_TIMEOUT;
+use crate::tls::Stream;
+
+/// How long a host may take to accept a connection; arbitrary, far beyond what a way there takes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a server said, as far as anybody needs it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Said {
+    pub(super) code: u16,
+    /// All lines with blanks between them, without what is no visible text; cut.
+    pub(super) words: String,
+}
+
+impl Said {
+    fn new(reply: &Reply<'_>) -> Self {
+        let mut words = String::new();
+        for line in reply.lines() {
+            if !words.is_empty() {
+                words.push(' ');
+            }
+            let visible = |c: char| if c.is_control() { ' ' } else { c };
+            words.extend(String::from_utf8_lossy(line).chars().map(visible));
+            if words.len() > WORDS_BYTES_MAX {
+                break;
+            }
+        }
+        while words.len() > WORDS_BYTES_MAX {
+            words.pop();
+        }
+        Self { code: reply.code(), words }
+    }
+
+    /// Whether it is a no for good.
+    pub(super) const fn is_permanent(&self) -> bool {
+        self.code >= 500
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.code, self.words)
+    }
+}
+
+/// Why a connection is of no use any more.
+#[derive(Clone, Debug)]
+pub(super) enum Fault {
+    /// The network.
+    Io(IoError),
+    /// The other side does not keep to the protocol.
+    Protocol(Failure),
+    /// The server does not want us, or says goodbye.
+    Refused(Said),
+    /// It closed the connection without a word.
+    Gone,
+    /// The message could not be read here.
+    Storage(String),
+}
+
+impl From<IoError> for Fault {
+    fn from(error: IoError) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) if error.kind == IoKind::TimedOut => f.write_str("no answer in time"),
+            Self::Io(error) => error.fmt(f),
+            Self::Protocol(failure) => failure.fmt(f),
+            Self::Refused(said) => said.fmt(f),
+            Self::Gone => f.write_str("the connection was closed"),
+            Self::Storage(why) => f.write_str(why),
+        }
+    }
+}
+
+/// What became of a message.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Verdict {
+    /// For each recipient of the letter what refused it; none: it was accepted.
+    pub(super) refused: Vec<Option<Said>>,
+    /// What refused the message for all who were accepted.
+    pub(super) whole: Option<Said>,
+    /// What took it for them.
+    pub(super) taken: Option<Said>,
+    /// LMTP: those who were accepted and then did not get it.
+    undelivered: Vec<u32>,
+}
+
+/// Where turns of the session have led.
+enum Event {
+    Ready,
+    Body,
+    Closed,
+}
+
+/// An open connection.
+pub(super) struct Link<R: Dial> {
+    rt: R,
+    stream: Stream<R>,
+    session: Session,
+    out: Outbox,
+    /// Messages that were sent over it.
+    pub(super) messages_count: u32,
+    /// Something was said since the last message began.
+    heard: bool,
+}
+
+impl<R: Dial> Link<R> {
+    /// Connects and brings the session to where it takes messages.
+    pub(super) async fn open(
+        rt: &R,
+        settings: &Rc<Settings>,
+        to: SocketAddr,
+    ) -> Result<Self, Fault> {
+        let conn = rt.dial(None, to, rt.now() + CONNECT_TIMEOUT).await?;
+        let mut link = Self {
+            rt: rt.clone(),
+            stream: Stream::new(rt.clone(), conn),
+            session: Session::new(Rc::clone(settings), rt.now()),
+            out: Outbox::new(rt.buffer()),
+            messages_count: 0,
+            heard: false,
+        };
+        let mut refused = None;
+        let heard = &mut |_, reply: &Reply<'_>| {
+            if reply.refuses() {
+                refused = Some(Said::new(reply));
+            }
+        };
+        match (link.next(&Nobody, heard).await?, refused) {
+            (Event::Ready, _) => Ok(link),
+            (_, Some(said)) => Err(Fault::Refused(said)),
+            (_, None) => Err(Fault::Gone),
+        }
+    }
+
+    /// Whom it leads to.
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.stream.peer()
+    }
+
+    /// What the server offers.
+    pub(super) const fn extensions(&self) -> &Extensions {
+        self.session.extensions()
+    }
+
+    /// Sends one message.
+    pub(super) async fn send<P: Pieces>(
+        &mut self,
+        letter: &Letter,
+        pieces: &mut P,
+    ) -> Result<Verdict, Fault> {
+        let count = letter.recipients_count();
+        let content =
+            if self.session.extensions().chunking { Content::Chunks } else { Content::Data };
+        self.session.message(self.rt.now(), content, count);
+        self.messages_count += 1;
+        self.heard = false;
+        let mut verdict = Verdict { refused: vec![None; count as usize], ..Verdict::default() };
+        let mut body = Sending { content, ahead: None, stuffer: Stuffer::new(), begun: false };
+        loop {
+            let heard = &mut |to: To, reply: &Reply<'_>| verdict.hear(to, reply);
+            match self.next(letter, heard).await? {
+                Event::Ready => return Ok(verdict),
+                Event::Body => self.body(&mut body, pieces).await?,
+                Event::Closed => {
+                    let said = verdict.whole.filter(|said| said.code == 421);
+                    return Err(said.map_or(Fault::Gone, Fault::Refused));
+                }
+            }
+        }
+    }
+
+    /// Whether the server has said nothing to the last message.
+    pub(super) const fn heard_nothing(&self) -> bool {
+        !self.heard
+    }
+
+    /// Says goodbye, and does not wait for the answer long.
+    pub(super) async fn quit(mut self) {
+        self.session.quit(self.rt.now(), &mut self.out);
+        let bytes = self.out.take();
+        let deadline = self.rt.now() + CLOSE_TIMEOUT;
+        if self.stream.send_last(bytes, deadline).await.is_ok() {
+            self.stream.close(deadline).await;
+        }
+    }
+
+    /// Takes turns until the caller has something to do.
+    async fn next(
+        &mut self,
+        envelope: &impl Envelope,
+        heard: &mut dyn FnMut(To, &Reply<'_>),
+    ) -> Result<Event, Fault> {
+        loop {
+            let turn =
+                self.session.turn(self.rt.now(), self.stream.filled(), envelope, &mut self.out);
+            let consumed = turn.consumed;
+            match turn.then {
+                Then::Reply(to, reply) => {
+                    self.heard = true;
+                    heard(to, &reply);
+                    self.stream.consume(consumed);
+                }
+                Then::NeedInput => {
+                    self.flush().await?;
+                    if self.stream.fill(self.session.deadline()).await? == 0 {
+                        return Err(Fault::Gone);
+                    }
+                }
+                Then::Flush => self.flush().await?,
+                Then::Ready => return Ok(Event::Ready),
+                Then::Body => return Ok(Event::Body),
+                Then::Failed(failure) => return Err(Fault::Protocol(failure)),
+                // Nobody asked for TLS here.
+                Then::StartTls => return Err(Fault::Gone),
+                Then::Close => {
+                    // A last QUIT may wait; whether it gets there makes no difference.
+                    let _ = self.flush().await;
+                    return Ok(Event::Closed);
+                }
+            }
+        }
+    }
+
+    /// Sends the commands that wait.
+    async fn flush(&mut self) -> Result<(), Fault> {
+        if !self.out.is_empty() {
+            let out = Outbox::new(self.rt.buffer());
+            let bytes = core::mem::replace(&mut self.out, out).take();
+            self.stream.send(bytes, self.session.deadline()).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends of the message what is due: the next chunk, or all of it behind DATA.
+    async fn body<P: Pieces>(&mut self, body: &mut Sending, pieces: &mut P) -> Result<(), Fault> {
+        if !body.begun {
+            body.begun = true;
+            body.ahead = pieces.next().await?;
+        }
+        match body.content {
+            Content::Chunks => {
+                let piece = body.ahead.take().unwrap_or_default();
+                body.ahead = pieces.next().await?;
+                let last = body.ahead.is_none();
+                self.session.chunk(self.rt.now(), piece.len() as u64, last, &mut self.out);
+                self.flush().await?;
+                if !piece.is_empty() {
+                    self.stream.send(piece, self.session.deadline()).await?;
+                }
+            }
+            Content::Data => {
+                let out = Outbox::new(self.rt.buffer());
+                let mut bytes = core::mem::replace(&mut self.out, out).take();
+                while let Some(piece) = body.ahead.take() {
+                    body.stuffer.push(&piece, &mut bytes);
+                    body.ahead = pieces.next().await?;
+                    if body.ahead.is_some() {
+                        self.session.sending(self.rt.now());
+                        let full = core::mem::replace(&mut bytes, self.rt.buffer());
+                        self.stream.send(full, self.session.deadline()).await?;
+                    }
+                }
+                body.stuffer.finish(&mut bytes);
+                self.session.sending(self.rt.now());
+                self.stream.send(bytes, self.session.deadline()).await?;
+                self.session.body_sent(self.rt.now());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A message on its way out.
+struct Sending {
+    content: Content,
+    /// Read ahead: the last chunk says that it is.
+    ahead: Option<Vec<u8>>,
+    stuffer: Stuffer,
+    begun: bool,
+}
+
+impl Verdict {
+    fn hear(&mut self, to: To, reply: &Reply<'_>) {
+        let said = || Some(Said::new(reply));
+        let done = reply.class() == Class::Done;
+        match to {
+            To::Recipient(index) if !done => self.refuse(index, said()),
+            To::Message if done => self.taken = said(),
+            // RFC 2033 §4.2: for the recipients that were accepted, in their order.
+            To::Delivery(_) if done => self.taken = said(),
+            To::Delivery(index) => {
+                let refused = self.refused.iter().zip(0..);
+                let accepted = refused.filter(|(no, _)| no.is_none()).map(|(_, place)| place);
+                let place = accepted.chain(self.undelivered.iter().copied());
+                let mut places: Vec<u32> = place.collect();
+                places.sort_unstable();
+                if let Some(&place) = places.get(index as usize) {
+                    self.undelivered.push(place);
+                    self.refuse(place, said());
+                }
+            }
+            To::Mail | To::Data | To::Chunk | To::Message | To::Nothing if reply.refuses() => {
+                self.whole = self.whole.take().or_else(said);
+            }
+            _ => {}
+        }
+    }
+
+    fn refuse(&mut self, index: u32, said: Option<Said>) {
+        if let Some(place) = self.refused.get_mut(index as usize) {
+            *place = said;
+        }
+    }
+}

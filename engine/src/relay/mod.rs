@@ -1,0 +1,333 @@
+//! The relay of a shard: brings queued mail to other servers.
+//!
+//! ```text
+//!   desk, reports ──► Outbound::accept ──► queue ──► dispatch ──► site: workers, each a connection
+//!                                            ▲                          │
+//!                       index ◄── settle ◄───┴────── finish ◄───────────┘ outcome of each leg
+//! ```
+//!
+//! A site is where mail for one domain is handed over. It has at most
+//! [`Limits::connections_max`] connections, each held by a worker that sends message after message
+//! and then waits a while for more. What becomes of a leg goes to the queue, and from there to the
+//! index, in batches.
+//!
+//! A message may be sent twice when this process dies between the other server's reply to it and
+//! the next batch, some milliseconds: nobody can know then whether it was taken (RFC 5321 §4.5.4.1
+//! speaks of the same window on the wire).
+//!
+//! Failure: whatever a host does costs one connection and one attempt. While the index takes no
+//! settlements nothing new is sent.
+
+mod letter;
+mod link;
+mod notice;
+mod pieces;
+pub mod routes;
+mod site;
+
+use core::cell::{Cell, RefCell};
+use core::pin::pin;
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fsmtp_proto::smtp::client;
+use fsmtp_rt::{Class, Dial, Runtime, UnixTime};
+use fsmtp_store::envelope::Envelope;
+use fsmtp_store::mailbox::{Mailboxes, Settlement};
+use fsmtp_store::queue::{Queue, Terms, Work};
+use fsmtp_store::seal::{ContentKey, MailboxKey, OpenWindow, SealError, WindowId};
+use fsmtp_store::spool::RecipientKey;
+use fsmtp_store::{MailboxId, QueueId, ShardId, StoreError};
+use futures_channel::oneshot;
+
+use crate::latest::Latest;
+use crate::log::Event;
+use crate::shard::Shard;
+use crate::start::first;
+use pieces::Stored;
+use routes::{Routes, Way};
+
+/// How long the pump sleeps at most: the wall clock may be set meanwhile.
+const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// Between two batches of settlements while there are any: each is a transaction of the index.
+const SETTLE_PAUSE: Duration = Duration::from_millis(5);
+/// When the index could not take a batch.
+const SETTLE_RETRY: Duration = Duration::from_secs(1);
+/// Messages that a start lists at a time.
+const LISTED_COUNT: usize = 4096;
+/// Windows of the queue that are kept open, 100 bytes each; beyond, they are opened again.
+const WINDOWS_COUNT_MAX: usize = 1024;
+
+/// What a relay may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of this shard to one site at one time.
+    pub connections_max: usize,
+    /// Messages over one connection.
+    pub messages_max: u32,
+    /// How long a connection without work is kept open.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // Arbitrary: what large sites bear from one address.
+        Self { connections_max: 20, messages_max: 1000, idle: Duration::from_secs(5) }
+    }
+}
+
+/// How a node sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// When and for how long.
+    pub terms: Terms,
+    /// What it may use.
+    pub limits: Limits,
+    /// Where to.
+    pub routes: Arc<Routes>,
+}
+
+/// Where mail for one domain is handed over.
+#[derive(Debug, Default)]
+struct Site {
+    /// What waits for a connection.
+    ready: RefCell<std::collections::VecDeque<Work>>,
+    workers_count: Cell<usize>,
+    /// Workers with a connection and nothing to do.
+    idle: RefCell<Vec<oneshot::Sender<Work>>>,
+}
+
+/// What a shard has to send, and what it knows about that.
+pub struct Outbound {
+    /// The queue.
+    pub queue: RefCell<Queue>,
+    plan: Plan,
+    settings: Rc<client::Settings>,
+    sites: RefCell<BTreeMap<Rc<str>, Rc<Site>>>,
+    /// Wakes the pump.
+    bell: Latest<()>,
+    settlements: RefCell<Vec<Settlement>>,
+    /// Wakes who hands them over.
+    settle: Latest<()>,
+    settling: Cell<bool>,
+    key: MailboxKey,
+    windows: RefCell<BTreeMap<WindowId, OpenWindow>>,
+}
+
+impl core::fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Outbound({} messages)", self.queue.borrow().len())
+    }
+}
+
+impl Outbound {
+    /// An empty queue. `secret` is that of the data folder.
+    #[must_use]
+    pub fn new(plan: Plan, node: &str, secret: &[u8; 32]) -> Self {
+        let settings = client::Settings {
+            protocol: client::Protocol::Smtp,
+            name: node.into(),
+            pipelining: true,
+            timeouts: client::Timeouts::default(),
+        };
+        Self {
+            queue: RefCell::new(Queue::new(plan.terms.clone())),
+            plan,
+            settings: Rc::new(settings),
+            sites: RefCell::default(),
+            bell: Latest::default(),
+            settlements: RefCell::default(),
+            settle: Latest::default(),
+            settling: Cell::new(false),
+            key: MailboxKey::of_queue(secret),
+            windows: RefCell::default(),
+        }
+    }
+
+    /// Which way mail for `domain` goes; in lower case.
+    #[must_use]
+    pub fn way(&self, domain: &str) -> Way {
+        self.plan.routes.way(domain)
+    }
+
+    /// What seals queued mail.
+    #[must_use]
+    pub const fn key(&self) -> &MailboxKey {
+        &self.key
+    }
+
+    /// Takes a message that is on stable storage and is to travel on.
+    pub fn accept(
+        &self,
+        id: QueueId,
+        octets: u64,
+        received: UnixTime,
+        legs: BTreeMap<String, Vec<u16>>,
+    ) {
+        let legs = legs.iter().map(|(domain, places)| (domain.as_str(), places.clone()));
+        self.queue.borrow_mut().add(id, octets, received, legs);
+        self.bell.put(());
+    }
+
+    /// Keeps what became of a message.
+    pub fn keep(&self, settlement: Settlement) {
+        self.settlements.borrow_mut().push(settlement);
+        self.settle.put(());
+    }
+
+    /// Has the pump look at the queue.
+    pub fn wake(&self) {
+        self.bell.put(());
+    }
+
+    fn content_key(&self, key: &RecipientKey, id: QueueId) -> Result<ContentKey, StoreError> {
+        let damaged = |why: SealError| StoreError::Corrupt {
+            place: format!("the key of message {id}"),
+            why: why.to_string(),
+        };
+        let mut windows = self.windows.borrow_mut();
+        if windows.len() >= WINDOWS_COUNT_MAX {
+            windows.clear();
+        }
+        let open = match windows.entry(key.wrap.window) {
+            std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(key.window.open(&self.key).map_err(damaged)?)
+            }
+        };
+        open.open(&key.wrap, id).map_err(damaged)
+    }
+}
+
+/// The domains that a message is to be sent to, with the places of their recipients.
+#[must_use]
+pub fn legs(envelope: &Envelope) -> BTreeMap<String, Vec<u16>> {
+    let mut legs: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+    for (recipient, place) in envelope.recipients.iter().zip(0..) {
+        if recipient.mailbox == MailboxId::QUEUE {
+            let address = String::from_utf8_lossy(&recipient.address);
+            let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+            legs.entry(domain.to_lowercase()).or_default().push(place);
+        }
+    }
+    legs
+}
+
+/// Fills the queue with what the index has of these shards, before the first session begins.
+///
+/// # Errors
+/// Those of the index.
+pub async fn restore<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    shards: impl Iterator<Item = ShardId>,
+) -> Result<(), StoreError> {
+    shard.mailboxes.persist().await?;
+    for of in shards {
+        let mut after = None;
+        loop {
+            let listed = shard.mailboxes.queued(of, after, LISTED_COUNT).await?;
+            let Some(last) = listed.last() else { break };
+            after = Some(last.id);
+            for queued in &listed {
+                let state = &queued.state;
+                let mut queue = shard.outbound.queue.borrow_mut();
+                let restored =
+                    if state.is_empty() { Err("") } else { queue.restore(queued.id, queued.octets, state) };
+                drop(queue);
+                if let Err(why) = restored {
+                    if !why.is_empty() {
+                        let fields: [(&str, &dyn core::fmt::Display); 2] =
+                            [("id", &queued.id), ("why", &why)];
+                        shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
+                    }
+                    untried(shard, queued.id, queued.octets).await;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds a message that nobody has tried to send: what it needs stands in its envelope.
+async fn untried<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, id: QueueId, octets: u64) {
+    match Stored::open(shard, id).await {
+        Ok((_, envelope)) => {
+            shard.outbound.accept(id, octets, envelope.received, legs(&envelope));
+        }
+        // It stays where it is, for an operator and the next start.
+        Err(error) => shard.log.event(
+            shard.rt.unix(),
+            Event::MessageDamaged,
+            &[("id", &id), ("why", &error)],
+        ),
+    }
+}
+
+/// Begins to send. Nothing is sent before.
+pub fn start<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
+    let inner = Rc::clone(shard);
+    shard.rt.spawn(Class::Background, async move {
+        loop {
+            dispatch(&inner);
+            let sleep = {
+                let (now, next) = (inner.rt.unix(), inner.outbound.queue.borrow().next_due());
+                let wait = next.map(|due| Duration::from_millis(due.ms().saturating_sub(now.ms())));
+                wait.unwrap_or(SLEEP_MAX).clamp(Duration::from_millis(1), SLEEP_MAX)
+            };
+            let late = pin!(inner.rt.sleep_until(inner.rt.now() + sleep));
+            first(pin!(inner.outbound.bell.take()), late).await;
+        }
+    });
+    let inner = Rc::clone(shard);
+    shard.rt.spawn(Class::Background, async move {
+        loop {
+            inner.outbound.settle.take().await;
+            settle(&inner).await;
+            inner.rt.sleep_until(inner.rt.now() + SETTLE_PAUSE).await;
+        }
+    });
+}
+
+/// Hands what is due to its sites.
+fn dispatch<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
+    let outbound = &shard.outbound;
+    if shard.drain.is_draining() {
+        return;
+    }
+    let now = shard.rt.unix();
+    while let Some(work) = { outbound.queue.borrow_mut().take(now) } {
+        let domain = Rc::clone(&work.domain);
+        let site = Rc::clone(outbound.sites.borrow_mut().entry(Rc::clone(&domain)).or_default());
+        site::give(shard, &site, &domain, work);
+    }
+}
+
+/// Hands settlements to the index until none are left.
+async fn settle<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
+    let outbound = &shard.outbound;
+    outbound.settling.set(true);
+    loop {
+        let batch = core::mem::take(&mut *outbound.settlements.borrow_mut());
+        if batch.is_empty() {
+            break;
+        }
+        while let Err(error) = shard.mailboxes.settle(batch.clone()).await {
+            if !matches!(error, StoreError::Busy) {
+                shard.log.event(shard.rt.unix(), Event::StorageFailed, &[("why", &error)]);
+            }
+            shard.rt.sleep_until(shard.rt.now() + SETTLE_RETRY).await;
+        }
+    }
+    outbound.settling.set(false);
+}
+
+/// Waits until the index has what is known, at most `patience`: the last thing that a relay does.
+pub async fn settled<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, patience: Duration) {
+    let (outbound, end) = (&shard.outbound, shard.rt.now() + patience);
+    let open = || outbound.settling.get() || !outbound.settlements.borrow().is_empty();
+    while open() && shard.rt.now() < end {
+        shard.rt.sleep_until(shard.rt.now() + SETTLE_PAUSE).await;
+    }
+}

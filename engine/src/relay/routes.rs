@@ -1,0 +1,228 @@
+//! Which way mail for a domain goes: by a route of the configuration, or by its MX records.
+//!
+//! A route names a domain (`example.net`), everything below one (`.example.net`), or all that is
+//! left (`*`); the longest name that fits counts. It leads to hosts that are tried in order.
+//! Made by the configuration; nothing here looks anything up.
+
+use core::fmt;
+use core::net::IpAddr;
+use core::str::FromStr;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fsmtp_proto::smtp::client::Protocol;
+
+use crate::config::is_domain;
+
+/// Hosts of one route at most; arbitrary.
+pub const HOSTS_COUNT_MAX: usize = 16;
+
+/// A host to connect to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// Its name, or its address as text, without brackets.
+    pub name: Box<str>,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Host {
+    /// Its address, where the configuration names one.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.name.parse().ok()
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.contains(':') {
+            write!(f, "[{}]:{}", self.name, self.port)
+        } else {
+            write!(f, "{}:{}", self.name, self.port)
+        }
+    }
+}
+
+/// Where mail for some domain is handed over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Tried in order; at least one.
+    pub hosts: Vec<Host>,
+}
+
+/// Why a text is no route.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RouteError(String);
+
+impl RouteError {
+    /// A route of `--dev` that leads away from this machine.
+    pub(crate) fn strays(text: &str) -> Self {
+        Self(format!("`{text}` leads to another host; `--dev` sends to loopback addresses only"))
+    }
+}
+
+impl fmt::Display for RouteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl core::error::Error for RouteError {}
+
+impl FromStr for Route {
+    type Err = RouteError;
+
+    /// `host`, `host:port`, `[address]:port`; several behind each other with commas; all over LMTP
+    /// with `lmtp:` in front. Without a port it is 25, and 24 for LMTP.
+    fn from_str(text: &str) -> Result<Self, RouteError> {
+        let (protocol, port, rest) = match text.strip_prefix("lmtp:") {
+            Some(rest) => (Protocol::Lmtp, 24, rest),
+            None => (Protocol::Smtp, 25, text),
+        };
+        let hosts: Vec<Host> =
+            rest.split(',').map(|host| read_host(host.trim(), port)).collect::<Result<_, _>>()?;
+        if hosts.len() > HOSTS_COUNT_MAX {
+            return Err(RouteError(format!("there are more than {HOSTS_COUNT_MAX} hosts")));
+        }
+        Ok(Self { protocol, hosts })
+    }
+}
+
+fn read_host(text: &str, usual_port: u16) -> Result<Host, RouteError> {
+    let wrong = || RouteError(format!("`{text}` is no host, host:port or [address]:port"));
+    let (name, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (name, behind) = rest.split_once(']').ok_or_else(wrong)?;
+        name.parse::<IpAddr>().map_err(|_| wrong())?;
+        (name, if behind.is_empty() { None } else { Some(behind.strip_prefix(':').ok_or_else(wrong)?) })
+    } else {
+        match text.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, None),
+        }
+    };
+    let port = match port {
+        None => usual_port,
+        Some(port) => port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?,
+    };
+    if name.parse::<IpAddr>().is_err() && !is_domain(name) {
+        return Err(wrong());
+    }
+    Ok(Host { name: name.to_ascii_lowercase().into(), port })
+}
+
+/// Which way mail for a domain goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// As the configuration says.
+    Route(Arc<Route>),
+    /// To the hosts that its MX records name.
+    Mx,
+    /// None: this node sends nothing there.
+    Nowhere,
+}
+
+/// All routes of a node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Routes {
+    routes: BTreeMap<Box<str>, Arc<Route>>,
+    /// Nothing goes where no route leads: `--dev`.
+    routes_only: bool,
+}
+
+impl Routes {
+    /// No routes; with `routes_only` nothing is sent but by routes.
+    #[must_use]
+    pub const fn new(routes_only: bool) -> Self {
+        Self { routes: BTreeMap::new(), routes_only }
+    }
+
+    /// Adds a route for `pattern`.
+    ///
+    /// # Errors
+    /// When the pattern is none.
+    pub fn add(&mut self, pattern: &str, route: Route) -> Result<(), RouteError> {
+        let name = pattern.strip_prefix('.').unwrap_or(pattern);
+        if pattern != "*" && !is_domain(name) {
+            let what = format!("`{pattern}` is no domain, no `.domain` and no `*`");
+            return Err(RouteError(what));
+        }
+        self.routes.insert(pattern.to_ascii_lowercase().into(), Arc::new(route));
+        Ok(())
+    }
+
+    /// The way to `domain`, which is in lower case, or an address literal in brackets.
+    #[must_use]
+    pub fn way(&self, domain: &str) -> Way {
+        let exact = self.routes.get(domain);
+        let below = || {
+            domain.match_indices('.').find_map(|(at, _)| self.routes.get(domain.get(at..)?))
+        };
+        match exact.or_else(below).or_else(|| self.routes.get("*")) {
+            Some(route) => Way::Route(Arc::clone(route)),
+            None if self.routes_only => Way::Nowhere,
+            None => Way::Mx,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(text: &str) -> Route {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn routes_are_read_as_they_are_written() {
+        for (text, shown, protocol) in [
+            ("mx.example.net", "mx.example.net:25", Protocol::Smtp),
+            ("MX.example.net:2525", "mx.example.net:2525", Protocol::Smtp),
+            ("127.0.0.1:26", "127.0.0.1:26", Protocol::Smtp),
+            ("[::1]:26, [::2]", "[::1]:26 [::2]:25", Protocol::Smtp),
+            ("lmtp:127.0.0.1", "127.0.0.1:24", Protocol::Lmtp),
+            ("lmtp:localhost:2400", "localhost:2400", Protocol::Lmtp),
+        ] {
+            let route = route(text);
+            let hosts: Vec<String> = route.hosts.iter().map(Host::to_string).collect();
+            assert_eq!((hosts.join(" ").as_str(), route.protocol), (shown, protocol));
+        }
+        assert_eq!(route("[::1]").hosts[0].ip(), Some("::1".parse().unwrap()));
+        for text in ["", "a b", "host:0", "host:70000", "host:", "[::1]x", "[x]:25", "::1", "a,,b"] {
+            assert!(text.parse::<Route>().is_err(), "{text}");
+        }
+        assert!("a,".repeat(HOSTS_COUNT_MAX).trim_end_matches(',').parse::<Route>().is_ok());
+        assert!("a,".repeat(HOSTS_COUNT_MAX + 1).trim_end_matches(',').parse::<Route>().is_err());
+    }
+
+    #[test]
+    fn the_longest_name_that_fits_counts() {
+        let mut routes = Routes::new(false);
+        for (pattern, host) in
+            [("*", "all"), (".example.net", "below"), (".b.Example.net", "deep"), ("a.example.net", "a")]
+        {
+            routes.add(pattern, route(host)).unwrap();
+        }
+        let way = |domain: &str| match routes.way(domain) {
+            Way::Route(route) => route.hosts[0].name.to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(way("a.example.net"), "a");
+        assert_eq!(way("x.a.example.net"), "below");
+        assert_eq!(way("example.net"), "all", "the domain itself is not below itself");
+        assert_eq!(way("c.b.example.net"), "deep");
+        assert_eq!(way("[127.0.0.1]"), "all");
+        for pattern in ["", ".", "*.example.net", "a b", "..a"] {
+            assert!(routes.add(pattern, route("all")).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn without_a_route_mail_goes_by_mx_or_nowhere() {
+        assert_eq!(Routes::new(false).way("a.test"), Way::Mx);
+        assert_eq!(Routes::new(true).way("a.test"), Way::Nowhere);
+    }
+}

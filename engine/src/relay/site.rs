@@ -1,0 +1,359 @@
+//! One site: workers that hold a connection each, and what they make of replies.
+//!
+//! A worker begins with one leg, connects, sends, and goes on with what waits for the same site.
+//! When no host can be reached, all that waits there has failed with it, since it would fare no
+//! better. Limits: [`Limits`](super::Limits).
+
+use core::net::SocketAddr;
+use core::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fsmtp_proto::smtp::client::{self, Envelope as _, Lack, Protocol};
+use fsmtp_rt::{Class, Dial, Runtime};
+use fsmtp_store::mailbox::Mailboxes;
+use fsmtp_store::queue::{Cause, Outcome, Work};
+use fsmtp_store::{Envelope, StoreError};
+use futures_channel::oneshot;
+
+use super::Site;
+use super::letter::Letter;
+use super::link::{Fault, Link, Said, Verdict};
+use super::notice::{self, Fate, Kind};
+use super::pieces::Stored;
+use super::routes::{Route, Way};
+use crate::log::Event;
+use crate::shard::{Shard, count};
+use crate::start::first;
+
+/// Addresses of one site that are tried in one attempt; arbitrary.
+const ADDRESSES_MAX: usize = 10;
+
+/// Why a leg could not be sent, for all of its recipients.
+struct Failed {
+    cause: Cause,
+    /// For good.
+    permanent: bool,
+    code: u16,
+    words: String,
+}
+
+impl Failed {
+    fn later(cause: Cause, words: impl Into<String>) -> Self {
+        Self { cause, permanent: false, code: 0, words: words.into() }
+    }
+
+    fn for_good(cause: Cause, code: u16, words: impl Into<String>) -> Self {
+        Self { cause, permanent: true, code, words: words.into() }
+    }
+}
+
+/// Hands a leg to a worker that waits, to a new one, or to the end of the line.
+pub(super) fn give<R: Dial, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    site: &Rc<Site>,
+    domain: &Rc<str>,
+    work: Work,
+) {
+    let mut work = work;
+    while let Some(idle) = site.idle.borrow_mut().pop() {
+        // It may have given up waiting in this very turn.
+        match idle.send(work) {
+            Ok(()) => return,
+            Err(back) => work = back,
+        }
+    }
+    if site.workers_count.get() >= shard.outbound.plan.limits.connections_max {
+        site.ready.borrow_mut().push_back(work);
+        return;
+    }
+    site.workers_count.set(site.workers_count.get() + 1);
+    let (inner, site, domain) = (Rc::clone(shard), Rc::clone(site), Rc::clone(domain));
+    shard.rt.spawn(Class::Session, async move {
+        work_on(&inner, &site, work).await;
+        site.workers_count.set(site.workers_count.get() - 1);
+        if site.workers_count.get() == 0 {
+            // Nothing waits, or a worker would still be there.
+            inner.outbound.sites.borrow_mut().remove(&domain);
+        }
+    });
+}
+
+/// Sends one leg after the other, as long as there are some.
+async fn work_on<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>, site: &Rc<Site>, work: Work) {
+    let guest = shard.drain.enter_task().await;
+    let mut link = None;
+    let mut next = Some(work);
+    while let Some(work) = next.take() {
+        let unreachable = attempt(shard, &mut link, &work).await;
+        if let Some(failed) = unreachable {
+            let waiting = core::mem::take(&mut *site.ready.borrow_mut());
+            for work in core::iter::once(work).chain(waiting) {
+                give_up(shard, &work, &failed).await;
+            }
+        }
+        next = site.ready.borrow_mut().pop_front().filter(|_| !shard.drain.is_draining());
+        if next.is_none() && link.is_some() {
+            next = wait(shard, site).await;
+        }
+    }
+    if let Some(link) = link {
+        link.quit().await;
+    }
+    drop(guest);
+}
+
+/// Waits a while for more to send over an open connection.
+async fn wait<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>, site: &Site) -> Option<Work> {
+    let (idle, given) = oneshot::channel();
+    site.idle.borrow_mut().push(idle);
+    let mut work = None;
+    let late = pin!(shard.rt.sleep_until(shard.rt.now() + shard.outbound.plan.limits.idle));
+    let arrived = async {
+        work = shard.drain.unless_draining(given).await.and_then(Result::ok);
+    };
+    first(pin!(arrived), late).await;
+    work
+}
+
+/// Sends one leg, over the open connection or a new one. Gives the reason when no connection was to
+/// be had; whatever else happens was settled.
+async fn attempt<R: Dial, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    link: &mut Option<Link<R>>,
+    work: &Work,
+) -> Option<Failed> {
+    let limits = &shard.outbound.plan.limits;
+    if let Some(worn) = link.take_if(|link| link.messages_count >= limits.messages_max) {
+        worn.quit().await;
+    }
+    let (mut stored, envelope) = match Stored::open(shard, work.id).await {
+        Ok(found) => found,
+        // Removed meanwhile.
+        Err(StoreError::NotFound(_)) => {
+            finish(shard, work, Outcome::done(), None, Vec::new()).await;
+            return None;
+        }
+        Err(error) => {
+            let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &work.id), ("why", &error)];
+            shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
+            let failed = Failed::later(Cause::Storage, error.to_string());
+            give_up(shard, work, &failed).await;
+            return None;
+        }
+    };
+    let letter = Letter::new(&envelope, &work.recipients, work.octets);
+    let reused = link.is_some();
+    let mut open = match link.take() {
+        Some(open) => open,
+        None => match connect(shard, &work.domain).await {
+            Ok(open) => open,
+            Err(failed) => return Some(failed),
+        },
+    };
+    if let Err(lack) = open.extensions().carries(&letter.sender()) {
+        let failed = Failed::for_good(Cause::Refused, code_of(lack), lack.to_string());
+        *link = Some(open);
+        conclude(shard, work, &envelope, &letter, Err(failed)).await;
+        return None;
+    }
+    let sent = open.send(&letter, &mut stored).await;
+    let peer = open.peer();
+    match sent {
+        Ok(verdict) => {
+            *link = Some(open);
+            conclude(shard, work, &envelope, &letter, Ok((verdict, peer))).await;
+        }
+        // The server has closed a connection that was idle: nothing is known against it.
+        Err(Fault::Gone | Fault::Io(_)) if reused && open.heard_nothing() => {
+            shard.outbound.queue.borrow_mut().put_back(work.id, &work.domain);
+            shard.outbound.wake();
+        }
+        Err(fault) => {
+            let cause = if matches!(fault, Fault::Storage(_)) { Cause::Storage } else { Cause::Broken };
+            let failed = Failed::later(cause, format!("{peer}: {fault}"));
+            conclude(shard, work, &envelope, &letter, Err(failed)).await;
+        }
+    }
+    None
+}
+
+/// RFC 3463: what a server cannot take, as a reply would say it.
+const fn code_of(lack: Lack) -> u16 {
+    match lack {
+        Lack::Size => 552,
+        Lack::Utf8 | Lack::EightBit | Lack::Binary => 554,
+    }
+}
+
+/// A connection to one of the hosts of a domain.
+async fn connect<R: Dial, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    domain: &str,
+) -> Result<Link<R>, Failed> {
+    let route = match shard.outbound.way(domain) {
+        Way::Route(route) => route,
+        Way::Nowhere => {
+            return Err(Failed::for_good(Cause::Route, 550, "this node sends nothing there"));
+        }
+        Way::Mx => return Err(Failed::later(Cause::Resolver, "no name server is set up")),
+    };
+    let settings = settings(shard, &route);
+    let mut last = Failed::later(Cause::Unreachable, "it has no address");
+    for to in addresses(&route).take(ADDRESSES_MAX) {
+        match Link::open(&shard.rt, &settings, to).await {
+            Ok(link) => return Ok(link),
+            // RFC 5321 §4.2.1: a 5yz greeting is about this host; the next one may be better.
+            Err(Fault::Refused(said)) => {
+                last = Failed::later(Cause::Refused, format!("{to}: {said}"));
+                last.code = said.code;
+            }
+            Err(fault) => last = Failed::later(Cause::Unreachable, format!("{to}: {fault}")),
+        }
+    }
+    Err(last)
+}
+
+fn settings<R: Runtime, M: Mailboxes>(
+    shard: &Shard<R, M>,
+    route: &Route,
+) -> Rc<client::Settings> {
+    let settings = &shard.outbound.settings;
+    match route.protocol {
+        Protocol::Smtp => Rc::clone(settings),
+        Protocol::Lmtp => {
+            Rc::new(client::Settings { protocol: Protocol::Lmtp, ..(**settings).clone() })
+        }
+    }
+}
+
+/// The addresses of a route's hosts.
+fn addresses(route: &Arc<Route>) -> impl Iterator<Item = SocketAddr> {
+    route.hosts.iter().filter_map(|host| Some(SocketAddr::new(host.ip()?, host.port)))
+}
+
+/// A leg for which no connection was to be had.
+async fn give_up<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>, work: &Work, failed: &Failed) {
+    let failed = Failed { words: failed.words.clone(), ..*failed };
+    match Stored::open(shard, work.id).await {
+        Ok((_, envelope)) => {
+            let letter = Letter::new(&envelope, &work.recipients, work.octets);
+            conclude(shard, work, &envelope, &letter, Err(failed)).await;
+        }
+        Err(_) => {
+            let remaining = work.recipients.to_vec();
+            let Failed { cause, code, words, .. } = failed;
+            let outcome = Outcome { remaining, cause, code, words };
+            finish(shard, work, outcome, None, Vec::new()).await;
+        }
+    }
+}
+
+/// What follows from an attempt for each recipient.
+async fn conclude<R: Dial, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    work: &Work,
+    envelope: &Envelope,
+    letter: &Letter,
+    outcome: Result<(Verdict, SocketAddr), Failed>,
+) {
+    let mut remaining = Vec::new();
+    let mut fates = Vec::new();
+    let mut last = (Cause::Untried, 0, String::new());
+    let (verdict, peer, failed) = match outcome {
+        Ok((verdict, peer)) => (verdict, peer.to_string(), None),
+        Err(failed) => (Verdict::default(), String::new(), Some(failed)),
+    };
+    for index in 0..letter.recipients_count() {
+        let Some(place) = letter.place(index) else { continue };
+        let refused = verdict.refused.get(index as usize).and_then(Option::as_ref);
+        let refused = refused.or(verdict.whole.as_ref());
+        let (permanent, cause, code, words) = match (&failed, refused, &verdict.taken) {
+            (Some(failed), ..) => {
+                (failed.permanent, failed.cause, failed.code, failed.words.clone())
+            }
+            (None, Some(said), _) => {
+                (said.is_permanent(), Cause::Refused, said.code, said.words.clone())
+            }
+            (None, None, Some(said)) => {
+                sent(shard, work, letter.address(index), &peer, said);
+                fates.push(Fate::new(place, Kind::Delivered, &peer, said.code, &said.words));
+                continue;
+            }
+            // No reply was to the message: the connection says why elsewhere.
+            (None, None, None) => (false, Cause::Broken, 0, format!("{peer}: no reply")),
+        };
+        if permanent {
+            fates.push(Fate::new(place, Kind::Failed, &peer, code, &words));
+        } else {
+            remaining.push(place);
+        }
+        last = (cause, code, words);
+    }
+    let (cause, code, words) = last;
+    let outcome = Outcome { remaining, cause, code, words };
+    finish(shard, work, outcome, Some(envelope), fates).await;
+}
+
+fn sent<R: Dial, M: Mailboxes>(
+    shard: &Shard<R, M>,
+    work: &Work,
+    to: &str,
+    peer: &str,
+    said: &Said,
+) {
+    count(&shard.counters.recipients_sent);
+    shard.log.event(
+        shard.rt.unix(),
+        Event::MessageSent,
+        &[("id", &work.id), ("to", &to), ("host", &peer), ("said", said)],
+    );
+}
+
+/// Tells the queue, the sender where he must know, and the index.
+async fn finish<R: Dial, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    work: &Work,
+    outcome: Outcome,
+    envelope: Option<&Envelope>,
+    mut fates: Vec<Fate>,
+) {
+    let now = shard.rt.unix();
+    let (cause, code, words) = (outcome.cause, outcome.code, outcome.words.clone());
+    let waits = outcome.remaining.len();
+    let finished = shard.outbound.queue.borrow_mut().finish(work.id, &work.domain, outcome, now);
+    let Some(finished) = finished else { return };
+    if waits > finished.expired.len() {
+        count(&shard.counters.legs_deferred);
+        let fields: [(&str, &dyn core::fmt::Display); 5] = [
+            ("id", &work.id),
+            ("domain", &work.domain),
+            ("why", &cause.name()),
+            ("code", &code),
+            ("said", &words),
+        ];
+        shard.log.event(now, Event::MessageDeferred, &fields);
+    }
+    let told = |kind| {
+        let words = words.as_str();
+        move |&place: &u16| Fate::new(place, kind, "", code, words)
+    };
+    fates.extend(finished.expired.iter().map(told(Kind::Expired)));
+    fates.extend(finished.delayed.iter().map(told(Kind::Delayed)));
+    if let Some(envelope) = envelope {
+        for fate in fates.iter().filter(|fate| fate.is_failure()) {
+            count(&shard.counters.recipients_failed);
+            let to = envelope.recipients.get(usize::from(fate.place));
+            let to = to.map_or_else(String::new, |to| {
+                String::from_utf8_lossy(&to.address).into_owned()
+            });
+            let fields: [(&str, &dyn core::fmt::Display); 4] =
+                [("id", &work.id), ("to", &to), ("code", &fate.code), ("said", &fate.words)];
+            shard.log.event(now, Event::MessageFailed, &fields);
+        }
+        // Before the message is taken out: nobody loses it without a word.
+        notice::tell(shard, work.id, envelope, &fates).await;
+    }
+    shard.outbound.keep(finished.settlement);
+    shard.outbound.wake();
+}

@@ -1,0 +1,589 @@
+//! The queue of one shard: which message waits for which domain, until when, and why.
+//!
+//! Pure scheduling: no I/O, and the time is passed in. The relay asks for what is due
+//! ([`Queue::take`]), tries to send it, and says what became of it ([`Queue::finish`]); what it
+//! hears back it hands to [`Outgoing::settle`](crate::mailbox::Outgoing::settle), so that a restart
+//! finds the same queue ([`Queue::restore`]).
+//!
+//! A message has a *leg* for each domain that it is to go to. Each leg has one reason at a time why
+//! it is not on its way ([`WhyNot`]).
+//!
+//! Times are those of the wall clock, since they must outlive a restart; a clock that steps makes a
+//! message earlier or later by as much.
+//!
+//! Limits: [`Queue::is_full`] counts messages; one with one recipient takes some 200 bytes. Words
+//! of a remote server are cut to [`WORDS_BYTES_MAX`]; a domain is at most [`DOMAIN_BYTES_MAX`].
+
+mod domains;
+mod schedule;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use fsmtp_rt::UnixTime;
+
+use crate::QueueId;
+use crate::mailbox::Settlement;
+use domains::{DomainId, Domains};
+pub use schedule::{Pauses, ScheduleError, duration};
+use state::Kept;
+
+/// The longest name of a domain, or of an address literal with its brackets.
+pub const DOMAIN_BYTES_MAX: usize = 255;
+/// The longest remembered words of a remote server, in bytes; arbitrary.
+pub const WORDS_BYTES_MAX: usize = 200;
+
+/// When messages are tried, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Pauses between attempts.
+    pub pauses: Pauses,
+    /// How long after it was received a message is given up.
+    pub expiry: Duration,
+    /// How long after it was received its sender is told that it is late; none: never.
+    pub delay_notice: Option<Duration>,
+    /// Messages at most.
+    pub messages_max: usize,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        let hours = |hours: u64| Duration::from_secs(3600 * hours);
+        Self {
+            pauses: Pauses::default(),
+            // RFC 5321 §4.5.4.1: at least 4 to 5 days.
+            expiry: hours(5 * 24),
+            delay_notice: Some(hours(4)),
+            messages_max: 1 << 20,
+        }
+    }
+}
+
+/// What kept a leg from being delivered the last time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Cause {
+    /// Nobody has tried yet.
+    Untried = 0,
+    /// The name servers gave no answer.
+    Resolver = 1,
+    /// No host of the site took the connection.
+    Unreachable = 2,
+    /// The connection broke, or the other side did not keep to the protocol.
+    Broken = 3,
+    /// A host said no for the time being.
+    Refused = 4,
+    /// TLS is required there and was not to be had.
+    Tls = 5,
+    /// The message could not be read here.
+    Storage = 6,
+    /// The way there leads back to this node, or makes no sense.
+    Route = 7,
+}
+
+impl Cause {
+    const ALL: [Self; 8] = [
+        Self::Untried,
+        Self::Resolver,
+        Self::Unreachable,
+        Self::Broken,
+        Self::Refused,
+        Self::Tls,
+        Self::Storage,
+        Self::Route,
+    ];
+
+    fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// As lists and logs name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Untried => "untried",
+            Self::Resolver => "no-dns-answer",
+            Self::Unreachable => "unreachable",
+            Self::Broken => "connection-broken",
+            Self::Refused => "refused-for-now",
+            Self::Tls => "tls-required",
+            Self::Storage => "unreadable-here",
+            Self::Route => "no-route",
+        }
+    }
+}
+
+/// Why a leg is not on its way: one reason at a time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum WhyNot {
+    /// An operator holds it.
+    Held,
+    /// It is being sent, or waits for a connection to its site.
+    UnderWay,
+    /// It is due, and its turn comes.
+    Due,
+    /// It waits for its next attempt, after this.
+    Waits(Cause),
+}
+
+impl WhyNot {
+    /// As lists name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::UnderWay => "under-way",
+            Self::Due => "due",
+            Self::Waits(cause) => cause.name(),
+        }
+    }
+}
+
+/// The part of a message that goes to one domain.
+#[derive(Debug)]
+struct Leg {
+    domain: DomainId,
+    due_s: u32,
+    attempts_count: u16,
+    code: u16,
+    cause: Cause,
+    held: bool,
+    under_way: bool,
+    delay_told: bool,
+    recipients: Rc<[u16]>,
+    words: Rc<str>,
+}
+
+#[derive(Debug)]
+enum Legs {
+    One(Leg),
+    Many(Vec<Leg>),
+}
+
+impl Legs {
+    fn as_slice(&self) -> &[Leg] {
+        match self {
+            Self::One(leg) => core::slice::from_ref(leg),
+            Self::Many(legs) => legs,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Leg] {
+        match self {
+            Self::One(leg) => core::slice::from_mut(leg),
+            Self::Many(legs) => legs,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Message {
+    octets: u64,
+    received: UnixTime,
+    legs: Legs,
+}
+
+const _: () = assert!(size_of::<Message>() <= 80, "there may be a million");
+
+/// What is to be sent now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Work {
+    /// The message.
+    pub id: QueueId,
+    /// Where to.
+    pub domain: Rc<str>,
+    /// Its recipients there, by their places in the envelope.
+    pub recipients: Rc<[u16]>,
+    /// Its length as stored, in bytes.
+    pub octets: u64,
+    /// How often it was tried before.
+    pub attempts_count: u16,
+}
+
+/// What became of [`Work`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Recipients that it is still to be sent to, by their places in the envelope; none: done.
+    pub remaining: Vec<u16>,
+    /// Why.
+    pub cause: Cause,
+    /// The reply code, 0 without one.
+    pub code: u16,
+    /// What the other side said, or what happened.
+    pub words: String,
+}
+
+impl Outcome {
+    /// Nobody remains: all were delivered, or failed for good.
+    #[must_use]
+    pub const fn done() -> Self {
+        Self { remaining: Vec::new(), cause: Cause::Untried, code: 0, words: String::new() }
+    }
+}
+
+/// What follows from an [`Outcome`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finished {
+    /// To be kept.
+    pub settlement: Settlement,
+    /// Recipients who are given up, since the message has expired: their sender is to be told
+    /// before the settlement is kept.
+    pub expired: Vec<u16>,
+    /// Recipients whose sender is to be told, once, that they wait.
+    pub delayed: Vec<u16>,
+}
+
+/// A leg as a list shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The message.
+    pub id: QueueId,
+    /// Its length as stored, in bytes.
+    pub octets: u64,
+    /// When it was received.
+    pub received: UnixTime,
+    /// Where to.
+    pub domain: Rc<str>,
+    /// Recipients there.
+    pub recipients_count: usize,
+    /// Why it is not on its way.
+    pub why: WhyNot,
+    /// When it is tried next.
+    pub due: UnixTime,
+    /// How often it was tried.
+    pub attempts_count: u16,
+    /// The code of the last reply, 0 without one.
+    pub code: u16,
+    /// What was said last.
+    pub words: Rc<str>,
+}
+
+/// The queue of a shard.
+#[derive(Debug)]
+pub struct Queue {
+    terms: Terms,
+    messages: BTreeMap<QueueId, Message>,
+    domains: Domains,
+    /// Legs that wait: due time, message, place among its legs at the time.
+    due: BTreeSet<(u32, QueueId, DomainId)>,
+}
+
+/// Whole seconds, rounded up, so that nothing is due too early.
+fn seconds(at: UnixTime) -> u32 {
+    u32::try_from(at.ms().div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+fn time(seconds: u32) -> UnixTime {
+    UnixTime::from_ms(u64::from(seconds) * 1000)
+}
+
+/// The front of `words` that is kept.
+fn cut(words: &str) -> &str {
+    let mut end = words.len().min(WORDS_BYTES_MAX);
+    while !words.is_char_boundary(end) {
+        end -= 1;
+    }
+    words.get(..end).unwrap_or("")
+}
+
+impl Queue {
+    /// An empty one.
+    #[must_use]
+    pub fn new(terms: Terms) -> Self {
+        let (messages, due) = (BTreeMap::new(), BTreeSet::new());
+        Self { terms, messages, domains: Domains::default(), due }
+    }
+
+    /// Whether no more messages should be taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.messages.len() >= self.terms.messages_max
+    }
+
+    /// How many messages there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// When the next leg is due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<UnixTime> {
+        self.due.first().map(|&(due, ..)| time(due))
+    }
+
+    /// When a message received then is given up.
+    #[must_use]
+    pub fn expires(&self, received: UnixTime) -> UnixTime {
+        received + self.terms.expiry
+    }
+
+    /// Adds a message that nobody has tried to send: to these domains, each once, with the places of
+    /// their recipients in the envelope. It is due at once.
+    pub fn add<'d>(
+        &mut self,
+        id: QueueId,
+        octets: u64,
+        received: UnixTime,
+        legs: impl IntoIterator<Item = (&'d str, Vec<u16>)>,
+    ) {
+        let legs = legs.into_iter().map(|(domain, recipients)| Kept {
+            domain: domain.into(),
+            due_s: u64::from(seconds(received)),
+            attempts_count: 0,
+            held: false,
+            delay_told: false,
+            cause: Cause::Untried,
+            code: 0,
+            recipients: recipients.into(),
+            words: "".into(),
+        });
+        self.insert(id, octets, received, legs.collect());
+    }
+
+    /// Adds a message as a settlement has kept it.
+    ///
+    /// # Errors
+    /// Why the state cannot be read; then the message is to be treated as one that nobody has tried.
+    pub fn restore(&mut self, id: QueueId, octets: u64, state: &[u8]) -> Result<(), &'static str> {
+        let (received, legs) = state::decode(state)?;
+        self.insert(id, octets, received, legs);
+        Ok(())
+    }
+
+    fn insert(&mut self, id: QueueId, octets: u64, received: UnixTime, kept: Vec<Kept>) {
+        let mut legs = Vec::with_capacity(kept.len());
+        for kept in kept {
+            let (domain, words) = self.domains.enter(&kept.domain, &kept.words);
+            let leg = Leg {
+                domain,
+                due_s: u32::try_from(kept.due_s).unwrap_or(u32::MAX),
+                attempts_count: kept.attempts_count,
+                code: kept.code,
+                cause: kept.cause,
+                held: kept.held,
+                under_way: false,
+                delay_told: kept.delay_told,
+                recipients: kept.recipients,
+                words,
+            };
+            if !leg.held {
+                self.due.insert((leg.due_s, id, domain));
+            }
+            legs.push(leg);
+        }
+        let legs = match <[Leg; 1]>::try_from(legs) {
+            Ok([leg]) => Legs::One(leg),
+            Err(legs) if legs.is_empty() => return,
+            Err(legs) => Legs::Many(legs),
+        };
+        self.messages.insert(id, Message { octets, received, legs });
+    }
+
+    fn leg(&mut self, id: QueueId, domain: DomainId) -> Option<&mut Leg> {
+        let legs = self.messages.get_mut(&id)?.legs.as_mut_slice();
+        legs.iter_mut().find(|leg| leg.domain == domain)
+    }
+
+    /// The next leg that is due, which is under way from now on, until [`finish`](Self::finish).
+    pub fn take(&mut self, now: UnixTime) -> Option<Work> {
+        let &(due, id, domain) = self.due.first()?;
+        // In the second that it becomes due in.
+        if u64::from(due) * 1000 > now.ms() + 999 {
+            return None;
+        }
+        self.due.pop_first();
+        let name = self.domains.name(domain);
+        let octets = self.messages.get(&id)?.octets;
+        let leg = self.leg(id, domain)?;
+        leg.under_way = true;
+        let (recipients, attempts_count) = (Rc::clone(&leg.recipients), leg.attempts_count);
+        Some(Work { id, domain: name, recipients, octets, attempts_count })
+    }
+
+    /// What follows from an attempt; none when the message was removed meanwhile.
+    pub fn finish(
+        &mut self,
+        id: QueueId,
+        domain: &str,
+        outcome: Outcome,
+        now: UnixTime,
+    ) -> Option<Finished> {
+        let domain = self.domains.find(domain)?;
+        let received = self.messages.get(&id)?.received;
+        let (expires, pauses) = (self.expires(received), self.terms.pauses.clone());
+        let notice = self.terms.delay_notice.is_some_and(|notice| now >= received + notice);
+        let words = self.domains.words(domain, cut(&outcome.words));
+        let leg = self.leg(id, domain)?;
+        leg.under_way = false;
+        leg.attempts_count = leg.attempts_count.saturating_add(1);
+        let expired = now >= expires;
+        if outcome.remaining.is_empty() || expired {
+            self.drop_leg(id, domain);
+            let expired = outcome.remaining;
+            return Some(Finished { settlement: self.settlement(id), expired, delayed: Vec::new() });
+        }
+        leg.recipients = outcome.remaining.into();
+        (leg.cause, leg.code, leg.words) = (outcome.cause, outcome.code, words);
+        let pause = spread(pauses.after(leg.attempts_count), id);
+        leg.due_s = seconds(expires.min(now + pause));
+        let mut delayed = Vec::new();
+        if notice && !leg.delay_told {
+            leg.delay_told = true;
+            delayed = leg.recipients.to_vec();
+        }
+        if !leg.held {
+            let due = (leg.due_s, id, domain);
+            self.due.insert(due);
+        }
+        Some(Finished { settlement: self.settlement(id), expired: Vec::new(), delayed })
+    }
+
+    /// Gives an attempt up that has not begun: the leg is due again at once, as if nothing had been.
+    pub fn put_back(&mut self, id: QueueId, domain: &str) {
+        let Some(domain) = self.domains.find(domain) else { return };
+        let Some(leg) = self.leg(id, domain) else { return };
+        leg.under_way = false;
+        if !leg.held {
+            let due = (leg.due_s, id, domain);
+            self.due.insert(due);
+        }
+    }
+
+    /// What is to be kept of a message.
+    fn settlement(&self, id: QueueId) -> Settlement {
+        let Some(message) = self.messages.get(&id) else { return Settlement::Done(id) };
+        let kept = |leg: &Leg| Kept {
+            domain: self.domains.name(leg.domain),
+            due_s: u64::from(leg.due_s),
+            attempts_count: leg.attempts_count,
+            held: leg.held,
+            delay_told: leg.delay_told,
+            cause: leg.cause,
+            code: leg.code,
+            recipients: Rc::clone(&leg.recipients),
+            words: Rc::clone(&leg.words),
+        };
+        let legs: Vec<Kept> = message.legs.as_slice().iter().map(kept).collect();
+        Settlement::Deferred(id, state::encode(message.received, &legs))
+    }
+
+    fn drop_leg(&mut self, id: QueueId, domain: DomainId) {
+        let Some(message) = self.messages.get_mut(&id) else { return };
+        let left = match &mut message.legs {
+            Legs::One(_) => 0,
+            Legs::Many(legs) => {
+                legs.retain(|leg| leg.domain != domain);
+                legs.len()
+            }
+        };
+        if left == 0 {
+            self.messages.remove(&id);
+        }
+        self.domains.leave(domain);
+    }
+
+    /// Takes a message out, whatever waits for it. What is under way may still arrive.
+    ///
+    /// None when it is not there.
+    pub fn remove(&mut self, id: QueueId) -> Option<Settlement> {
+        let message = self.messages.remove(&id)?;
+        for leg in message.legs.as_slice() {
+            self.due.remove(&(leg.due_s, id, leg.domain));
+            self.domains.leave(leg.domain);
+        }
+        Some(Settlement::Done(id))
+    }
+
+    /// Holds a message back, or releases it. None when it is not there.
+    pub fn hold(&mut self, id: QueueId, held: bool) -> Option<Settlement> {
+        let message = self.messages.get_mut(&id)?;
+        for leg in message.legs.as_mut_slice() {
+            leg.held = held;
+            let due = (leg.due_s, id, leg.domain);
+            if held {
+                self.due.remove(&due);
+            } else if !leg.under_way {
+                self.due.insert(due);
+            }
+        }
+        Some(self.settlement(id))
+    }
+
+    /// Makes a message due now, unless it is held. None when it is not there.
+    pub fn retry(&mut self, id: QueueId, now: UnixTime) -> Option<Settlement> {
+        let message = self.messages.get_mut(&id)?;
+        for leg in message.legs.as_mut_slice() {
+            if !leg.held && !leg.under_way {
+                self.due.remove(&(leg.due_s, id, leg.domain));
+                leg.due_s = seconds(now).min(leg.due_s);
+                self.due.insert((leg.due_s, id, leg.domain));
+            }
+        }
+        Some(self.settlement(id))
+    }
+
+    /// The legs of messages behind `after`, by their names.
+    pub fn list(&self, after: Option<QueueId>, now: UnixTime) -> impl Iterator<Item = Listed> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.messages.range((from, Unbounded)).flat_map(move |(&id, message)| {
+            let listed = move |leg: &Leg| Listed {
+                id,
+                octets: message.octets,
+                received: message.received,
+                domain: self.domains.name(leg.domain),
+                recipients_count: leg.recipients.len(),
+                why: leg.why(now),
+                due: time(leg.due_s),
+                attempts_count: leg.attempts_count,
+                code: leg.code,
+                words: Rc::clone(&leg.words),
+            };
+            message.legs.as_slice().iter().map(listed)
+        })
+    }
+
+    /// How many legs have each reason.
+    #[must_use]
+    pub fn counts(&self, now: UnixTime) -> BTreeMap<WhyNot, usize> {
+        let mut counts = BTreeMap::new();
+        for message in self.messages.values() {
+            for leg in message.legs.as_slice() {
+                *counts.entry(leg.why(now)).or_default() += 1;
+            }
+        }
+        counts
+    }
+}
+
+impl Leg {
+    fn why(&self, now: UnixTime) -> WhyNot {
+        if self.under_way {
+            WhyNot::UnderWay
+        } else if self.held {
+            WhyNot::Held
+        } else if time(self.due_s) <= now || self.cause == Cause::Untried {
+            WhyNot::Due
+        } else {
+            WhyNot::Waits(self.cause)
+        }
+    }
+}
+
+/// A pause, up to a sixteenth longer: messages that failed together need not come back together.
+fn spread(pause: Duration, id: QueueId) -> Duration {
+    // Sequences and times are in the lower bits; the product spreads them over the upper ones.
+    let share = id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
+    pause + pause * u32::try_from(share).unwrap_or(0) / 256
+}
