@@ -88,6 +88,8 @@ events! {
     MessageSent "message-sent" Info "Another server has taken a message for a recipient.";
     MessageDeferred "message-deferred" Info "A message could not be sent on for now, and why.";
     MessageFailed "message-failed" Warn "A recipient elsewhere gets no message, and why.";
+    ReportSent "report-sent" Info "A sender is told what became of a message.";
+    ReportFailed "report-failed" Error "A report about a message cannot be made or stored.";
     SenderRefused "sender-refused" Warn "A user tried to send as an address of somebody else.";
     RecipientRefused "recipient-refused" Info "A recipient was refused.";
     StorageFailed "storage-failed" Error "A write failed: the shard takes no mail until a restart.";

@@ -60,6 +60,8 @@ pub struct Counters {
     pub recipients_failed: Cell<u64>,
     /// Attempts after which a message has to wait.
     pub legs_deferred: Cell<u64>,
+    /// Reports to senders that were stored.
+    pub reports: Cell<u64>,
     /// Senders refused to users who have signed in.
     pub senders_refused: Cell<u64>,
     /// Recipients refused.

@@ -107,6 +107,8 @@ pub(super) struct Verdict {
     pub(super) whole: Option<Said>,
     /// What took it for them.
     pub(super) taken: Option<Said>,
+    /// Whether the server sends reports that it was asked for.
+    pub(super) dsn: bool,
     /// LMTP: those who were accepted and then did not get it.
     undelivered: Vec<u32>,
 }
@@ -181,7 +183,11 @@ impl<R: Dial> Link<R> {
         self.session.message(self.rt.now(), content, count);
         self.messages_count += 1;
         self.heard = false;
-        let mut verdict = Verdict { refused: vec![None; count as usize], ..Verdict::default() };
+        let mut verdict = Verdict {
+            refused: vec![None; count as usize],
+            dsn: self.extensions().dsn,
+            ..Verdict::default()
+        };
         let mut body = Sending { content, ahead: None, stuffer: Stuffer::new(), begun: false };
         loop {
             let heard = &mut |to: To, reply: &Reply<'_>| verdict.hear(to, reply);

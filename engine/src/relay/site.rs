@@ -171,11 +171,19 @@ async fn attempt<R: Dial, M: Mailboxes>(
         }
         Err(fault) => {
             let cause = if matches!(fault, Fault::Storage(_)) { Cause::Storage } else { Cause::Broken };
-            let failed = Failed::later(cause, format!("{peer}: {fault}"));
+            let failed = Failed::later(cause, named(peer, &fault));
             conclude(shard, work, &envelope, &letter, Err(failed)).await;
         }
     }
     None
+}
+
+/// A fault with the host that it is about; those of the network name it themselves.
+fn named(host: SocketAddr, fault: &Fault) -> String {
+    match fault {
+        Fault::Io(_) => fault.to_string(),
+        _ => format!("{host}: {fault}"),
+    }
 }
 
 /// RFC 3463: what a server cannot take, as a reply would say it.
@@ -208,7 +216,7 @@ async fn connect<R: Dial, M: Mailboxes>(
                 last = Failed::later(Cause::Refused, format!("{to}: {said}"));
                 last.code = said.code;
             }
-            Err(fault) => last = Failed::later(Cause::Unreachable, format!("{to}: {fault}")),
+            Err(fault) => last = Failed::later(Cause::Unreachable, named(to, &fault)),
         }
     }
     Err(last)
@@ -264,6 +272,8 @@ async fn conclude<R: Dial, M: Mailboxes>(
         Ok((verdict, peer)) => (verdict, peer.to_string(), None),
         Err(failed) => (Verdict::default(), String::new(), Some(failed)),
     };
+    // RFC 3461 §5.2.2: where DSN is not offered, it is we who report that it was passed on.
+    let taken = if verdict.dsn { Kind::Taken } else { Kind::Relayed };
     for index in 0..letter.recipients_count() {
         let Some(place) = letter.place(index) else { continue };
         let refused = verdict.refused.get(index as usize).and_then(Option::as_ref);
@@ -277,7 +287,7 @@ async fn conclude<R: Dial, M: Mailboxes>(
             }
             (None, None, Some(said)) => {
                 sent(shard, work, letter.address(index), &peer, said);
-                fates.push(Fate::new(place, Kind::Delivered, &peer, said.code, &said.words));
+                fates.push(Fate::new(place, taken, &peer, said.code, &said.words));
                 continue;
             }
             // No reply was to the message: the connection says why elsewhere.

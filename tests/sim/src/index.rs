@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use fsmtp_rt::sim::Random;
 use fsmtp_store::directory::{Change, Directory};
-use fsmtp_store::mailbox::{Found, Mailboxes, Maildrop, Memory, Message, Registry, Usage};
+use fsmtp_store::mailbox::{
+    Found, Mailboxes, Maildrop, Memory, Message, Outgoing, Queued, Registry, Settlement, Usage,
+};
 use fsmtp_store::seal::{UserKeys, WindowRecord};
 use fsmtp_store::spool::{BodyRef, Committed, Liveness, Sink};
 use fsmtp_store::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
@@ -128,6 +130,28 @@ impl Registry for Index {
 
     fn directory(&self) -> Arc<Directory> {
         self.memory.directory()
+    }
+}
+
+impl Outgoing for Index {
+    async fn queued(
+        &self,
+        shard: ShardId,
+        after: Option<QueueId>,
+        count_max: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        self.free()?;
+        self.memory.queued(shard, after, count_max).await
+    }
+
+    async fn find_queued(&self, id: QueueId) -> Result<Found, StoreError> {
+        self.free()?;
+        self.memory.find_queued(id).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), StoreError> {
+        self.free()?;
+        self.memory.settle(settlements).await
     }
 }
 
