@@ -84,6 +84,7 @@ pub(super) fn execute(
         | Command::Sync
         | Command::Doctor(_)
         | Command::Plan(_)
+        | Command::Dkim(_)
         | Command::Mailtest => return Err("not a command about accounts".to_owned()),
     };
     let mut reach = reach(config, engine)?;
