@@ -1,4 +1,5 @@
-//! Canonical forms of bodies (RFC 6376 §3.4), made while the body streams by, and their hash.
+//! Canonical forms of bodies (RFC 6376 §§3.4.3, 3.4.4), made while the body streams by, and their
+//! hash.
 //!
 //! A signer feeds [`BodyHash`] the slices that it passes on, cut anywhere. Long clean stretches go
 //! to the hash as they are; only where white space changes a copy of one space or line end is put

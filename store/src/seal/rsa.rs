@@ -1,8 +1,8 @@
 //! RSA-OAEP with SHA-256, and making of RSA keys: the only file that names `aws-lc-rs`.
 //!
 //! `ring` has neither. Called by `window` and `user`, and by the engine for keys of DKIM; what is
-//! wrapped is always one key of 32 bytes. Making a key pair takes some 100 ms and more, opening a blob about 1 ms: both belong on
-//! the pool, not on a shard.
+//! wrapped is always one key of 32 bytes. Making a key pair takes some 100 ms and more, opening a
+//! blob about 1 ms: both belong on the pool, not on a shard.
 //!
 //! The library draws its own random numbers, so blobs and key pairs differ from run to run, also
 //! in a simulation.

@@ -1,7 +1,7 @@
 """What tests/interop/dkim.sh signs, and dkimpy's opinion of what came out.
 
-    dkim.py samples FOLDER          writes messages of many shapes
-    dkim.py verify KEYS FILE...     every signature of each must verify, and none after a change;
+    signatures.py samples FOLDER          writes messages of many shapes
+    signatures.py verify KEYS FILE...     every signature of each must verify, and none after a change;
                                     prints how many verified. KEYS: a record's name and value a line
 """
 
@@ -28,7 +28,8 @@ def samples():
     yield "long-lines", HEAD % b"long" + b"\r\n" + b"y" * 996 + b"\r\n" + b"z " * 4000 + b"\r\n"
     yield "utf-8", HEAD % "gr\u00fc\u00dfe \U0001f4ee".encode() + "\r\ngr\u00fc\u00dfe\r\n".encode()
     yield "latin-1", HEAD % b"eight bits" + b"\r\n" + bytes(range(128, 256)) + b"\r\n"
-    yield "odd-letters", HEAD % b"odd" + b"\r\n\x00\x01\x0b\x0c\x7f;=:\r\n"
+    yield "odd-letters", HEAD % b"odd" + b"\r\n\x01\x0b\x0c \x7f;=:\r\n"
+    yield "nul", HEAD % b"nul" + b"\r\na\x00 b\r\n"
     yield "empty-subject", HEAD % b"" + b"\r\nHi.\r\n"
     yield "folded", (
         b"From: Al\r\n <al@sender.test>\r\nTo: b@example.test,\r\n\tc@example.test,\r\n"
