@@ -7,6 +7,7 @@ use core::net::Ipv4Addr;
 use std::hint::black_box;
 use std::rc::Rc;
 
+use fsmtp_proto::dkim::canon::{BodyHash, Canon};
 use fsmtp_proto::smtp::body::{Newlines, Piece, Scanner};
 use fsmtp_proto::smtp::server::{Answer, Ask, Limits, Peer, Session, Settings, Then};
 use fsmtp_proto::time::{Instant, UnixTime};
@@ -20,6 +21,7 @@ use fsmtp_store::seal::{
 };
 use fsmtp_store::spool::{Committed, Sink, Spool, SpoolConfig};
 use fsmtp_store::{Lsn, MailboxId, QueueId, ShardId};
+use ring::digest::{SHA256, digest};
 
 /// One piece of work.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +39,14 @@ pub const CASES: &[Case] = &[
     Case { name: "body/lines-64k", count: 200, make: || body(&lines(BLOCK_BYTES)) },
     Case { name: "body/dots-64k", count: 20, make: || body(&b"..\r\n".repeat(BLOCK_BYTES / 4)) },
     Case { name: "body/newlines-64k", count: 200, make: newlines },
+    Case {
+        name: "dkim/relaxed-64k",
+        count: 200,
+        make: || dkim(Canon::Relaxed, lines(BLOCK_BYTES)),
+    },
+    Case { name: "dkim/relaxed-code-64k", count: 200, make: || dkim(Canon::Relaxed, code()) },
+    Case { name: "dkim/simple-64k", count: 200, make: || dkim(Canon::Simple, lines(BLOCK_BYTES)) },
+    Case { name: "dkim/sha256-64k", count: 200, make: sha256 },
     Case { name: "line/cut", count: 20_000, make: line_cut },
     Case { name: "session/transaction", count: 2_000, make: transaction },
     Case { name: "pop3/stuff-64k", count: 200, make: stuff },
@@ -74,6 +84,29 @@ fn body(text: &[u8]) -> Box<dyn FnMut()> {
 fn newlines() -> Box<dyn FnMut()> {
     let text = lines(BLOCK_BYTES);
     Box::new(move || black_box(Newlines::default()).feed(black_box(&text)))
+}
+
+/// The hash of a body for a signature.
+fn dkim(canon: Canon, text: Vec<u8>) -> Box<dyn FnMut()> {
+    Box::new(move || {
+        let mut hash = BodyHash::new(canon);
+        hash.feed(black_box(&text));
+        black_box(hash.finish());
+    })
+}
+
+/// Text whose relaxed form is another: indented with tabs, spaces in rows and at line ends.
+fn code() -> Vec<u8> {
+    let line = b"\tif (a  ==  b)\t{ \r\n\t\treturn a + b;   // the sum\r\n\t}\r\n\r\n";
+    line.iter().copied().cycle().take(BLOCK_BYTES / line.len() * line.len()).collect()
+}
+
+/// What the others cannot be quicker than.
+fn sha256() -> Box<dyn FnMut()> {
+    let text = lines(BLOCK_BYTES);
+    Box::new(move || {
+        black_box(digest(&SHA256, black_box(&text)));
+    })
 }
 
 fn line_cut() -> Box<dyn FnMut()> {

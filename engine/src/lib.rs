@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod desk;
 pub mod dirlock;
+pub mod dkim;
 pub mod drain;
 mod entrance;
 pub mod guard;

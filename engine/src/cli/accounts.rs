@@ -36,9 +36,8 @@ pub(super) fn execute(
     );
     // Whatever else is wrong with the folder is said where it is opened.
     if !begins && matches!(dirlock::inspect(&config.data), Ok(DirState::Fresh)) {
-        let folder = config.data.display();
         let makers = "`domain add`, `adduser` or a start makes one";
-        return Err(format!("no mail store in {folder}: {makers}"));
+        return Err(format!("no mail store in {}: {makers}", config.data.display()));
     }
     let request = match command {
         Command::Adduser { address, person: Person { name, password }, recovery_key } => {
@@ -86,6 +85,7 @@ pub(super) fn execute(
         | Command::Sync
         | Command::Doctor(_)
         | Command::Plan(_)
+        | Command::Dkim(_)
         | Command::Mailtest => return Err("not a command about accounts".to_owned()),
     };
     let mut reach = reach(config, engine)?;

@@ -2,6 +2,7 @@
 //!
 //! Called by `cli::main`. Wrong usage is clap's error, which ends the process with status 2.
 
+use super::dkim::{Dkim, Make};
 use super::plan;
 use crate::config::Protocol;
 use clap::error::ErrorKind;
@@ -196,6 +197,9 @@ pub(super) enum Command {
     /// Addresses whose mail goes to others
     #[command(subcommand)]
     Alias(Alias),
+    /// Keys that sign what a domain sends
+    #[command(subcommand)]
+    Dkim(Dkim),
     /// Checks and explains the configuration
     #[command(subcommand)]
     Config(Config),
@@ -383,6 +387,9 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Line, cl
         }
         Command::Config(Config::Reference) if common.json => {
             Err(usage("the reference is a page for people; `config schema` is JSON"))
+        }
+        Command::Dkim(Dkim::Create { selector: Some(_), algorithm: Make::Both, .. }) => {
+            Err(usage("--selector names one key: --algorithm says which"))
         }
         command => Ok(Line { common, start, command }),
     }

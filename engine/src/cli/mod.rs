@@ -8,6 +8,7 @@
 mod accounts;
 mod args;
 mod checks;
+mod dkim;
 mod doctor;
 mod plan;
 mod queue;
@@ -119,6 +120,9 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         }
         Command::Mailtest => {
             Err("mailtest comes with a later version, together with sending".to_owned())
+        }
+        Command::Dkim(command) => {
+            dkim::execute(command, &load(path, &overrides)?, common.json, terminal)
         }
         command => {
             let config = load(path, &overrides)?;

@@ -457,3 +457,102 @@ fn a_list_that_stands_still_is_an_error() {
     assert_eq!(execute(args, &Stuck, terminal), 1);
     assert!(String::from_utf8(errors).unwrap().contains("does not come to its end"));
 }
+
+#[test]
+fn keys_of_dkim_are_made_shown_and_listed() {
+    let temp = tempfile::tempdir().unwrap();
+    let (data, engine) = (temp.path().join("data"), Fake::default());
+    let none = run_line(&engine, &data, "dkim list");
+    assert_eq!((none.status, none.output.as_str()), (0, "domain  selector  algorithm  bits\n"));
+    assert!(!data.exists(), "a look makes nothing");
+    let none = run_line(&engine, &data, "dkim show example.org");
+    assert_eq!(none.status, 1);
+    assert!(none.errors.contains("example.org has no keys"), "{}", none.errors);
+
+    let made = run_line(&engine, &data, "dkim create Example.org");
+    assert_eq!((made.status, made.errors.as_str()), (0, ""));
+    DirLock::take(&data).expect("it is a data folder now");
+    let again = run_line(&engine, &data, "dkim create example.org");
+    assert!(again.status == 1 && again.errors.contains("already"), "{}", again.errors);
+    let more = "dkim create example.org --selector Mine --algorithm ed25519 --json";
+    let more: serde_json::Value =
+        serde_json::from_str(&run_line(&engine, &data, more).output).unwrap();
+    assert_eq!(more[0]["name"], "mine._domainkey.example.org");
+    assert!(more[0]["value"].as_str().unwrap().starts_with("v=DKIM1; k=ed25519; p="));
+
+    let shown = run_line(&engine, &data, "dkim show example.org");
+    let shown_json = run_line(&engine, &data, "dkim show example.org --json").output;
+    let listed = run_line(&engine, &data, "dkim list").output;
+    let keys: serde_json::Value = serde_json::from_str(&shown_json).unwrap();
+    assert_eq!(run_line(&engine, &data, "dkim list --json").output, shown_json);
+    assert_eq!(keys.as_array().unwrap().len(), 3);
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+    for key in keys.as_array().unwrap() {
+        let text = |name: &str| key[name].as_str().unwrap();
+        assert!(Path::new(text("file")).is_file());
+        assert!(made.output.contains(text("value")) || text("selector") == "mine");
+        let strings = key["strings"].as_array().unwrap();
+        let strings: Vec<&str> = strings.iter().map(|s| s.as_str().unwrap()).collect();
+        assert_eq!(strings.concat(), text("value"));
+        assert!(strings.iter().all(|s| s.len() <= 255));
+        assert_eq!(strings.len(), if text("algorithm") == "rsa" { 2 } else { 1 });
+        for part in strings.iter().chain(&[text("name"), text("value")]) {
+            assert!(shown.output.contains(part), "{part} in {}", shown.output);
+        }
+    }
+}
+
+#[test]
+fn names_for_keys_of_dkim_are_host_names() {
+    let temp = tempfile::tempdir().unwrap();
+    let (data, engine) = (temp.path().join("data"), Fake::default());
+    for line in [
+        "dkim create ../x",
+        "dkim create a/b",
+        "dkim create ..",
+        "dkim create example.org --algorithm rsa --selector ../../x",
+        "dkim create example.org --algorithm ed25519 --selector a_b",
+        "dkim show ../x",
+        "dkim sign /dev/null --domain ..",
+    ] {
+        let ran = run_line(&engine, &data, line);
+        assert!(ran.status == 1 && !ran.errors.is_empty(), "{line}: {}", ran.output);
+    }
+    for line in ["dkim create example.org --selector s", "dkim create", "dkim sign x", "dkim"] {
+        assert_eq!(run_line(&engine, &data, line).status, 2, "{line}");
+    }
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "nothing beside the folder");
+}
+
+#[test]
+fn a_message_is_signed() {
+    let temp = tempfile::tempdir().unwrap();
+    let (data, engine) = (temp.path().join("data"), Fake::default());
+    assert_eq!(run_line(&engine, &data, "dkim create example.org").status, 0);
+    let message = "From: a@example.org\r\nSubject: x\r\n\r\nHi.\r\n";
+    let sign = |text: &str, more: &str| {
+        let file = temp.path().join("message");
+        std::fs::write(&file, text).unwrap();
+        let line = format!("dkim sign {} --domain example.org {more}", file.display());
+        run_line(&engine, &data, &line)
+    };
+    let signed = sign(message, "");
+    assert_eq!((signed.status, signed.errors.as_str()), (0, ""));
+    let fields = signed.output.strip_suffix(message).unwrap();
+    assert_eq!(fields.matches("DKIM-Signature: v=1;").count(), 2);
+    let simple = sign(message, "--canonicalization simple/relaxed --json").output;
+    let simple: serde_json::Value = serde_json::from_str(&simple).unwrap();
+    let fields = simple["fields"].as_str().unwrap();
+    assert!(fields.contains("c=simple/relaxed;") && fields.ends_with("\r\n"), "{fields}");
+
+    for (text, why) in [
+        ("From: a@example.org\n\nHi.\n", "CRLF"),
+        ("From: a@example.org\r\n\r\nHi.\r", "CRLF"),
+        ("Subject: x\r\n\r\nHi.\r\n", "no From"),
+    ] {
+        let ran = sign(text, "");
+        assert!(ran.status == 1 && ran.errors.contains(why), "{}", ran.errors);
+        assert_eq!(ran.output, "", "nothing half done");
+    }
+    assert_eq!(sign(message, "--canonicalization strict/relaxed").status, 2);
+}

@@ -63,7 +63,7 @@ pub use credential::{
 };
 pub use error::SealError;
 pub use key::{ContentKey, KEY_BYTES, MailboxKey, Random, TAG_BYTES, WRAPPED_BYTES};
-pub use rsa::{PrivateKey, PublicKey, RsaBits};
+pub use rsa::{PrivateKey, PublicKey, RsaBits, rsa_pkcs8};
 pub(crate) use slot::{SLOTS_NAME_BYTES, SlotKey, slots_name};
 pub use text::{Secret, SecretKind, TextError};
 pub use user::UserKeys;

@@ -1,8 +1,8 @@
 //! RSA-OAEP with SHA-256, and making of RSA keys: the only file that names `aws-lc-rs`.
 //!
-//! `ring` has neither. Called by `window` and `user`; what is wrapped is always one key of 32
-//! bytes. Making a key pair takes some 100 ms and more, opening a blob about 1 ms: both belong on
-//! the pool, not on a shard.
+//! `ring` has neither. Called by `window` and `user`, and by the engine for keys of DKIM; what is
+//! wrapped is always one key of 32 bytes. Making a key pair takes some 100 ms and more, opening a
+//! blob about 1 ms: both belong on the pool, not on a shard.
 //!
 //! The library draws its own random numbers, so blobs and key pairs differ from run to run, also
 //! in a simulation.
@@ -128,6 +128,14 @@ impl fmt::Debug for PrivateKey {
 pub(super) struct Pair {
     pub(super) public: Box<[u8]>,
     pub(super) private: Zeroizing<Vec<u8>>,
+}
+
+/// A new key in PKCS #8 for what is signed elsewhere; nothing is sealed to it.
+///
+/// # Errors
+/// [`SealError::Unavailable`] when the library makes none.
+pub fn rsa_pkcs8(bits: RsaBits) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    generate(bits).map(|pair| pair.private)
 }
 
 /// Makes a key pair.

@@ -65,7 +65,11 @@ fn steps() -> Vec<Step> {
             &["cargo run -q --locked --profile fast -p bench --bin icount -- --against \
                bench/baseline.csv"],
         ),
-        step("interop", "other people's clients", &["bash tests/interop/run.sh"]),
+        step(
+            "interop",
+            "other people's clients, and verifiers of signatures",
+            &["bash tests/interop/run.sh", "bash tests/interop/dkim.sh"],
+        ),
         step(
             "doc",
             "the documentation builds without a warning",
