@@ -291,7 +291,9 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     /// others. The null path is for receipts (RFC 8098 §2.1).
     fn is_own(&self, user: &str, path: &Path<'_>) -> bool {
         let directory = self.shard.directory.borrow();
-        let Some(own) = directory.account(user).map(|account| account.mailbox) else { return false };
+        let Some(own) = directory.account(user).map(|account| account.mailbox) else {
+            return false;
+        };
         let Path::Mailbox(mailbox) = path else { return *path == Path::Null };
         let Domain::Name(domain) = mailbox.domain() else { return false };
         match directory.resolve(&mailbox.local_part().unquoted(), domain) {

@@ -302,7 +302,8 @@ impl Body {
         rt.spawn(Class::Background, async move {
             loop {
                 let Ask { what, reply } = door.take().await;
-                let answered = answer(&mut inner.outbound.queue.borrow_mut(), what, inner.rt.unix());
+                let answered =
+                    answer(&mut inner.outbound.queue.borrow_mut(), what, inner.rt.unix());
                 // Who has asked may have lost patience.
                 let _ = reply.send(answered);
                 inner.outbound.wake();

@@ -51,7 +51,9 @@ pub(crate) async fn held<R: Runtime, M: Mailboxes>(
 ///
 /// # Errors
 /// [`SealError::Unavailable`]; not seen in practice.
-pub(crate) fn of_queue<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>) -> Result<Rc<Held>, SealError> {
+pub(crate) fn of_queue<R: Runtime, M: Mailboxes>(
+    shard: &Shard<R, M>,
+) -> Result<Rc<Held>, SealError> {
     let random = &mut |bytes: &mut [u8]| shard.rt.random(bytes);
     shard.windows.of_queue(shard.outbound.key(), shard.rt.now(), random)
 }

@@ -144,7 +144,8 @@ impl Windows {
         now: Instant,
         random: Random<'_>,
     ) -> Result<Rc<Held>, SealError> {
-        let held = self.held.borrow().get(&MailboxId::QUEUE).filter(|held| held.until > now).cloned();
+        let held =
+            self.held.borrow().get(&MailboxId::QUEUE).filter(|held| held.until > now).cloned();
         if let Some(held) = held {
             return Ok(held);
         }

@@ -210,7 +210,8 @@ fn cut(entries: &mut Vec<QueueEntry>) -> bool {
     };
     let end = entries.iter().position(|entry| entry.id == last).unwrap_or(PAGE_ENTRIES_MAX);
     // One message with very many legs is a page by itself.
-    let end = if end == 0 { entries.iter().take_while(|entry| entry.id == last).count() } else { end };
+    let end =
+        if end == 0 { entries.iter().take_while(|entry| entry.id == last).count() } else { end };
     let more = end < entries.len();
     entries.truncate(end);
     more

@@ -38,7 +38,8 @@ pub(super) fn execute(
     else {
         return Ok(());
     };
-    let text = if json { format!("{:#}\n", serde_json::json!({ "done": text })) } else { text + "\n" };
+    let text =
+        if json { format!("{:#}\n", serde_json::json!({ "done": text })) } else { text + "\n" };
     say(terminal, &text)
 }
 

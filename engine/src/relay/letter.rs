@@ -43,9 +43,8 @@ fn text(bytes: &[u8]) -> String {
 impl Letter {
     /// For the recipients at these places of `envelope`.
     pub(super) fn new(envelope: &Envelope, places: &[u16], size: u64) -> Self {
-        let recipient = |&place: &u16| {
-            envelope.recipients.get(usize::from(place)).map(|to| To::new(place, to))
-        };
+        let recipient =
+            |&place: &u16| envelope.recipients.get(usize::from(place)).map(|to| To::new(place, to));
         Self {
             from: text(&envelope.reverse_path),
             body: match envelope.body {

@@ -233,8 +233,11 @@ pub async fn restore<R: Runtime, M: Mailboxes>(
             for queued in &listed {
                 let state = &queued.state;
                 let mut queue = shard.outbound.queue.borrow_mut();
-                let restored =
-                    if state.is_empty() { Err("") } else { queue.restore(queued.id, queued.octets, state) };
+                let restored = if state.is_empty() {
+                    Err("")
+                } else {
+                    queue.restore(queued.id, queued.octets, state)
+                };
                 drop(queue);
                 if let Err(why) = restored {
                     if !why.is_empty() {
@@ -257,11 +260,9 @@ async fn untried<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, id: QueueId,
             shard.outbound.accept(id, octets, envelope.received, legs(&envelope));
         }
         // It stays where it is, for an operator and the next start.
-        Err(error) => shard.log.event(
-            shard.rt.unix(),
-            Event::MessageDamaged,
-            &[("id", &id), ("why", &error)],
-        ),
+        Err(error) => {
+            shard.log.event(shard.rt.unix(), Event::MessageDamaged, &[("id", &id), ("why", &error)])
+        }
     }
 }
 

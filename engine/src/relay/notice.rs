@@ -141,7 +141,8 @@ async fn report<R: Runtime, M: Mailboxes>(
     loop {
         match post(shard, &letter).await {
             Ok(stored) => {
-                let report = stored.map_or_else(|| "none".to_owned(), |stored| stored.id.to_string());
+                let report =
+                    stored.map_or_else(|| "none".to_owned(), |stored| stored.id.to_string());
                 count(&shard.counters.reports);
                 let fields: [(&str, &dyn Display); 4] = [
                     ("id", &message.0),

@@ -82,7 +82,8 @@ impl<R: Runtime, M: Mailboxes> Pieces for Stored<'_, R, M> {
         let begins = !core::mem::replace(&mut self.begun, true);
         Ok(read.map(|mut piece| {
             if begins && piece.starts_with(RETURN_PATH) {
-                let end = piece.iter().position(|byte| *byte == b'\n').map_or(piece.len(), |lf| lf + 1);
+                let end =
+                    piece.iter().position(|byte| *byte == b'\n').map_or(piece.len(), |lf| lf + 1);
                 piece.drain(..end);
             }
             piece

@@ -96,7 +96,14 @@ fn read_host(text: &str, usual_port: u16) -> Result<Host, RouteError> {
     let (name, port) = if let Some(rest) = text.strip_prefix('[') {
         let (name, behind) = rest.split_once(']').ok_or_else(wrong)?;
         name.parse::<IpAddr>().map_err(|_| wrong())?;
-        (name, if behind.is_empty() { None } else { Some(behind.strip_prefix(':').ok_or_else(wrong)?) })
+        (
+            name,
+            if behind.is_empty() {
+                None
+            } else {
+                Some(behind.strip_prefix(':').ok_or_else(wrong)?)
+            },
+        )
     } else {
         match text.split_once(':') {
             Some((name, port)) => (name, Some(port)),
@@ -157,9 +164,8 @@ impl Routes {
     #[must_use]
     pub fn way(&self, domain: &str) -> Way {
         let exact = self.routes.get(domain);
-        let below = || {
-            domain.match_indices('.').find_map(|(at, _)| self.routes.get(domain.get(at..)?))
-        };
+        let below =
+            || domain.match_indices('.').find_map(|(at, _)| self.routes.get(domain.get(at..)?));
         match exact.or_else(below).or_else(|| self.routes.get("*")) {
             Some(route) => Way::Route(Arc::clone(route)),
             None if self.routes_only => Way::Nowhere,
@@ -191,7 +197,8 @@ mod tests {
             assert_eq!((hosts.join(" ").as_str(), route.protocol), (shown, protocol));
         }
         assert_eq!(route("[::1]").hosts[0].ip(), Some("::1".parse().unwrap()));
-        for text in ["", "a b", "host:0", "host:70000", "host:", "[::1]x", "[x]:25", "::1", "a,,b"] {
+        for text in ["", "a b", "host:0", "host:70000", "host:", "[::1]x", "[x]:25", "::1", "a,,b"]
+        {
             assert!(text.parse::<Route>().is_err(), "{text}");
         }
         assert!("a,".repeat(HOSTS_COUNT_MAX).trim_end_matches(',').parse::<Route>().is_ok());
@@ -201,9 +208,12 @@ mod tests {
     #[test]
     fn the_longest_name_that_fits_counts() {
         let mut routes = Routes::new(false);
-        for (pattern, host) in
-            [("*", "all"), (".example.net", "below"), (".b.Example.net", "deep"), ("a.example.net", "a")]
-        {
+        for (pattern, host) in [
+            ("*", "all"),
+            (".example.net", "below"),
+            (".b.Example.net", "deep"),
+            ("a.example.net", "a"),
+        ] {
             routes.add(pattern, route(host)).unwrap();
         }
         let way = |domain: &str| match routes.way(domain) {

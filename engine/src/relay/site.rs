@@ -170,7 +170,8 @@ async fn attempt<R: Dial, M: Mailboxes>(
             shard.outbound.wake();
         }
         Err(fault) => {
-            let cause = if matches!(fault, Fault::Storage(_)) { Cause::Storage } else { Cause::Broken };
+            let cause =
+                if matches!(fault, Fault::Storage(_)) { Cause::Storage } else { Cause::Broken };
             let failed = Failed::later(cause, named(peer, &fault));
             conclude(shard, work, &envelope, &letter, Err(failed)).await;
         }
@@ -222,10 +223,7 @@ async fn connect<R: Dial, M: Mailboxes>(
     Err(last)
 }
 
-fn settings<R: Runtime, M: Mailboxes>(
-    shard: &Shard<R, M>,
-    route: &Route,
-) -> Rc<client::Settings> {
+fn settings<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, route: &Route) -> Rc<client::Settings> {
     let settings = &shard.outbound.settings;
     match route.protocol {
         Protocol::Smtp => Rc::clone(settings),
@@ -354,9 +352,8 @@ async fn finish<R: Dial, M: Mailboxes>(
         for fate in fates.iter().filter(|fate| fate.is_failure()) {
             count(&shard.counters.recipients_failed);
             let to = envelope.recipients.get(usize::from(fate.place));
-            let to = to.map_or_else(String::new, |to| {
-                String::from_utf8_lossy(&to.address).into_owned()
-            });
+            let to =
+                to.map_or_else(String::new, |to| String::from_utf8_lossy(&to.address).into_owned());
             let fields: [(&str, &dyn core::fmt::Display); 4] =
                 [("id", &work.id), ("to", &to), ("code", &fate.code), ("said", &fate.words)];
             shard.log.event(now, Event::MessageFailed, &fields);

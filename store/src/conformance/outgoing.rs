@@ -149,7 +149,8 @@ fn its_key_opens_it_and_goes_with_it<F: Factory>(factory: &mut F) {
     assert_eq!(key(&store, one.id), kept(&one));
     settle(&store, &[Settlement::Done(one.id)]);
     assert_eq!(key(&store, other.id), kept(&other), "the window is still needed");
-    let open = |key: RecipientKey| sealed(sealed(key.window.open(&owner)).open(&key.wrap, other.id));
+    let open =
+        |key: RecipientKey| sealed(sealed(key.window.open(&owner)).open(&key.wrap, other.id));
     key(&store, other.id).map(open);
     settle(&store, &[Settlement::Done(other.id)]);
     assert!(matches!(wait(store.find_queued(other.id)), Err(StoreError::NotFound(_))));

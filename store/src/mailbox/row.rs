@@ -8,8 +8,8 @@
 use fsmtp_rt::UnixTime;
 
 use super::pending::Body;
-use crate::leb::{Rest, put, put_bytes, put_text};
 use crate::directory::{Account, Alias, LegacyHash, Lock, Sealed};
+use crate::leb::{Rest, put, put_bytes, put_text};
 use crate::password::Phc;
 use crate::seal::{
     RECIPIENT_ROW_BYTES, Random, RecipientWrap, SealError, SlotKey, WindowRecord, Wraps,

@@ -431,7 +431,11 @@ impl Queue {
         if outcome.remaining.is_empty() || expired {
             self.drop_leg(id, domain);
             let expired = outcome.remaining;
-            return Some(Finished { settlement: self.settlement(id), expired, delayed: Vec::new() });
+            return Some(Finished {
+                settlement: self.settlement(id),
+                expired,
+                delayed: Vec::new(),
+            });
         }
         leg.recipients = outcome.remaining.into();
         (leg.cause, leg.code, leg.words) = (outcome.cause, outcome.code, words);

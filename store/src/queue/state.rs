@@ -114,9 +114,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn kept() -> impl Strategy<Value = Kept> {
-        let numbers = (any::<u64>(), any::<u16>(), any::<bool>(), any::<bool>(), 0..8_u8, 0..999_u16);
+        let numbers =
+            (any::<u64>(), any::<u16>(), any::<bool>(), any::<bool>(), 0..8_u8, 0..999_u16);
         ("[a-z.]{1,40}", numbers, vec(any::<u16>(), 1..9), "[ -~é]{0,60}").prop_map(
-            |(domain, (due_s, attempts_count, held, delay_told, cause, code), recipients, words)| {
+            |(
+                domain,
+                (due_s, attempts_count, held, delay_told, cause, code),
+                recipients,
+                words,
+            )| {
                 Kept {
                     domain: domain.into(),
                     due_s,

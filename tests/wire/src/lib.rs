@@ -8,6 +8,7 @@
 //! * [`binary`]: which engine is tested, built when it has to be.
 //! * [`engine`]: start, signals, log, end of one engine with its own ports and data folder.
 //! * [`smtp`], [`pop3`]: clients that send exactly what they are told.
+//! * [`remote`]: another server, which the engine sends to.
 //! * [`mail`]: messages made from a seed, and what the engine may put before them.
 
 use std::time::Duration;
@@ -18,10 +19,12 @@ pub mod engine;
 pub mod mail;
 pub mod pop3;
 pub mod ports;
+pub mod remote;
 pub mod smtp;
 
 pub use engine::{Engine, Options};
 pub use pop3::Pop;
+pub use remote::{Habit, Remote, Taken};
 pub use smtp::{Reply, Smtp};
 
 /// How long anything may take before the test fails; arbitrary, far above what a loaded machine of

@@ -44,8 +44,7 @@ use zeroize::Zeroizing;
 
 use super::pending::Delivery;
 use super::{
-    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry,
-    Settlement, Usage,
+    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Usage,
 };
 use crate::directory::{Change, Directory, Limits};
 use crate::seal::{UserKeys, WindowRecord};

@@ -27,12 +27,7 @@ pub(super) enum Read {
     Locate { id: QueueId, reply: Reply<BodyRef> },
     Find { mailbox: MailboxId, message: Message, reply: Reply<Found> },
     Keys { mailbox: MailboxId, reply: Reply<UserKeys> },
-    Queued {
-        shard: ShardId,
-        after: Option<QueueId>,
-        count_max: usize,
-        reply: Reply<Vec<Queued>>,
-    },
+    Queued { shard: ShardId, after: Option<QueueId>, count_max: usize, reply: Reply<Vec<Queued>> },
     FindQueued { id: QueueId, reply: Reply<Found> },
     LiveBytes { shard: ShardId, reply: Reply<BTreeMap<u64, u64>> },
     Live { shard: ShardId, records: Vec<(QueueId, Lsn)>, reply: Reply<Vec<bool>> },

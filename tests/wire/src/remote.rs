@@ -1,0 +1,262 @@
+//! Another server, as the engine's relay meets it: well-behaved, or with one bad habit.
+//!
+//! Speaks SMTP by itself and knows none of our protocol code. Ends with the value; a connection
+//! lives until the engine closes it, or [`PATIENCE`] is over.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::PATIENCE;
+
+/// What is wrong with a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Habit {
+    /// Nothing.
+    Good,
+    /// Knows no extension: EHLO is refused.
+    Old,
+    /// Offers CHUNKING and DSN besides.
+    Modern,
+    /// Refuses every recipient for now, the first time that it hears of him.
+    Greylisting,
+    /// Closes the connection when this verb comes, each time.
+    Drops(&'static str),
+    /// The same, but only so often in all.
+    DropsAtFirst(&'static str, usize),
+    /// Sends no greeting but a reply that does not end.
+    Endless,
+    /// Greets with something else than SMTP.
+    Garbage,
+    /// Refuses everybody at the greeting, for good.
+    Unwelcoming,
+    /// Answers the message with a code out of range.
+    Odd,
+}
+
+/// A message that a server has taken.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Taken {
+    /// What stood behind MAIL FROM:.
+    pub from: String,
+    /// What stood behind each RCPT TO: that was accepted.
+    pub to: Vec<String>,
+    /// The message, dots removed.
+    pub message: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: Vec<Taken>,
+    known: BTreeMap<String, usize>,
+    dropped_count: usize,
+    connections_count: usize,
+}
+
+/// A server on loopback.
+#[derive(Debug)]
+pub struct Remote {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Remote {
+    /// Starts one on a free port.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn start(habit: Habit) -> std::io::Result<Self> {
+        Self::at((Ipv4Addr::LOCALHOST, 0).into(), habit)
+    }
+
+    /// Starts one at this address.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn at(address: SocketAddr, habit: Habit) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let (state, ended) = (Arc::<Mutex<State>>::default(), Arc::<AtomicBool>::default());
+        let (inner, stop) = (Arc::clone(&state), Arc::clone(&ended));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                lock(&inner).connections_count += 1;
+                let inner = Arc::clone(&inner);
+                // What goes wrong with a connection is over with it.
+                std::thread::spawn(move || drop(serve(stream, habit, &inner)));
+            }
+        });
+        Ok(Self { address, state, ended, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has taken so far.
+    #[must_use]
+    pub fn taken(&self) -> Vec<Taken> {
+        lock(&self.state).taken.clone()
+    }
+
+    /// How often somebody connected.
+    #[must_use]
+    pub fn connections_count(&self) -> usize {
+        lock(&self.state).connections_count
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        // Wakes the accept.
+        if TcpStream::connect(self.address).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One connection to its end.
+fn serve(stream: TcpStream, habit: Habit, state: &Mutex<State>) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut out = stream.try_clone()?;
+    let mut input = BufReader::new(stream);
+    match habit {
+        Habit::Endless => loop {
+            out.write_all(b"220-still greeting\r\n")?;
+        },
+        Habit::Garbage => out.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")?,
+        Habit::Unwelcoming => out.write_all(b"554 5.7.1 not you\r\n")?,
+        _ => out.write_all(b"220 remote.test ESMTP\r\n")?,
+    }
+    let mut mail = Taken::default();
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if input.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let command = line.trim_end();
+        let verb = command.split([' ', ':']).next().unwrap_or("").to_ascii_uppercase();
+        if drops(habit, &verb, state) {
+            return Ok(());
+        }
+        let argument = command.split_once(':').map_or("", |(_, rest)| rest).to_owned();
+        match verb.as_str() {
+            "EHLO" if habit == Habit::Old => out.write_all(b"500 what?\r\n")?,
+            "EHLO" if habit == Habit::Modern => out.write_all(
+                b"250-remote.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250 DSN\r\n",
+            )?,
+            "EHLO" => out.write_all(b"250-remote.test\r\n250-PIPELINING\r\n250 8BITMIME\r\n")?,
+            "HELO" => out.write_all(b"250 remote.test\r\n")?,
+            "MAIL" => {
+                mail = Taken { from: argument, ..Taken::default() };
+                out.write_all(b"250 2.1.0 ok\r\n")?;
+            }
+            "RCPT" => {
+                let reply = recipient(habit, &argument, state);
+                if reply.starts_with('2') {
+                    mail.to.push(argument);
+                }
+                out.write_all(reply.as_bytes())?;
+            }
+            "DATA" if mail.to.is_empty() => out.write_all(b"554 5.5.1 nobody\r\n")?,
+            "DATA" => {
+                out.write_all(b"354 go on\r\n")?;
+                mail.message = data(&mut input)?;
+                if drops(habit, "END", state) {
+                    return Ok(());
+                }
+                accept(habit, &mut mail, state, &mut out)?;
+            }
+            "BDAT" => {
+                let mut words = command.split(' ').skip(1);
+                let bytes = words.next().and_then(|count| count.parse().ok()).unwrap_or(0);
+                let mut chunk = vec![0; bytes];
+                std::io::Read::read_exact(&mut input, &mut chunk)?;
+                mail.message.extend(chunk);
+                match words.next() {
+                    Some(_) => accept(habit, &mut mail, state, &mut out)?,
+                    None => out.write_all(b"250 2.0.0 more\r\n")?,
+                }
+            }
+            "QUIT" => return out.write_all(b"221 2.0.0 bye\r\n"),
+            _ => out.write_all(b"250 2.0.0 ok\r\n")?,
+        }
+    }
+}
+
+fn drops(habit: Habit, verb: &str, state: &Mutex<State>) -> bool {
+    match habit {
+        Habit::Drops(at) => at == verb,
+        Habit::DropsAtFirst(at, times) if at == verb => {
+            let mut state = lock(state);
+            state.dropped_count += 1;
+            state.dropped_count <= times
+        }
+        _ => false,
+    }
+}
+
+/// The local part says what becomes of a recipient: `no`, `later`, `once-later`, or anything else.
+fn recipient(habit: Habit, argument: &str, state: &Mutex<State>) -> String {
+    let address = argument.trim_start_matches('<').split('>').next().unwrap_or("");
+    let local = address.split('@').next().unwrap_or("");
+    let mut state = lock(state);
+    let seen = state.known.entry(address.to_owned()).or_default();
+    *seen += 1;
+    match (habit, local) {
+        (_, "no") => format!("550 5.1.1 <{address}> is not known & never was\r\n"),
+        (_, "later") => "451 4.2.0 not now\r\n".to_owned(),
+        (Habit::Greylisting, _) | (_, "once-later") if *seen == 1 => {
+            "451-4.7.1 greylisted,\r\n451 4.7.1 come again\r\n".to_owned()
+        }
+        _ => "250 2.1.5 ok\r\n".to_owned(),
+    }
+}
+
+/// The lines behind DATA to the single dot.
+fn data(input: &mut BufReader<TcpStream>) -> std::io::Result<Vec<u8>> {
+    let mut message = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        if input.read_until(b'\n', &mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if line == b".\r\n" {
+            return Ok(message);
+        }
+        message.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
+    }
+}
+
+fn accept(
+    habit: Habit,
+    mail: &mut Taken,
+    state: &Mutex<State>,
+    out: &mut TcpStream,
+) -> std::io::Result<()> {
+    if habit == Habit::Odd {
+        return out.write_all(b"999 what is this\r\n");
+    }
+    lock(state).taken.push(std::mem::take(mail));
+    out.write_all(b"250 2.6.0 taken\r\n")
+}
