@@ -35,7 +35,7 @@ use std::sync::Arc;
 use fsmtp_proto::smtp::client;
 use fsmtp_rt::{Class, Dial, Runtime, UnixTime};
 use fsmtp_store::envelope::Envelope;
-use fsmtp_store::mailbox::{Mailboxes, Settlement};
+use fsmtp_store::mailbox::{Mailboxes, Queued, Settlement};
 use fsmtp_store::queue::{Queue, Terms, Work};
 use fsmtp_store::seal::{ContentKey, MailboxKey, OpenWindow, SealError, WindowId};
 use fsmtp_store::spool::RecipientKey;
@@ -231,26 +231,25 @@ pub async fn restore<R: Runtime, M: Mailboxes>(
             let Some(last) = listed.last() else { break };
             after = Some(last.id);
             for queued in &listed {
-                let state = &queued.state;
-                let mut queue = shard.outbound.queue.borrow_mut();
-                let restored = if state.is_empty() {
-                    Err("")
-                } else {
-                    queue.restore(queued.id, queued.octets, state)
-                };
-                drop(queue);
-                if let Err(why) = restored {
-                    if !why.is_empty() {
-                        let fields: [(&str, &dyn core::fmt::Display); 2] =
-                            [("id", &queued.id), ("why", &why)];
-                        shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
-                    }
+                if !known(shard, queued) {
                     untried(shard, queued.id, queued.octets).await;
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Adds a message that somebody has tried to send; false when nobody has, or nobody can tell.
+fn known<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, queued: &Queued) -> bool {
+    if queued.state.is_empty() {
+        return false;
+    }
+    let mut queue = shard.outbound.queue.borrow_mut();
+    let Err(why) = queue.restore(queued.id, queued.octets, &queued.state) else { return true };
+    let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &queued.id), ("why", &why)];
+    shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
+    false
 }
 
 /// Adds a message that nobody has tried to send: what it needs stands in its envelope.

@@ -43,6 +43,9 @@ struct State {
     stopped: bool,
 }
 
+/// Octets, key and state of a message.
+type Travelling = (u64, Option<RecipientWrap>, Box<[u8]>);
+
 /// The tables.
 #[derive(Clone, Default)]
 struct Book {
@@ -51,8 +54,8 @@ struct Book {
     windows: BTreeMap<(MailboxId, WindowId), (u64, Arc<WindowRecord>)>,
     keys: BTreeMap<MailboxId, UserKeys>,
     next_uids: BTreeMap<MailboxId, u32>,
-    /// Octets, key and state of mail that is to travel on.
-    queued: BTreeMap<QueueId, (u64, Option<RecipientWrap>, Box<[u8]>)>,
+    /// Mail that is to travel on.
+    queued: BTreeMap<QueueId, Travelling>,
     bodies: BTreeMap<QueueId, Body>,
     live: LiveBytes,
     applied: BTreeMap<ShardId, Lsn>,

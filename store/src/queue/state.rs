@@ -39,8 +39,8 @@ pub(super) fn encode(received: UnixTime, legs: &[Kept]) -> Box<[u8]> {
         put_text(&mut row, &leg.domain);
         put(&mut row, leg.due_s);
         put(&mut row, u64::from(leg.attempts_count));
-        let delay_told = if leg.delay_told { DELAY_TOLD } else { 0 };
-        put(&mut row, u64::from(leg.held) * HELD | delay_told);
+        let flag = |is: bool, flag| if is { flag } else { 0 };
+        put(&mut row, flag(leg.held, HELD) | flag(leg.delay_told, DELAY_TOLD));
         put(&mut row, u64::from(leg.cause as u8));
         put(&mut row, u64::from(leg.code));
         put(&mut row, leg.recipients.len() as u64);

@@ -158,7 +158,7 @@ proptest! {
         for (step, which, minutes) in steps {
             now += minutes * MINUTE / 4;
             let known: Vec<QueueId> = queue.messages.keys().copied().collect();
-            let chosen = known.get(which as usize).copied().unwrap_or(id(999));
+            let chosen = known.get(which as usize).copied().unwrap_or_else(|| id(999));
             let settled = match step {
                 0 => {
                     next += 1;
