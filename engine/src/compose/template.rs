@@ -3,7 +3,7 @@
 //! Called by whatever sends mail for others, with a template and values that may both be hostile.
 //! The language is a part of Jinja: `{{ customer.name }}` with filters, `if` and `for`, comments.
 //! What else Jinja has, operators that build larger values above all, is refused before anything
-//! runs: a list that doubles itself 40 times and is then shown uses no fuel until it is too late.
+//! runs: a list that was doubled 40 times is shown to its end before the engine looks at the fuel.
 //! In the HTML, values are escaped. A value that is missing is an error where it would be shown,
 //! and false in an `if`.
 //!
