@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use fsmtp_proto::smtp::address::{AddressError, Mailbox};
 use fsmtp_rt::UnixTime;
 
-pub(crate) use encode::{Transfer, transfer_of_text};
+pub(crate) use encode::Transfer;
 pub(crate) use header::{Fields, is_id};
 pub use part::Random;
 pub(crate) use part::{Part, transfer_of_message};
