@@ -11,6 +11,8 @@ use core::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::header::looks_encoded;
+
 /// RFC 2045 §6.7, §6.8: the longest line of an encoded body, without CRLF.
 pub(crate) const LINE_BYTES_MAX: usize = 76;
 /// RFC 2047 §2.
@@ -193,7 +195,7 @@ fn base64_word(piece: &str) -> String {
 pub(crate) fn parameter(name: &str, value: &str) -> Vec<String> {
     let quotable = |b: u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\\');
     // RFC 2047 §5: an encoded word has no meaning here, but some read it.
-    let plain = value.bytes().all(quotable) && !value.contains("=?");
+    let plain = value.bytes().all(quotable) && !looks_encoded(value);
     if plain && value.len() <= PARAMETER_BYTES_MAX {
         return vec![format!("{name}=\"{value}\"")];
     }

@@ -10,6 +10,8 @@ use super::encode::encoded_words;
 
 /// RFC 5322 §2.1.1: the length of a line that should not be exceeded, without CRLF.
 pub(crate) const FOLD_BYTES: usize = 78;
+/// A word that is longer can stand on no line (RFC 5322 §2.1.1: 998), with its name before it.
+const WORD_BYTES_MAX: usize = 700;
 /// A name that is longer is written in encoded words, which can be folded.
 const QUOTED_NAME_BYTES_MAX: usize = 60;
 
@@ -55,7 +57,20 @@ impl Fields {
         self.end();
     }
 
-    /// A whole field of free text, such as Subject (RFC 5322 §3.6.5).
+    /// A whole field of a sender's own. Its words stay as they are, where they can: it may be of a
+    /// kind that knows no encoded words, such as one with addresses of pages.
+    pub(crate) fn push_value(&mut self, name: &str, value: &str) {
+        let words = || value.split_ascii_whitespace();
+        if is_printable(value) && words().all(|word| word.len() <= WORD_BYTES_MAX) {
+            self.begin(name);
+            words().for_each(|word| self.word(word));
+            self.end();
+        } else {
+            self.push_text(name, value);
+        }
+    }
+
+    /// A whole field of free text, such as Subject (RFC 5322 §3.6.5), which reads back exactly.
     pub(crate) fn push_text(&mut self, name: &str, text: &str) {
         self.begin(name);
         if is_plain(text) {
@@ -111,12 +126,19 @@ impl Fields {
     }
 }
 
-/// Whether a text can stand in a header as it is, and comes out again as it went in. What looks
-/// like an encoded word cannot.
+/// Whether a text can stand in a header as it is. What looks like an encoded word cannot.
+fn is_printable(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b' '..=b'~')) && !looks_encoded(text)
+}
+
+/// Whether a text can be folded, and comes out again as it went in.
 fn is_plain(text: &str) -> bool {
-    text.bytes().all(|b| matches!(b, b' '..=b'~'))
-        && text.split(' ').all(|word| !word.is_empty() && word.len() < FOLD_BYTES)
-        && !text.contains("=?")
+    is_printable(text) && text.split(' ').all(|word| !word.is_empty() && word.len() < FOLD_BYTES)
+}
+
+/// Whether a reader could take a part of the text for an encoded word.
+pub(crate) fn looks_encoded(text: &str) -> bool {
+    text.split("=?").skip(1).any(|behind| behind.contains("?="))
 }
 
 /// Whether a text may go into a header at all: it has no controls, so no CR, LF or NUL.
@@ -179,6 +201,28 @@ mod tests {
         assert_eq!(text(""), "Subject:\r\n");
         assert!(text(&"x".repeat(2000)).lines().all(|l| l.len() <= FOLD_BYTES));
         assert!(text(&"日".repeat(2000)).lines().all(|l| l.len() <= FOLD_BYTES));
+    }
+
+    #[test]
+    fn words_of_a_value_stay_as_they_are() {
+        let value = |value: &str| {
+            let mut fields = Fields::default();
+            fields.push_value("List-Unsubscribe", value);
+            fields.text
+        };
+        let page = format!("<https://a.test/?q=?{}>", "x".repeat(100));
+        assert_eq!(
+            value(&format!("{page},  <mailto:a@a.test>")),
+            format!("List-Unsubscribe: {page},\r\n <mailto:a@a.test>\r\n")
+        );
+        assert_eq!(value(""), "List-Unsubscribe:\r\n");
+        for encoded in ["é".to_owned(), "x".repeat(WORD_BYTES_MAX + 1), "=?a?Q?b?=".to_owned()] {
+            assert!(value(&encoded).contains("=?utf-8?"), "{encoded}");
+        }
+        let longest_name = "N".repeat(255);
+        let mut fields = Fields::default();
+        fields.push_value(&longest_name, &"x".repeat(WORD_BYTES_MAX));
+        assert!(fields.text.trim_end().len() <= 998);
     }
 
     #[test]

@@ -21,13 +21,11 @@ use std::borrow::Cow;
 use fsmtp_proto::smtp::address::{AddressError, Mailbox};
 use fsmtp_rt::UnixTime;
 
-pub(crate) use encode::{Transfer, transfer_of_text};
+pub(crate) use encode::Transfer;
 pub(crate) use header::{Fields, is_id};
 pub use part::Random;
 pub(crate) use part::{Part, transfer_of_message};
-pub use template::{
-    OUTPUT_BYTES_MAX, Rendered, STEPS_COUNT_MAX, TEMPLATE_BYTES_MAX, Template, TemplateError,
-};
+pub use template::{FUEL_MAX, Rendered, TEMPLATE_BYTES_MAX, Template, TemplateError};
 pub use twin::text_of_html;
 
 /// The most people in To, Cc and Reply-To: as many as one SMTP transaction takes.
@@ -188,7 +186,7 @@ impl Draft<'_> {
         let body = self.body()?;
         let mut fields = Fields::default();
         for (name, value) in &self.headers {
-            fields.push_text(name, value);
+            fields.push_value(name, value);
         }
         // RFC 5322 §3.6: each of these at most once, Date and From exactly once.
         fields.push_text("Subject", self.subject);

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::compose::{Part, Transfer, is_id, transfer_of_message, transfer_of_text};
+use crate::compose::{Part, Transfer, is_id, transfer_of_message};
 
 /// The largest message that goes back whole.
 pub const WHOLE_BYTES_MAX: usize = 64 * 1024;
@@ -83,11 +83,8 @@ impl<'a> Original<'a> {
             return Part::content("message/global-headers", transfer, header);
         }
         // RFC 6522 §4: quoted-printable makes broken headers legal again.
-        let transfer = match transfer_of_text(&header) {
-            Transfer::SevenBit => Transfer::SevenBit,
-            _ if transfer_of_message(&header) == Some(Transfer::SevenBit) => Transfer::SevenBit,
-            _ => Transfer::QuotedPrintable,
-        };
+        let transfer = transfer_of_message(&header).filter(|t| *t == Transfer::SevenBit);
+        let transfer = transfer.unwrap_or(Transfer::QuotedPrintable);
         Part::content("text/rfc822-headers", transfer, header)
     }
 }

@@ -4,6 +4,7 @@
 //! With `WRITE_VECTORS=1` the tests write the reports instead of comparing them.
 
 use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
+use proptest::prelude::*;
 
 use super::*;
 use crate::compose::tests::{RANDOM, assert_lines, assert_python_agrees, assert_vector};
@@ -171,6 +172,7 @@ fn a_whole_message_goes_back_as_it_came() {
         (Original::Whole(utf8), true, "message/global", true, true),
         (Original::Header(utf8), true, "message/global-headers", true, true),
         (Original::Whole(b"a: b\r\n\r\nbare\nline"), false, header, false, false),
+        (Original::Whole(b"a: bare\nline\r"), false, header, false, false),
         (Original::Whole(long.as_bytes()), false, header, false, false),
         (Original::Whole(b"a: \xff\r\n\r\n"), true, header, false, false),
         (Original::Whole(b""), false, "message/rfc822", false, false),
@@ -320,5 +322,43 @@ fn reports_go_to_those_who_want_them() {
         assert_eq!(kinds.map(|kind| wants(notify, kind)), wanted, "{notify:?}");
         assert_eq!(kinds.map(|kind| due(&mailbox("a@b"), notify, kind)), wanted, "{notify:?}");
         assert_eq!(kinds.map(|kind| due(&Path::Null, notify, kind)), [false; 4]);
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_others_said_breaks_a_report(
+        said in proptest::collection::vec(any::<u8>(), 0..200),
+        orcpt in proptest::collection::vec(any::<u8>(), 0..40),
+        words in ".{0,80}",
+        original in proptest::collection::vec(
+            prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b'-'), any::<u8>()], 0..200,
+        ),
+        utf8 in any::<bool>(),
+    ) {
+        let log = [LogLine { at: TRIED, text: &words }];
+        let recipients = [Recipient {
+            address: &words,
+            orcpt: Some(&orcpt),
+            said: Some(&said),
+            remote: Some(&words),
+            reason: Some(&words),
+            log: &log,
+            ..BOB
+        }];
+        let report = Report {
+            envelope_id: Some(&orcpt),
+            ret: Some(Ret::Full),
+            utf8,
+            original: Original::Whole(&original),
+            ..report(Kind::Failed, &recipients)
+        };
+        let composed = composed(&report);
+        prop_assert!(composed.bytes.is_ascii() || composed.eight_bit);
+        let message = parsed(&composed);
+        let (names, text) = fields(&message);
+        prop_assert_eq!(names.len(), 3);
+        prop_assert_eq!(text.matches("\r\nAction: ").count(), 1);
+        prop_assert_eq!(text.matches("\r\n\r\n").count(), 1);
     }
 }
