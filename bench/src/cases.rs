@@ -7,7 +7,7 @@ use core::net::Ipv4Addr;
 use std::hint::black_box;
 use std::rc::Rc;
 
-use fsmtp_proto::dkim::canon::{BodyHash, Canon};
+use fsmtp_proto::dkim::canon::{Body, BodyHash, Canon};
 use fsmtp_proto::smtp::body::{Newlines, Piece, Scanner};
 use fsmtp_proto::smtp::server::{Answer, Ask, Limits, Peer, Session, Settings, Then};
 use fsmtp_proto::time::{Instant, UnixTime};
@@ -39,14 +39,11 @@ pub const CASES: &[Case] = &[
     Case { name: "body/lines-64k", count: 200, make: || body(&lines(BLOCK_BYTES)) },
     Case { name: "body/dots-64k", count: 20, make: || body(&b"..\r\n".repeat(BLOCK_BYTES / 4)) },
     Case { name: "body/newlines-64k", count: 200, make: newlines },
-    Case {
-        name: "dkim/relaxed-64k",
-        count: 200,
-        make: || dkim(Canon::Relaxed, lines(BLOCK_BYTES)),
-    },
-    Case { name: "dkim/relaxed-code-64k", count: 200, make: || dkim(Canon::Relaxed, code()) },
-    Case { name: "dkim/simple-64k", count: 200, make: || dkim(Canon::Simple, lines(BLOCK_BYTES)) },
-    Case { name: "dkim/sha256-64k", count: 200, make: sha256 },
+    Case { name: "dkim/relaxed-64k", count: 200, make: || relaxed(lines(BLOCK_BYTES)) },
+    Case { name: "dkim/relaxed-code-64k", count: 20, make: || relaxed(code()) },
+    Case { name: "dkim/relaxed-hash-64k", count: 20, make: || body_hash(lines(BLOCK_BYTES)) },
+    Case { name: "dkim/relaxed-code-hash-64k", count: 20, make: || body_hash(code()) },
+    Case { name: "dkim/sha256-64k", count: 20, make: sha256 },
     Case { name: "line/cut", count: 20_000, make: line_cut },
     Case { name: "session/transaction", count: 2_000, make: transaction },
     Case { name: "pop3/stuff-64k", count: 200, make: stuff },
@@ -86,10 +83,20 @@ fn newlines() -> Box<dyn FnMut()> {
     Box::new(move || black_box(Newlines::default()).feed(black_box(&text)))
 }
 
-/// The hash of a body for a signature.
-fn dkim(canon: Canon, text: Vec<u8>) -> Box<dyn FnMut()> {
+/// The canonical form of a body, into nothing.
+fn relaxed(text: Vec<u8>) -> Box<dyn FnMut()> {
     Box::new(move || {
-        let mut hash = BodyHash::new(canon);
+        let (mut body, mut octets) = (Body::new(Canon::Relaxed), 0);
+        body.feed(black_box(&text), &mut |piece| octets += piece.len());
+        body.finish(&mut |piece| octets += piece.len());
+        assert!(octets > text.len() / 2, "most of it is there");
+    })
+}
+
+/// The hash of a body for a signature.
+fn body_hash(text: Vec<u8>) -> Box<dyn FnMut()> {
+    Box::new(move || {
+        let mut hash = BodyHash::new(Canon::Relaxed);
         hash.feed(black_box(&text));
         black_box(hash.finish());
     })
