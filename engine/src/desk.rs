@@ -288,7 +288,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     }
 
     /// Whether `user` may send as `path`: as an address that leads to its mailbox, alone or among
-    /// others. The null path is for receipts (RFC 8098 §2.1).
+    /// others. The null path is for receipts that say that mail was read.
     fn is_own(&self, user: &str, path: &Path<'_>) -> bool {
         let directory = self.shard.directory.borrow();
         let Some(own) = directory.account(user).map(|account| account.mailbox) else {

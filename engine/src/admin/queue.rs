@@ -1,8 +1,8 @@
 //! What the `queue` commands do, with the engine running or not.
 //!
-//! Beside a running engine the shards are asked, one after the other, through a [`Door`] each; their
-//! queues are the truth. Otherwise the index is: what nobody has tried to send yet stands there
-//! without its domains, which only a start reads.
+//! Beside a running engine the shards are asked, one after the other, through a [`Door`] each:
+//! their queues are the truth. Otherwise the index is; what nobody has tried to send yet stands
+//! there without its domains, which only a start reads.
 
 use core::fmt::Display;
 use std::collections::BTreeMap;

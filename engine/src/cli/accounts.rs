@@ -55,20 +55,11 @@ pub(super) fn execute(
         Command::Deluser { address } => AdminRequest::UserRemove { address },
         Command::Passwd { address, password: from, lose_mail } => {
             let password = secret(&from, terminal)?;
-            let mut reach = reach(config, engine)?;
-            let reply = new_password(&mut reach, terminal, &from, (address, password), lose_mail)?;
+            let reach = &mut reach(config, engine)?;
+            let reply = new_password(reach, terminal, &from, (address, password), lose_mail)?;
             return say(terminal, &show(&reply, json));
         }
-        Command::AppPassword(AppPassword::Add { address, name, password }) => {
-            let credential = known(&password, terminal, "Password or recovery key: ")?;
-            AdminRequest::AppPasswordAdd { address, name, credential }
-        }
-        Command::AppPassword(AppPassword::List { address }) => {
-            AdminRequest::AppPasswordList { address }
-        }
-        Command::AppPassword(AppPassword::Revoke { address, number }) => {
-            AdminRequest::AppPasswordRevoke { address, number }
-        }
+        Command::AppPassword(command) => app_password(command, terminal)?,
         Command::Users => AdminRequest::UserList { after: None },
         Command::Domain(Domain::Add { domain }) => AdminRequest::DomainAdd { domain },
         Command::Domain(Domain::Remove { domain }) => AdminRequest::DomainRemove { domain },
@@ -91,6 +82,19 @@ pub(super) fn execute(
     let mut reach = reach(config, engine)?;
     let reply = whole(&mut reach, request).map_err(|error| error.to_string())?;
     say(terminal, &show(&reply, json))
+}
+
+fn app_password(command: AppPassword, terminal: &mut Terminal<'_>) -> Result<AdminRequest, String> {
+    Ok(match command {
+        AppPassword::Add { address, name, password } => {
+            let credential = known(&password, terminal, "Password or recovery key: ")?;
+            AdminRequest::AppPasswordAdd { address, name, credential }
+        }
+        AppPassword::List { address } => AdminRequest::AppPasswordList { address },
+        AppPassword::Revoke { address, number } => {
+            AdminRequest::AppPasswordRevoke { address, number }
+        }
+    })
 }
 
 /// Sets a password; asks for the old one when the mail is sealed to it.

@@ -159,8 +159,11 @@ pub fn reference() -> String {
         for line in wrap(&text, 98) {
             let _ = writeln!(page, "{line}");
         }
-        page.push_str("\n| key | value | default | meaning |\n|---|---|---|---|\n");
         let node = items.unwrap_or(node);
+        // The keys of some sections are the user's own.
+        if keys::properties(node).next().is_some() {
+            page.push_str("\n| key | value | default | meaning |\n|---|---|---|---|\n");
+        }
         for (key, child) in keys::properties(node) {
             let value = type_text(&schema, child);
             let default = match child.get("default") {

@@ -328,8 +328,8 @@ impl Queue {
         received + self.terms.expiry
     }
 
-    /// Adds a message that nobody has tried to send: to these domains, each once, with the places of
-    /// their recipients in the envelope. It is due at once.
+    /// Adds a message that nobody has tried to send: to these domains, each once, with the places
+    /// of their recipients in the envelope. It is due at once.
     pub fn add<'d>(
         &mut self,
         id: QueueId,
@@ -354,7 +354,7 @@ impl Queue {
     /// Adds a message as a settlement has kept it.
     ///
     /// # Errors
-    /// Why the state cannot be read; then the message is to be treated as one that nobody has tried.
+    /// Why the state cannot be read; then the message is to be treated as one that is untried.
     pub fn restore(&mut self, id: QueueId, octets: u64, state: &[u8]) -> Result<(), &'static str> {
         let (received, legs) = state::decode(state)?;
         self.insert(id, octets, received, legs);
@@ -453,7 +453,7 @@ impl Queue {
         Some(Finished { settlement: self.settlement(id), expired: Vec::new(), delayed })
     }
 
-    /// Gives an attempt up that has not begun: the leg is due again at once, as if nothing had been.
+    /// Gives an attempt up that has not begun: the leg is due again at once, as if nothing were.
     pub fn put_back(&mut self, id: QueueId, domain: &str) {
         let Some(domain) = self.domains.find(domain) else { return };
         let Some(leg) = self.leg(id, domain) else { return };

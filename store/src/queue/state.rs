@@ -1,7 +1,8 @@
 //! What is kept of a queued message between two starts, as bytes.
 //!
-//! Version 1: received (ms), count of legs; for each: domain, due (s), attempts, flags, cause, code,
-//! count of recipients and their places in the envelope, the last words. Numbers as in `leb`.
+//! Version 1: received (ms), count of legs; for each of them domain, due (s), attempts, flags,
+//! cause, code, count of recipients and their places in the envelope, the last words; written as
+//! in `leb`.
 //! Failure: every byte that encoding would not have written is refused with a reason.
 
 use std::rc::Rc;
