@@ -6,12 +6,13 @@
 
 use core::fmt::Write as _;
 use core::time::Duration;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use fsmtp_proto::sasl::{Nonce, Question, ScramKeys};
-use fsmtp_proto::smtp::address::{Domain, Path};
+use fsmtp_proto::smtp::address::{Domain, Mailbox, Path};
 use fsmtp_proto::smtp::ext::{BodyType, Return};
 use fsmtp_proto::smtp::hops::Hops;
 use fsmtp_proto::smtp::reply::Refusal;
@@ -25,12 +26,14 @@ use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::spool::{Incoming, Stored};
 use fsmtp_store::{MailboxId, QueueId, StoreError};
 
+use crate::dkim::DomainSigner;
 use crate::guard::SharedState;
 use crate::log::Event;
 use crate::relay::{self, routes::Way};
 use crate::seals;
-use crate::shard::{Shard, count};
+use crate::shard::{Overload, Shard, count};
 use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
+use crate::submission::{Submission, Terms, Wrong};
 use crate::windows::Held;
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
@@ -163,10 +166,15 @@ pub struct Desk<'s, R: Runtime, M: Mailboxes> {
     shard: &'s Rc<Shard<R, M>>,
     transaction: Option<Box<Transaction>>,
     incoming: Option<Incoming<R>>,
+    /// Who has signed in, as the message began.
+    user: Option<Box<str>>,
     /// When its message began.
     since: Instant,
     hops: Hops,
     failed: Option<StoreError>,
+    /// A user's message is mended on its way.
+    submission: Option<Box<Submission>>,
+    wrong: Option<Wrong>,
 }
 
 impl<R: Runtime, M: Mailboxes> core::fmt::Debug for Desk<'_, R, M> {
@@ -182,9 +190,12 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             shard,
             transaction: None,
             incoming: None,
+            user: None,
             since: Instant::FAR,
             hops: Hops::default(),
             failed: None,
+            submission: None,
+            wrong: None,
         }
     }
 
@@ -198,6 +209,8 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         self.incoming = None;
         self.hops = Hops::default();
         self.failed = None;
+        self.submission = None;
+        self.wrong = None;
     }
 
     /// When a message that is still arriving has taken too long.
@@ -211,8 +224,49 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
 
     /// Takes bytes of the message.
     pub async fn body(&mut self, bytes: &[u8]) {
-        let Some(incoming) = &mut self.incoming else { return };
         self.hops.feed(bytes);
+        if self.submission.is_some() {
+            match self.mend(Some(bytes)) {
+                Ok(mended) => self.push(&mended).await,
+                Err(wrong) => {
+                    // The rest is read past.
+                    self.incoming = None;
+                    self.wrong.get_or_insert(wrong);
+                }
+            }
+        } else {
+            self.push(bytes).await;
+        }
+    }
+
+    /// What is to be stored in place of bytes of a user's message, or at its end.
+    fn mend<'b>(&mut self, bytes: Option<&'b [u8]>) -> Result<Cow<'b, [u8]>, Wrong> {
+        let Some(mut submission) = self.submission.take() else { return Ok(Cow::default()) };
+        let sender = self.transaction.as_ref().map(|transaction| &transaction.envelope);
+        let from = sender.map_or_else(String::new, |envelope| {
+            String::from_utf8_lossy(&envelope.reverse_path).into_owned()
+        });
+        let user = self.user.as_deref().unwrap_or("");
+        let id = self.incoming.as_ref().map_or(QueueId(0), Incoming::id);
+        let terms = Terms {
+            from: &from,
+            date: self.shard.rt.unix(),
+            // A queue id is given once.
+            message_id: &format!("<{id}@{}>", self.shard.node),
+        };
+        let is_own = |address: &str| {
+            Mailbox::parse(address).is_ok_and(|mailbox| self.is_own(user, &Path::Mailbox(mailbox)))
+        };
+        let mended = match bytes {
+            Some(bytes) => submission.feed(bytes, &terms, is_own),
+            None => submission.end(&terms, is_own).map(Cow::Owned),
+        };
+        self.submission = Some(submission);
+        mended
+    }
+
+    async fn push(&mut self, bytes: &[u8]) {
+        let Some(incoming) = &mut self.incoming else { return };
         let _shared = SharedState;
         if let Err(error) = incoming.push(bytes).await {
             // The rest is read past; the client hears of it at the end of its message.
@@ -226,7 +280,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         match ask {
             Ask::Sender(sender) => self.sender(sender, session),
             Ask::Recipient(recipient) => self.recipient(recipient, session).await,
-            Ask::Begin => self.begin(),
+            Ask::Begin => self.begin(session),
             Ask::Commit => self.commit(session).await,
             Ask::Auth(question) => self.sign_in(question, session).await,
         }
@@ -422,8 +476,12 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
     }
 
-    fn begin(&mut self) -> Said {
+    fn begin(&mut self, session: &Session) -> Said {
         self.drop_message();
+        self.user = session.user().map(Into::into);
+        if self.user.is_some() {
+            self.submission = Some(Box::new(Submission::new(self.signer())));
+        }
         let _shared = SharedState;
         match self.shard.spool.incoming() {
             Ok(mut incoming) => {
@@ -440,13 +498,52 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
     }
 
+    /// What signs for the domain of the transaction's sender.
+    fn signer(&self) -> Option<DomainSigner> {
+        let path = &self.transaction.as_ref()?.envelope.reverse_path;
+        let at = path.iter().rposition(|byte| *byte == b'@')?;
+        let domain = core::str::from_utf8(path.get(at + 1..)?).ok()?;
+        self.shard.dkim.borrow().signer(domain)
+    }
+
+    /// The end of a user's message: what is left of it is stored; gives its signatures.
+    async fn sign(&mut self) -> Vec<u8> {
+        match self.mend(None) {
+            Ok(rest) => self.push(&rest).await,
+            Err(wrong) => {
+                self.wrong.get_or_insert(wrong);
+            }
+        }
+        let signer = self.submission.take().and_then(|submission| submission.signer());
+        let Some(signer) = signer.filter(|_| self.wrong.is_none()) else { return Vec::new() };
+        let now = self.shard.rt.unix();
+        let why = match self.shard.offload(move || signer.finish(now)).await {
+            Ok(Ok(fields)) => return fields,
+            Ok(Err(error)) => error.to_string(),
+            Err(Overload) => "too much is to be signed".to_owned(),
+        };
+        let id = self.incoming.as_ref().map_or(QueueId(0), Incoming::id);
+        let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &id), ("why", &why)];
+        self.shard.log.event(now, Event::NotSigned, &fields);
+        Vec::new()
+    }
+
     async fn commit(&mut self, session: &Session) -> Said {
         let hops = self.hops.count();
+        let signatures = if self.submission.is_some() { self.sign().await } else { Vec::new() };
+        let wrong = self.wrong.take();
         let failed = self.failed.take();
         let (incoming, transaction) = (self.incoming.take(), self.transaction.take());
         self.drop_message();
         if let Some(error) = failed {
             return self.storage_refusal(&error);
+        }
+        if let Some(wrong) = wrong {
+            let refusal = match wrong {
+                Wrong::NotYours => Refusal::NotYourFrom,
+                Wrong::From | Wrong::Header => Refusal::BadHeader,
+            };
+            return self.refuse_message(QueueId(0), 0, refusal);
         }
         let (Some(incoming), Some(transaction)) = (incoming, transaction) else {
             return Said::Refused(Refusal::Storage);
@@ -460,6 +557,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             return Said::Stored(id.text());
         }
         let mut head = self.trace_header(session, &transaction, id);
+        head.extend_from_slice(&signatures);
         let from = self.shard.log.enabled(Event::MessageStored.level()).then(|| {
             (
                 String::from_utf8_lossy(&transaction.envelope.reverse_path).into_owned(),

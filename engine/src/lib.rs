@@ -27,6 +27,7 @@ pub mod shard;
 pub mod signin;
 pub mod smtp;
 pub mod start;
+mod submission;
 mod supervise;
 pub mod tls;
 mod unseal;

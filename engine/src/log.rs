@@ -81,6 +81,7 @@ events! {
     ConnectionClosed "connection-closed" Debug "A connection has ended, and how.";
     CertificatesReloaded "certificates-reloaded" Info "SIGHUP: the files as they are now.";
     CertificatesKept "certificates-kept" Error "SIGHUP: the files are wrong, the old stay.";
+    KeysKept "keys-kept" Error "SIGHUP: a key of DKIM is wrong, the old ones stay.";
     TlsFailed "tls-failed" Info "A client and the engine could not agree on TLS.";
     SessionPanicked "session-panicked" Error "A session ended by a panic; others go on.";
     MessageStored "message-stored" Info "A message is on stable storage and was answered with 250.";
@@ -88,6 +89,7 @@ events! {
     MessageSent "message-sent" Info "Another server has taken a message for a recipient.";
     MessageDeferred "message-deferred" Info "A message could not be sent on for now, and why.";
     MessageFailed "message-failed" Warn "A recipient elsewhere gets no message, and why.";
+    NotSigned "not-signed" Warn "A message of a user goes without a DKIM signature, and why.";
     ReportSent "report-sent" Info "A sender is told what became of a message.";
     ReportFailed "report-failed" Error "A report about a message cannot be made or stored.";
     SenderRefused "sender-refused" Warn "A user tried to send as an address of somebody else.";

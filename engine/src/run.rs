@@ -30,6 +30,7 @@ use crate::admin::queue::{Ask, Door, answer};
 use crate::config::Config;
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
+use crate::dkim::DkimKeys;
 use crate::entrance::{Entrance, certificates, entrances};
 use crate::latest::Latest;
 use crate::locks::{self, Protection};
@@ -186,6 +187,7 @@ fn start_shards(
     let files = Helpers::new("files", FILE_THREADS).map_err(started)?;
     let hashes = Helpers::new("passwords", HASH_THREADS).map_err(started)?;
     let keys = Helpers::new("keys", KEY_THREADS).map_err(started)?;
+    let dkim = DkimKeys::load(&config.data).map_err(|e| e.to_string())?;
     let cpus = processors();
     let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
     let mut shards = Vec::new();
@@ -198,6 +200,9 @@ fn start_shards(
         };
         let orders = Latest::default();
         let directory = Latest::default();
+        let signing = Latest::default();
+        signing.put(dkim.clone());
+        let newest_keys = signing.clone();
         let door = doors.get(usize::from(n)).cloned().unwrap_or_default();
         let newest = directory.clone();
         store.mailboxes.subscribe(move |directory| newest.put(directory));
@@ -220,6 +225,7 @@ fn start_shards(
                 hashes,
                 keys,
                 directory,
+                signing: newest_keys,
                 door,
                 orphans,
                 beat,
@@ -229,7 +235,7 @@ fn start_shards(
             report.ended(outcome);
         })
         .map_err(|e| e.to_string())?;
-        shards.push(Running { handle, orders });
+        shards.push(Running { handle, orders, signing });
     }
     Ok(shards)
 }
@@ -267,6 +273,8 @@ struct Body {
     hashes: Helpers,
     keys: Helpers,
     directory: Latest<Arc<Directory>>,
+    /// The keys of DKIM.
+    signing: Latest<DkimKeys>,
     /// Questions about the queue.
     door: Door,
     orphans: Vec<ShardId>,
@@ -296,6 +304,13 @@ impl Body {
             loop {
                 let directory = newest.take().await;
                 inner.directory.replace(directory);
+            }
+        });
+        let (newest, inner) = (self.signing.clone(), Rc::clone(&shard));
+        rt.spawn(Class::Background, async move {
+            loop {
+                let keys = newest.take().await;
+                inner.dkim.replace(keys);
             }
         });
         let (door, inner) = (self.door.clone(), Rc::clone(&shard));

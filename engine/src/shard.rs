@@ -18,6 +18,7 @@ use fsmtp_store::spool::{SegmentFiles, Spool};
 use futures_channel::oneshot;
 use zeroize::Zeroizing;
 
+use crate::dkim::DkimKeys;
 use crate::drain::Drain;
 use crate::log::Log;
 use crate::relay::Outbound;
@@ -105,6 +106,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub gate: Arc<Gate>,
     /// What seals to mailboxes for the time being.
     pub windows: Windows,
+    /// What signs mail of the domains that have keys; replaced as a whole on SIGHUP.
+    pub dkim: RefCell<DkimKeys>,
     /// Mail that is to travel on.
     pub outbound: Outbound,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.

@@ -93,6 +93,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         helpers: parts.helpers,
         gate: parts.gate,
         windows: Windows::new(parts.begin),
+        dkim: RefCell::default(),
         outbound: Outbound::new(parts.sending, &parts.node, &parts.secret),
         sealing: parts.sealing,
         magic: parts.magic,

@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli;
 use crate::config::Config;
+use crate::dkim::DkimKeys;
 use crate::latest::Latest;
 use crate::log::Event;
 use crate::notify::Notify;
@@ -52,6 +53,8 @@ pub(crate) enum Order {
 pub(crate) struct Running {
     pub(crate) handle: ShardHandle,
     pub(crate) orders: Latest<Order>,
+    /// Keys of DKIM that were read anew.
+    pub(crate) signing: Latest<DkimKeys>,
 }
 
 /// Waits for what happens, until all shards have ended their sessions or one has failed.
@@ -175,6 +178,10 @@ impl<'a> Life<'a> {
             Some(Err(why)) => {
                 self.log.event(now(), Event::CertificatesKept, &[("why", &why)]);
             }
+        }
+        match DkimKeys::load(&self.config.data) {
+            Ok(keys) => self.shards.iter().for_each(|shard| shard.signing.put(keys.clone())),
+            Err(why) => self.log.event(now(), Event::KeysKept, &[("why", &why)]),
         }
         self.log.flush(now());
         self.notify.reloaded();

@@ -107,6 +107,12 @@ impl Section {
         memmem::find(bytes, END).map(|at| at + END.len())
     }
 
+    /// Whether the empty line behind it was there.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.place == Place::Body
+    }
+
     /// The section so far, without the empty line behind it.
     ///
     /// # Errors
@@ -139,6 +145,12 @@ impl<'h> Field<'h> {
         } else {
             Self { bytes, name: &[], value: &[] }
         }
+    }
+
+    /// All of it, folded as it is, without its last CRLF.
+    #[must_use]
+    pub const fn bytes(&self) -> &'h [u8] {
+        self.bytes
     }
 
     /// Its name, empty when it is no field.

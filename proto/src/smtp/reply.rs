@@ -26,6 +26,10 @@ pub enum Refusal {
     RelayDenied,
     /// 553 5.7.1: who has signed in may send as an address of its own only (RFC 6409 §6.1).
     NotYourAddress,
+    /// 550 5.7.1: the message's `From` is not theirs, either.
+    NotYourFrom,
+    /// 550 5.6.0: the header of a submitted message cannot be worked on.
+    BadHeader,
     /// 552 5.2.2 would be final: 452 4.2.2, the mailbox holds as much as it may.
     MailboxFull,
     /// 452 4.3.1: the disk is nearly full.
@@ -289,6 +293,8 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::NoSuchUser => line!("550 5.1.1 User [", "] not local."),
         Refusal::RelayDenied => line!("550 5.7.1 Relay denied for [", "]"),
         Refusal::NotYourAddress => line!("553 5.7.1 Sender [", "] is not an address of yours"),
+        Refusal::NotYourFrom => line!("550 5.7.1 From names an address that is not yours"),
+        Refusal::BadHeader => line!("550 5.6.0 The header has no single From, or is too large"),
         Refusal::MailboxFull => line!("452 4.2.2 Mailbox of [", "] is full"),
         Refusal::DiskLow => line!("452 4.3.1 Disk space is low, try again later"),
         Refusal::Busy => line!("451 4.3.0 Busy, try again later"),
@@ -337,7 +343,9 @@ const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
 
-    const REFUSALS: [Refusal; 17] = [
+    const REFUSALS: [Refusal; 19] = [
+        Refusal::NotYourFrom,
+        Refusal::BadHeader,
         Refusal::NoSuchUser,
         Refusal::RelayDenied,
         Refusal::NotYourAddress,

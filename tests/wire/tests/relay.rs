@@ -295,3 +295,42 @@ fn a_large_message_is_the_same_on_the_other_side() {
         assert!(remote.taken()[0].message.ends_with(&message), "{habit:?}");
     }
 }
+
+#[test]
+fn what_a_user_submits_is_mended_and_signed() {
+    let remote = Remote::start(Habit::Good).expect("a remote");
+    let engine = engine(&[("remote.test", remote.address())], "1h");
+    let made = engine.beside(&["dkim", "create", "example.test"], "").expect("a command");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    engine.signal(rustix::process::Signal::HUP).expect("a signal");
+    let message =
+        b"Subject: hello\r\nBcc: secret@remote.test\r\nX-Fannst-Auth: su=pass\r\n\r\nbody\r\n";
+    let signed = |taken: &wire_tests::Taken| {
+        String::from_utf8_lossy(&taken.message).contains("DKIM-Signature: ")
+    };
+    // The keys are read in their own time.
+    until("a signed message", || {
+        submit(&engine, &["a@remote.test"], message);
+        until("the mail", || is_empty(&engine));
+        remote.taken().iter().any(signed)
+    });
+    let taken = remote.taken();
+    let text = String::from_utf8_lossy(&taken.iter().find(|taken| signed(taken)).unwrap().message)
+        .into_owned();
+    for field in [
+        "\r\nDate: ",
+        "\r\nMessage-ID: <",
+        "\r\nFrom: demo@example.test\r\n",
+        "a=rsa-sha256",
+        "a=ed25519-sha256",
+    ] {
+        assert!(text.contains(field), "{field} is not in {text}");
+    }
+    assert!(!text.contains("secret") && !text.contains("su=pass"), "{text}");
+    let mut smtp = signed_in(&engine);
+    let other = b"From: Other <other@example.test>\r\n\r\nbody\r\n";
+    assert!(smtp.mail(DEMO, &["a@remote.test"], other).expect("a reply").is(550, "5.7.1"));
+    let two = b"From: demo@example.test\r\nFrom: demo@example.test\r\n\r\nbody\r\n";
+    assert!(smtp.mail(DEMO, &["a@remote.test"], two).expect("a reply").is(550, "5.6.0"));
+    assert!(smtp.mail(DEMO, &["a@remote.test"], b"").expect("a reply").is(250, "2.6.0"));
+}
