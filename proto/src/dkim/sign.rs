@@ -5,9 +5,9 @@
 //! the transport puts in front afterwards break nothing as long as they are none of those below.
 //! [`Signer::finish`] signs with each key; the body is hashed once for all of them.
 //!
-//! Every field of [`FIELDS`] that is there is signed, each time that it is there. Some are named in
-//! `h=` once more than they are there (RFC 6376 §5.4.2), so that whoever adds one breaks the
-//! signature; see [`More`].
+//! Every field of the table `FIELDS` that is there is signed, each time that it is there. Some are
+//! named in `h=` once more than they are there (RFC 6376 §5.4.2), so that whoever adds one breaks
+//! the signature; which, says `More`.
 //!
 //! Memory: the header section ([`HEADER_BYTES_MAX`](super::header::HEADER_BYTES_MAX)), and as much
 //! again while it signs. An RSA signature costs the processor about a millisecond, so `finish`
