@@ -16,6 +16,7 @@ pub mod locks;
 pub mod log;
 mod notify;
 pub mod pop3;
+pub mod resolver;
 pub mod run;
 pub mod shard;
 pub mod signin;

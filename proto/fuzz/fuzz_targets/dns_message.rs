@@ -67,7 +67,7 @@ fuzz_target!(|data: &[u8]| {
                 (answer, ask.until)
             }
         };
-        if !answer.is_some_and(|answer| lookup.heard(&answer) == Heard::Taken) {
+        if answer.is_none_or(|answer| lookup.heard(&answer) == Heard::Stray) {
             now = until;
             lookup.failed(Trouble::Silence);
         }

@@ -78,7 +78,31 @@ pub enum Heard {
     /// It is not ours: go on waiting.
     Stray,
     /// It was ours, or enough: go on with [`Lookup::next`].
-    Taken,
+    Taken(Came),
+}
+
+/// What a message that was taken has brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Came {
+    /// The answer, whatever it says.
+    Answer,
+    /// An alias that leads further.
+    Alias,
+    /// Too little, or too many guesses: the question goes over TCP.
+    Again,
+    /// Nothing of use; another server is asked.
+    Bad(Reason),
+}
+
+impl core::fmt::Display for Came {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Answer => f.write_str("answered"),
+            Self::Alias => f.write_str("leads further"),
+            Self::Again => f.write_str("cut or doubtful, asked again over TCP"),
+            Self::Bad(reason) => reason.fmt(f),
+        }
+    }
 }
 
 /// Why no message came.
@@ -195,7 +219,7 @@ impl Lookup {
     /// Takes a message that came from the server that was asked, by the way that it was asked.
     pub fn heard(&mut self, message: &[u8]) -> Heard {
         let Some(query) = &self.query else { return Heard::Stray };
-        match (query.read(message, self.over), self.over) {
+        let came = match (query.read(message, self.over), self.over) {
             // RFC 5452 §9.1: as if it had never come
             (Err(Misread::Foreign), Transport::Udp) if self.strays < STRAYS_MAX => {
                 self.strays += 1;
@@ -203,14 +227,17 @@ impl Lookup {
             }
             // RFC 1035 §4.2.1: what was cut is asked for over TCP
             (Ok(Answer { truncated: true, .. }), Transport::Udp)
-            | (Err(Misread::Foreign | Misread::Case), Transport::Udp) => self.way = Way::Stream,
+            | (Err(Misread::Foreign | Misread::Case), Transport::Udp) => {
+                self.way = Way::Stream;
+                Came::Again
+            }
             (Ok(Answer { truncated: true, .. }), Transport::Tcp) | (Err(_), _) => {
-                self.bad(Reason::Garbage);
+                self.bad(Reason::Garbage)
             }
             (Ok(answer), _) => self.take(&answer),
-        }
+        };
         self.query = None;
-        Heard::Taken
+        Heard::Taken(came)
     }
 
     /// No message came.
@@ -222,8 +249,8 @@ impl Lookup {
                 self.way = Way::Choose;
                 self.at = (self.at + 1) % self.settings.servers;
             }
-            (Trouble::Silence, Transport::Tcp) => self.bad(Reason::TimedOut),
-            (Trouble::Unreachable, _) => self.bad(Reason::Unreachable),
+            (Trouble::Silence, Transport::Tcp) => drop(self.bad(Reason::TimedOut)),
+            (Trouble::Unreachable, _) => drop(self.bad(Reason::Unreachable)),
         }
     }
 
@@ -248,12 +275,13 @@ impl Lookup {
     }
 
     /// The server that was asked is of no use for this question.
-    fn bad(&mut self, reason: Reason) {
+    fn bad(&mut self, reason: Reason) -> Came {
         self.reason = reason;
         if let Some(server) = self.servers.get_mut(self.at) {
             server.out = true;
         }
         self.way = Way::Choose;
+        Came::Bad(reason)
     }
 
     fn end(&mut self, result: Result<Rc<Found>, Failure>, ttl: Duration) -> Outcome {
@@ -261,46 +289,39 @@ impl Lookup {
     }
 
     /// Takes what the server has said.
-    fn take(&mut self, answer: &Answer) {
+    fn take(&mut self, answer: &Answer) -> Came {
         let (names, ttl) = (self.names.len(), self.ttl);
-        let verdict = self.judge(answer);
-        if let Verdict::Bad(reason) = verdict {
-            // As if it had never come.
-            self.names.truncate(names);
-            self.ttl = ttl;
-            return self.bad(reason);
-        }
+        let authentic = self.authentic;
         self.authentic &= answer.authentic;
-        match verdict {
+        let (result, ttl) = match self.judge(answer) {
+            Verdict::Bad(reason) => {
+                // As if it had never come.
+                self.names.truncate(names);
+                (self.ttl, self.authentic) = (ttl, authentic);
+                return self.bad(reason);
+            }
             Verdict::Found(records) => {
                 let name = self.names.last().cloned().unwrap_or_default();
                 let secure = self.settings.trusted && self.authentic;
-                let found = Found { name, records, secure, ttl: self.ttl };
-                self.end(Ok(Rc::new(found)), self.ttl);
+                (Ok(Rc::new(Found { name, records, secure, ttl: self.ttl })), self.ttl)
             }
-            Verdict::Nothing(failure, ttl) => {
-                self.end(Err(failure), self.ttl.min(ttl));
+            Verdict::Nothing(failure, ttl) => (Err(failure), self.ttl.min(ttl)),
+            Verdict::Ended(failure) => (Err(failure), Duration::ZERO),
+            Verdict::Further => {
+                let name = self.names.last().map_or("", |name| name);
+                match Question::new(name, self.question.kind()) {
+                    Ok(question) => {
+                        self.question = question;
+                        self.servers = Default::default();
+                        self.way = Way::Choose;
+                        return Came::Alias;
+                    }
+                    Err(_) => (Err(Failure::BadAlias), Duration::ZERO),
+                }
             }
-            Verdict::Ended(failure) => {
-                self.end(Err(failure), Duration::ZERO);
-            }
-            Verdict::Further => self.ask_further(),
-            Verdict::Bad(_) => {}
-        }
-    }
-
-    fn ask_further(&mut self) {
-        let name = self.names.last().map_or("", |name| name);
-        match Question::new(name, self.question.kind()) {
-            Ok(question) => {
-                self.question = question;
-                self.servers = Default::default();
-                self.way = Way::Choose;
-            }
-            Err(_) => {
-                self.end(Err(Failure::BadAlias), Duration::ZERO);
-            }
-        }
+        };
+        self.end(result, ttl);
+        Came::Answer
     }
 
     /// Walks along the aliases of `answer`.
