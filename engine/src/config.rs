@@ -77,6 +77,8 @@ pub struct Config {
     pub scram: bool,
     /// How mail travels on.
     pub sending: relay::Plan,
+    /// How names are looked up.
+    pub resolver: Resolver,
     /// How mail lies on disk.
     pub store: Store,
     /// What is written about what happens.
@@ -129,6 +131,17 @@ pub struct Smtp {
 pub struct Pop3 {
     /// How long a client may say nothing.
     pub idle_timeout: Duration,
+}
+
+/// How names are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolver {
+    /// The name servers: at least one, at most eight.
+    pub servers: Vec<SocketAddr>,
+    /// How long the first try of a lookup waits.
+    pub timeout: Duration,
+    /// Whether the servers' word that something is signed counts.
+    pub dnssec_trusted: bool,
 }
 
 /// How mail lies on disk.

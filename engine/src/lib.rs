@@ -21,6 +21,7 @@ pub mod pop3;
 mod post;
 pub mod relay;
 pub mod report;
+pub mod resolver;
 pub mod run;
 mod seals;
 pub mod shard;

@@ -34,10 +34,12 @@
 //! * [`smtp`]: the SMTP and ESMTP server session, addresses, replies, end-of-data scanner.
 //! * [`pop3`]: the POP3 server session.
 //! * [`dkim`]: signatures of outgoing mail.
+//! * [`dns`]: asking name servers: messages, one lookup, a cache.
 //! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
 
 pub mod access;
 pub mod dkim;
+pub mod dns;
 pub mod pop3;
 pub mod sasl;
 pub mod smtp;

@@ -84,6 +84,43 @@ pub trait Dial: Runtime {
     ) -> Result<Self::Conn, IoError>;
 }
 
+/// A runtime that exchanges datagrams, too.
+pub trait Datagrams: Runtime {
+    /// A socket for datagrams.
+    type Udp: Udp;
+
+    /// A socket that exchanges datagrams with `to` and nobody else, from a port that is drawn anew
+    /// each time: whoever wants to answer in the place of `to` has to guess it.
+    ///
+    /// # Errors
+    /// [`IoKind::Exhausted`] when descriptors or ports have run out; anything else when there is no
+    /// way to `to`.
+    fn udp(&self, to: SocketAddr) -> Result<Self::Udp, IoError>;
+}
+
+/// The longest datagram that is received whole; a longer one is cut.
+pub const DATAGRAM_BYTES_MAX: usize = WINDOW_BYTES_MAX;
+
+/// A socket for datagrams, connected to one address.
+///
+/// A datagram may be lost, come twice, or after one that was sent later; what comes is whole.
+pub trait Udp: 'static {
+    /// The other side's address.
+    fn peer(&self) -> SocketAddr;
+    /// Sends one datagram. One for which the system has no room now is lost like any other.
+    ///
+    /// # Errors
+    /// When the system knows that it will not arrive, also of one before: [`IoKind::Refused`] when
+    /// nobody takes datagrams there.
+    fn send(&mut self, bytes: &[u8]) -> Result<(), IoError>;
+    /// Waits for the next datagram. It may be empty.
+    ///
+    /// # Errors
+    /// [`IoKind::TimedOut`] at the deadline, after which one may go on; [`IoKind::Refused`] when
+    /// nobody takes datagrams there.
+    async fn receive(&mut self, deadline: Instant) -> Result<&[u8], IoError>;
+}
+
 /// Where new connections come from.
 pub trait Listener: 'static {
     /// What it yields.

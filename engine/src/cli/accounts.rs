@@ -20,6 +20,16 @@ use std::io::{BufRead as _, Read as _};
 /// The most bytes of a line that is typed or piped in.
 const LINE_BYTES_MAX: u64 = 4096;
 
+/// Whether a data folder that is not there yet is made by it.
+const fn makes_a_store(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Adduser { .. }
+            | Command::ImportAccount { .. }
+            | Command::Domain(Domain::Add { .. })
+    )
+}
+
 /// Runs one of the commands.
 pub(super) fn execute(
     command: Command,
@@ -28,14 +38,8 @@ pub(super) fn execute(
     engine: &dyn Engine,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), String> {
-    let begins = matches!(
-        command,
-        Command::Adduser { .. }
-            | Command::ImportAccount { .. }
-            | Command::Domain(Domain::Add { .. })
-    );
     // Whatever else is wrong with the folder is said where it is opened.
-    if !begins && matches!(dirlock::inspect(&config.data), Ok(DirState::Fresh)) {
+    if !makes_a_store(&command) && matches!(dirlock::inspect(&config.data), Ok(DirState::Fresh)) {
         let makers = "`domain add`, `adduser` or a start makes one";
         return Err(format!("no mail store in {}: {makers}", config.data.display()));
     }
@@ -77,6 +81,7 @@ pub(super) fn execute(
         | Command::Doctor(_)
         | Command::Plan(_)
         | Command::Dkim(_)
+        | Command::Resolve(_)
         | Command::Mailtest => return Err("not a command about accounts".to_owned()),
     };
     let mut reach = reach(config, engine)?;

@@ -3,10 +3,12 @@
 //! Called by `cli::main`. Wrong usage is clap's error, which ends the process with status 2.
 
 use super::dkim::{Dkim, Make};
-use super::plan;
+use super::{plan, resolve};
 use crate::config::Protocol;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use core::net::SocketAddr;
+use fsmtp_proto::dns::Kind;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -209,6 +211,8 @@ pub(super) enum Command {
     Doctor(Start),
     /// Measures this machine for a minute and says what a rate of mail needs
     Plan(Plan),
+    /// Looks a name up as the engine would, and shows each message
+    Resolve(Resolve),
     /// Comes with a later version
     Sync,
     /// Comes with a later version
@@ -265,6 +269,19 @@ pub(super) struct Plan {
     #[arg(long, value_name = "S", default_value_t = 60,
         value_parser = clap::value_parser!(u32).range(3..=600))]
     pub(super) seconds: u32,
+}
+
+/// `resolve`
+#[derive(Debug, Args)]
+pub(super) struct Resolve {
+    /// A name, or an address for the names of its host
+    pub(super) name: String,
+    /// A, AAAA, MX, TXT, PTR, TLSA or CNAME [default: MX, and PTR for an address]
+    #[arg(value_name = "TYPE", value_parser = resolve::kind)]
+    pub(super) kind: Option<Kind>,
+    /// The name server to ask, instead of those of the configuration
+    #[arg(long, value_name = "HOST:PORT", value_parser = resolve::server)]
+    pub(super) dns: Option<SocketAddr>,
 }
 
 /// `domain ...`

@@ -12,6 +12,7 @@ mod dkim;
 mod doctor;
 mod plan;
 mod queue;
+mod resolve;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -114,6 +115,9 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         Command::Test(_) => checks::test(path, &overrides, common.json, terminal),
         Command::Doctor(_) => doctor::doctor(path, &overrides, common.json, terminal),
         Command::Plan(ask) => plan::plan(&ask, overrides.data, common.json, terminal),
+        Command::Resolve(ask) => {
+            resolve::resolve(&ask, &load(path, &overrides)?, common.json, terminal)
+        }
         Command::Config(command) => configuration(command, path, &overrides, common.json, terminal),
         Command::Sync => {
             Err("sync comes with a later version, together with the cluster back end".to_owned())

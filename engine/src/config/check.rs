@@ -3,13 +3,17 @@
 //! Called by `Config::load` after the keys are known and the types fit. Collects every problem.
 
 use super::file::{self, File, LogFormat, LogLevel, Protocol, TlsMode};
-use super::{Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Smtp, Store, keys};
+use super::{
+    Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Resolver, Smtp, Store, keys,
+};
 use crate::log;
 use crate::relay::routes::{Host, Route, RouteError, Routes};
 use crate::relay::{self, Plan};
+use crate::resolver::{server_address, system_servers};
 use crate::tls::Pair;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
+use fsmtp_proto::dns::resolver::SERVERS_MAX;
 use fsmtp_store::queue::{Pauses, Terms, duration};
 use fsmtp_store::seal::RsaBits;
 use std::path::PathBuf;
@@ -86,6 +90,7 @@ pub(super) fn check(
         checker.problem(&["server", "data"], "names no folder");
     }
     timeouts(&mut checker, &file);
+    let resolver = resolver(&mut checker, &mut file);
     let certificates = certificates(&mut checker, &file);
     let client_ca = client_ca(&mut checker, &file, &listeners);
     let sending = sending(&mut checker, &file, overrides);
@@ -112,6 +117,7 @@ pub(super) fn check(
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
         scram: file.sign_in.scram || overrides.dev,
         sending,
+        resolver,
         store: Store {
             segment_bytes: file.store.segment_bytes,
             reserve_bytes: file.store.reserve_bytes,
@@ -390,6 +396,38 @@ fn certificates(checker: &mut Checker<'_>, file: &File) -> Vec<Pair> {
         pairs.push(Pair { certificate: raw.chain.clone().into(), key: raw.key.clone().into() });
     }
     pairs
+}
+
+/// What stands at `[resolver]`, or what the system says.
+fn resolver(checker: &mut Checker<'_>, file: &mut File) -> Resolver {
+    let raw = &mut file.resolver;
+    let texts = raw
+        .servers
+        .get_or_insert_with(|| system_servers().iter().map(ToString::to_string).collect());
+    let mut servers = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match server_address(text) {
+            Some(address) => servers.push(address),
+            None => {
+                let what = format!("`{text}` is not an address, like 127.0.0.1:53 or [::1]:53");
+                checker.problem(&["resolver", "servers", &index.to_string()], what);
+            }
+        }
+    }
+    if texts.is_empty() || texts.len() > SERVERS_MAX {
+        checker.problem(&["resolver", "servers"], format!("from 1 to {SERVERS_MAX} servers"));
+    }
+    let far = servers.iter().find(|server| !is_loopback(server.ip()));
+    if let Some(far) = far.filter(|_| raw.dnssec_trusted) {
+        checker.warning(format!(
+            "resolver.dnssec_trusted: what {far} says of signatures can be forged on its way"
+        ));
+    }
+    Resolver {
+        servers,
+        timeout: Duration::from_secs(raw.timeout_s.into()),
+        dnssec_trusted: raw.dnssec_trusted,
+    }
 }
 
 /// What stands at `tls.client_ca`.

@@ -35,6 +35,9 @@ pub(super) struct File {
     /// `"mx1.example.net, mx2.example.net:2525"`. In front, `lmtp:` means LMTP (RFC 2033). Mail for
     /// the domains that this node serves never goes by a route.
     pub(super) routes: BTreeMap<String, String>,
+    /// How names are looked up: the hosts of other domains, and who a client is. `fsmtp-engine
+    /// resolve` shows it at work.
+    pub(super) resolver: Resolver,
     /// How mail lies on disk.
     pub(super) store: Store,
     /// What is written about what happens.
@@ -263,6 +266,29 @@ impl Default for Queue {
             connections_max: 20,
             messages_per_connection: 1000,
         }
+    }
+}
+
+/// How names are looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Resolver {
+    /// Name servers that look names up for us, at most eight, like `127.0.0.1:53` or `[::1]:53`;
+    /// the port may be left out. The first one is asked first. When absent: the `nameserver` lines
+    /// of `/etc/resolv.conf`, and `127.0.0.1:53` when there are none.
+    pub(super) servers: Option<Vec<String>>,
+    /// How long the first try waits for an answer, in seconds. Each server is tried three times,
+    /// and each round waits twice as long as the one before; a lookup takes 30 s at most.
+    #[schemars(range(min = 1, max = 10))]
+    pub(super) timeout_s: u32,
+    /// Whether these servers' word that they have checked the signatures (DNSSEC) counts. Only for
+    /// servers that do check them, on this host or behind a way that nobody else writes to.
+    pub(super) dnssec_trusted: bool,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self { servers: None, timeout_s: 2, dnssec_trusted: false }
     }
 }
 

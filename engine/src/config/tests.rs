@@ -87,6 +87,10 @@ fn every_key_is_taken() {
         data_timeout_s = 2
         [pop3]
         idle_timeout_s = 3
+        [resolver]
+        servers = ['127.0.0.53', '[2001:db8::53]:5353']
+        timeout_s = 4
+        dnssec_trusted = true
         [store]
         segment_bytes = 2_097_152
         reserve_bytes = 0
@@ -112,7 +116,31 @@ fn every_key_is_taken() {
     assert_eq!(config.store, Store { segment_bytes: 1 << 21, reserve_bytes: 0, sealing: None });
     assert_eq!(config.log.level, log::Level::Debug);
     assert_eq!(config.log.format, Some(log::Format::Json));
-    assert_eq!(config.warnings.len(), 4, "{:?}", config.warnings);
+    let servers: Vec<String> = config.resolver.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["127.0.0.53:53", "[2001:db8::53]:5353"]);
+    assert_eq!(config.resolver.timeout, Duration::from_secs(4));
+    assert!(config.resolver.dnssec_trusted);
+    assert_eq!(config.warnings.len(), 5, "{:?}", config.warnings);
+}
+
+#[test]
+fn name_servers_are_those_of_the_file_or_of_the_system() {
+    let system = parse("", &Overrides::default()).unwrap().resolver;
+    assert_eq!(system.servers, crate::resolver::system_servers());
+    assert_eq!((system.timeout, system.dnssec_trusted), (Duration::from_secs(2), false));
+    wrong("[resolver]\nservers = []\n", &["2: resolver.servers: from 1 to 8 servers"]);
+    let nine = format!("[resolver]\nservers = [{}]\n", "'127.0.0.1',".repeat(9));
+    wrong(&nine, &["2: resolver.servers: from 1 to 8 servers"]);
+    wrong(
+        "[resolver]\nservers = [\n'::1',\n'dns.example']\n",
+        &["4: resolver.servers: `dns.example` is not an address, like 127.0.0.1:53 or [::1]:53"],
+    );
+    wrong(
+        "[resolver]\ntimeout_s = 0\n",
+        &["2: resolver.timeout_s: 0 is too small: the least is 1"],
+    );
+    let near = "[resolver]\nservers = ['127.0.0.53', '::1']\ndnssec_trusted = true\n";
+    assert_eq!(parse(near, &Overrides::default()).unwrap().warnings, [""; 0]);
 }
 
 #[test]
@@ -251,7 +279,7 @@ fn the_schema_knows_every_key() {
     let sections: Vec<&str> = keys::properties(&schema).map(|(name, _)| name).collect();
     assert_eq!(
         sections,
-        ["server", "listener", "tls", "smtp", "pop3", "sign_in", "store", "log", "dev"]
+        ["server", "listener", "tls", "smtp", "pop3", "sign_in", "resolver", "store", "log", "dev"]
     );
 }
 

@@ -18,6 +18,7 @@ mod disk;
 mod net;
 mod task;
 mod timer;
+mod udp;
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -39,6 +40,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 pub use disk::{DESCRIPTORS_PER_FILE, GlommioDisk, GlommioFile};
 pub use net::{ACCEPTS_MAX, BACKLOG, GlommioConn, GlommioListener};
+pub use udp::GlommioUdp;
 
 use crate::helpers::Helpers;
 use crate::sys::ring::{Completion, Held, OpId, Ring};

@@ -291,6 +291,17 @@ impl GlommioConn {
         IoError::new(kind, operation, self.peer.to_string())
     }
 
+    /// Gives `bytes` to the system, as much as it takes now.
+    pub(super) fn send_now(&self, bytes: &[u8]) -> Result<usize, i32> {
+        let socket = self.state.socket.borrow();
+        let socket = socket.as_ref().ok_or(libc::EPIPE)?;
+        match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(sent) => Ok(sent),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
+            Err(errno) => Err(errno.raw_os_error()),
+        }
+    }
+
     /// Sets the deadline of a wait that begins.
     fn arm(&self, deadline: Instant) {
         self.state.late.set(false);
@@ -422,27 +433,21 @@ impl Conn for GlommioConn {
             self.shard.recycle(bytes);
             return Ok(());
         }
-        let socket = self.state.socket.borrow();
-        let Some(socket) = socket.as_ref() else {
-            return Err(self.error(IoKind::Closed, "send to"));
-        };
         // A reply nearly always fits into the socket, and a send that is done at once is one that
         // nobody has to wait for: a ring's completion would end the shard's sleep.
-        let sent =
-            match rustix::net::send(socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(sent) => sent,
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => 0,
-                Err(errno) => {
-                    self.state.send_errno.set(errno.raw_os_error());
-                    let peer = self.peer.to_string();
-                    return Err(IoError::from_errno(errno.raw_os_error(), "send to", peer));
-                }
-            };
+        let sent = self.send_now(&bytes).map_err(|errno| {
+            self.state.send_errno.set(errno);
+            IoError::from_errno(errno, "send to", self.peer.to_string())
+        })?;
         if sent == bytes.len() {
             self.shard.recycle(bytes);
             return Ok(());
         }
         bytes.drain(..sent);
+        let socket = self.state.socket.borrow();
+        let Some(socket) = socket.as_ref() else {
+            return Err(self.error(IoKind::Closed, "send to"));
+        };
         let op = self.shard.ring.borrow_mut().send(socket.as_fd(), bytes);
         self.state.sending.set(Some(op));
         self.shard.expect(op, Target::Send(Rc::clone(&self.state)));

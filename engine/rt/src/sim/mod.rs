@@ -25,6 +25,7 @@ pub mod options;
 pub mod random;
 mod task;
 pub mod trace;
+mod udp;
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use net::SimConn;
 pub use options::{Bugs, ClockOptions, DiskOptions, NetOptions, Options, Schedule};
 pub use random::{MILLION, Random};
 pub use trace::{Counts, Event, What};
+pub use udp::{DATAGRAMS_MAX, SimUdp, SimUdpService};
 
 use trace::Trace;
 
@@ -115,6 +117,7 @@ enum Due {
     Wake(Waker),
     Arrive { link: usize, side: usize },
     SendLate { link: usize, side: usize, buffer: u64 },
+    Datagram(udp::Datagram),
     DiskEarly { disk: usize, op: u64 },
     DiskDone { disk: usize, op: u64 },
 }
@@ -134,6 +137,7 @@ struct Core {
     timers: BTreeMap<DueKey, Due>,
     timers_made: u64,
     net: net::Net,
+    udp: udp::Sockets,
     disks: Vec<disk::DiskState>,
     complaints: Vec<String>,
     lost_wakes: u64,
@@ -174,6 +178,7 @@ impl Core {
                 Due::Wake(waker) => waker.wake(),
                 Due::Arrive { link, side } => self.arrive(link, side),
                 Due::SendLate { link, side, buffer } => self.send_late(link, side, buffer),
+                Due::Datagram(datagram) => self.datagram_arrives(datagram),
                 Due::DiskEarly { disk, op } => self.disk_early(disk, op),
                 Due::DiskDone { disk, op } => self.disk_done(disk, op),
             }
@@ -251,6 +256,7 @@ impl World {
             timers: BTreeMap::new(),
             timers_made: 0,
             net: net::Net::default(),
+            udp: udp::Sockets::default(),
             disks: Vec::new(),
             complaints: Vec::new(),
             lost_wakes: 0,

@@ -46,6 +46,10 @@ pub struct NetOptions {
     pub refused_dials: u32,
     /// Chance that a connect is lost: nothing is heard of it; of `dial` only.
     pub lost_dials: u32,
+    /// Chance that a datagram is lost. Each takes its own latency, so they overtake each other.
+    pub lost_datagrams: u32,
+    /// Chance that a datagram arrives twice.
+    pub doubled_datagrams: u32,
 }
 
 /// Faults of disks; chances are per million.
@@ -135,6 +139,8 @@ impl Options {
                 backlog_max: 128,
                 refused_dials: 0,
                 lost_dials: 0,
+                lost_datagrams: 0,
+                doubled_datagrams: 0,
             },
             disk: DiskOptions {
                 latency_ns: (100 * MICROSECOND, 100 * MICROSECOND),

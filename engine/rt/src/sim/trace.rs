@@ -46,6 +46,8 @@ pub enum What {
     Random,
     /// A note by the test; object and value: as it likes.
     Note,
+    /// A datagram was sent, or taken by whom it was for; object: the port there, value: its sum.
+    Datagram,
 }
 
 /// One thing that happened.
