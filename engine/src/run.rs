@@ -37,6 +37,7 @@ use crate::locks::{self, Protection};
 use crate::log::{Event, Sink};
 use crate::notify::Notify;
 use crate::relay;
+use crate::resolver::Resolver;
 use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
@@ -329,7 +330,7 @@ impl Body {
         let _ = events.send(Happening::Recovered);
         if let Order::Listen = orders.take().await {
             self.listen(&rt, &shard)?;
-            relay::start(&shard);
+            relay::start(&shard, Resolver::new(rt.clone(), &self.config.resolver));
             let _ = events.send(Happening::Ready);
             self.beat(&rt, events);
             orders.take().await;

@@ -22,6 +22,7 @@ use crate::dkim::DkimKeys;
 use crate::drain::Drain;
 use crate::log::Log;
 use crate::relay::Outbound;
+use crate::resolver::Resolver;
 use crate::signin::Gate;
 use crate::windows::Windows;
 
@@ -108,6 +109,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub windows: Windows,
     /// What signs mail of the domains that have keys; replaced as a whole on SIGHUP.
     pub dkim: RefCell<DkimKeys>,
+    /// Looks names up, once mail may be sent.
+    pub resolver: RefCell<Option<Resolver<R>>>,
     /// Mail that is to travel on.
     pub outbound: Outbound,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.

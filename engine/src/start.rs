@@ -94,6 +94,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         gate: parts.gate,
         windows: Windows::new(parts.begin),
         dkim: RefCell::default(),
+        resolver: RefCell::default(),
         outbound: Outbound::new(parts.sending, &parts.node, &parts.secret),
         sealing: parts.sealing,
         magic: parts.magic,

@@ -74,15 +74,7 @@ pub(super) fn check(
     } else {
         listeners(&mut checker, &mut file, overrides)
     };
-    let rsa_bits = match file.store.rsa_bits {
-        2048 => Some(RsaBits::B2048),
-        3072 => Some(RsaBits::B3072),
-        4096 => Some(RsaBits::B4096),
-        _ => None,
-    };
-    if rsa_bits.is_none() {
-        checker.problem(&["store", "rsa_bits"], "must be 2048, 3072 or 4096");
-    }
+    let rsa_bits = rsa_bits(&mut checker, &file);
     if !file.store.segment_bytes.is_multiple_of(4096) {
         checker.problem(&["store", "segment_bytes"], "must be a multiple of 4096");
     }
@@ -93,7 +85,7 @@ pub(super) fn check(
     let resolver = resolver(&mut checker, &mut file);
     let certificates = certificates(&mut checker, &file);
     let client_ca = client_ca(&mut checker, &file, &listeners);
-    let sending = sending(&mut checker, &file, overrides);
+    let sending = sending(&mut checker, &file, overrides, &listeners);
     let Checker { problems, warnings, .. } = checker;
     if !problems.is_empty() {
         return Err(problems);
@@ -130,8 +122,27 @@ pub(super) fn check(
     Ok((config, file))
 }
 
+/// The length of RSA keys, if it is one that is offered.
+fn rsa_bits(checker: &mut Checker<'_>, file: &File) -> Option<RsaBits> {
+    let bits = match file.store.rsa_bits {
+        2048 => Some(RsaBits::B2048),
+        3072 => Some(RsaBits::B3072),
+        4096 => Some(RsaBits::B4096),
+        _ => None,
+    };
+    if bits.is_none() {
+        checker.problem(&["store", "rsa_bits"], "must be 2048, 3072 or 4096");
+    }
+    bits
+}
+
 /// How mail travels on.
-fn sending(checker: &mut Checker<'_>, file: &File, overrides: &Overrides) -> Plan {
+fn sending(
+    checker: &mut Checker<'_>,
+    file: &File,
+    overrides: &Overrides,
+    listeners: &[Listener],
+) -> Plan {
     let queue = &file.queue;
     let pauses = queue.retry.parse::<Pauses>();
     let pauses = pauses.map_err(|why| checker.problem(&["queue", "retry"], why.to_string()));
@@ -172,6 +183,8 @@ fn sending(checker: &mut Checker<'_>, file: &File, overrides: &Overrides) -> Pla
             ..relay::Limits::default()
         },
         routes: Arc::new(routes),
+        mx_port: queue.mx_port,
+        own_ports: listeners.iter().map(|listener| listener.address.port()).collect(),
     }
 }
 

@@ -251,6 +251,9 @@ pub(super) struct Queue {
     /// The most connections of each shard to one site at one time.
     #[schemars(range(min = 1, max = 1000))]
     pub(super) connections_max: u16,
+    /// The port of hosts that MX records name; 25 in the world.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub(super) mx_port: u16,
     /// The most messages over one connection.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) messages_per_connection: u32,
@@ -264,6 +267,7 @@ impl Default for Queue {
             delay_notice: "4h".into(),
             messages_max: 1_048_576,
             connections_max: 20,
+            mx_port: 25,
             messages_per_connection: 1000,
         }
     }

@@ -75,6 +75,8 @@ pub(super) enum Fault {
     Refused(Said),
     /// It closed the connection without a word.
     Gone,
+    /// It leads back to this node.
+    Loop,
     /// The message could not be read here.
     Storage(String),
 }
@@ -93,6 +95,7 @@ impl fmt::Display for Fault {
             Self::Protocol(failure) => failure.fmt(f),
             Self::Refused(said) => said.fmt(f),
             Self::Gone => f.write_str("the connection was closed"),
+            Self::Loop => f.write_str("it leads back to this node"),
             Self::Storage(why) => f.write_str(why),
         }
     }
@@ -138,8 +141,13 @@ impl<R: Dial> Link<R> {
         rt: &R,
         settings: &Rc<Settings>,
         to: SocketAddr,
+        own_ports: &[u16],
     ) -> Result<Self, Fault> {
         let conn = rt.dial(None, to, rt.now() + CONNECT_TIMEOUT).await?;
+        // RFC 5321 §6.3: a way that begins and ends at one host, where we listen.
+        if conn.local().ip() == conn.peer().ip() && own_ports.contains(&to.port()) {
+            return Err(Fault::Loop);
+        }
         let mut link = Self {
             rt: rt.clone(),
             stream: Stream::new(rt.clone(), conn),

@@ -18,6 +18,7 @@
 //! Failure: whatever a host does costs one connection and one attempt. While the index takes no
 //! settlements nothing new is sent.
 
+mod hosts;
 mod letter;
 mod link;
 mod notice;
@@ -33,7 +34,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fsmtp_proto::smtp::client;
-use fsmtp_rt::{Class, Dial, Runtime, UnixTime};
+use fsmtp_rt::{Class, Datagrams, Dial, Runtime, UnixTime};
 use fsmtp_store::envelope::Envelope;
 use fsmtp_store::mailbox::{Mailboxes, Queued, Settlement};
 use fsmtp_store::queue::{Queue, Terms, Work};
@@ -44,6 +45,7 @@ use futures_channel::oneshot;
 
 use crate::latest::Latest;
 use crate::log::Event;
+use crate::resolver::Resolver;
 use crate::shard::Shard;
 use crate::start::first;
 use pieces::Stored;
@@ -59,6 +61,9 @@ const SETTLE_RETRY: Duration = Duration::from_secs(1);
 const LISTED_COUNT: usize = 4096;
 /// Windows of the queue that are kept open, 100 bytes each; beyond, they are opened again.
 const WINDOWS_COUNT_MAX: usize = 1024;
+
+/// Connections of a shard to all sites together; what is due beyond waits for its turn.
+pub const CONNECTIONS_MAX: usize = 500;
 
 /// What a relay may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +92,10 @@ pub struct Plan {
     pub limits: Limits,
     /// Where to.
     pub routes: Arc<Routes>,
+    /// The port of hosts that MX records name.
+    pub mx_port: u16,
+    /// Where this node listens: what leads there is a loop.
+    pub own_ports: Vec<u16>,
 }
 
 /// Where mail for one domain is handed over.
@@ -106,6 +115,8 @@ pub struct Outbound {
     plan: Plan,
     settings: Rc<client::Settings>,
     sites: RefCell<BTreeMap<Rc<str>, Rc<Site>>>,
+    /// Workers of all sites.
+    workers_count: Cell<usize>,
     /// Wakes the pump.
     bell: Latest<()>,
     settlements: RefCell<Vec<Settlement>>,
@@ -137,6 +148,7 @@ impl Outbound {
             plan,
             settings: Rc::new(settings),
             sites: RefCell::default(),
+            workers_count: Cell::new(0),
             bell: Latest::default(),
             settlements: RefCell::default(),
             settle: Latest::default(),
@@ -266,7 +278,8 @@ async fn untried<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, id: QueueId,
 }
 
 /// Begins to send. Nothing is sent before.
-pub fn start<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
+pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolver: Resolver<R>) {
+    shard.resolver.replace(Some(resolver));
     let inner = Rc::clone(shard);
     shard.rt.spawn(Class::Background, async move {
         loop {
@@ -291,13 +304,14 @@ pub fn start<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
 }
 
 /// Hands what is due to its sites.
-fn dispatch<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
+fn dispatch<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
     let outbound = &shard.outbound;
     if shard.drain.is_draining() {
         return;
     }
     let now = shard.rt.unix();
-    while let Some(work) = { outbound.queue.borrow_mut().take(now) } {
+    while outbound.workers_count.get() < CONNECTIONS_MAX {
+        let Some(work) = outbound.queue.borrow_mut().take(now) else { return };
         let domain = Rc::clone(&work.domain);
         let site = Rc::clone(outbound.sites.borrow_mut().entry(Rc::clone(&domain)).or_default());
         site::give(shard, &site, &domain, work);

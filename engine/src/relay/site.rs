@@ -4,52 +4,49 @@
 //! When no host can be reached, all that waits there has failed with it, since it would fare no
 //! better. Limits: [`Limits`](super::Limits).
 
+use core::cell::Cell;
 use core::net::SocketAddr;
 use core::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use fsmtp_proto::smtp::client::{self, Envelope as _, Lack, Protocol};
-use fsmtp_rt::{Class, Dial, Runtime};
+use fsmtp_proto::smtp::client::{Envelope as _, Lack};
+use fsmtp_rt::{Class, Datagrams, Dial};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::{Cause, Outcome, Work};
 use fsmtp_store::{Envelope, StoreError};
 use futures_channel::oneshot;
 
 use super::Site;
+use super::hosts::connect;
 use super::letter::Letter;
 use super::link::{Fault, Link, Said, Verdict};
 use super::notice::{self, Fate, Kind};
 use super::pieces::Stored;
-use super::routes::{Route, Way};
 use crate::log::Event;
 use crate::shard::{Shard, count};
 use crate::start::first;
 
-/// Addresses of one site that are tried in one attempt; arbitrary.
-const ADDRESSES_MAX: usize = 10;
-
 /// Why a leg could not be sent, for all of its recipients.
-struct Failed {
-    cause: Cause,
+pub(super) struct Failed {
+    pub(super) cause: Cause,
     /// For good.
-    permanent: bool,
-    code: u16,
-    words: String,
+    pub(super) permanent: bool,
+    pub(super) code: u16,
+    pub(super) words: String,
 }
 
 impl Failed {
-    fn later(cause: Cause, words: impl Into<String>) -> Self {
+    pub(super) fn later(cause: Cause, words: impl Into<String>) -> Self {
         Self { cause, permanent: false, code: 0, words: words.into() }
     }
 
-    fn for_good(cause: Cause, code: u16, words: impl Into<String>) -> Self {
+    pub(super) fn for_good(cause: Cause, code: u16, words: impl Into<String>) -> Self {
         Self { cause, permanent: true, code, words: words.into() }
     }
 }
 
 /// Hands a leg to a worker that waits, to a new one, or to the end of the line.
-pub(super) fn give<R: Dial, M: Mailboxes>(
+pub(super) fn give<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     site: &Rc<Site>,
     domain: &Rc<str>,
@@ -67,11 +64,15 @@ pub(super) fn give<R: Dial, M: Mailboxes>(
         site.ready.borrow_mut().push_back(work);
         return;
     }
-    site.workers_count.set(site.workers_count.get() + 1);
+    let add = |count: &Cell<usize>, n: isize| count.set(count.get().saturating_add_signed(n));
+    add(&site.workers_count, 1);
+    add(&shard.outbound.workers_count, 1);
     let (inner, site, domain) = (Rc::clone(shard), Rc::clone(site), Rc::clone(domain));
     shard.rt.spawn(Class::Session, async move {
         work_on(&inner, &site, work).await;
-        site.workers_count.set(site.workers_count.get() - 1);
+        add(&site.workers_count, -1);
+        add(&inner.outbound.workers_count, -1);
+        inner.outbound.wake();
         if site.workers_count.get() == 0 {
             // Nothing waits, or a worker would still be there.
             inner.outbound.sites.borrow_mut().remove(&domain);
@@ -80,7 +81,11 @@ pub(super) fn give<R: Dial, M: Mailboxes>(
 }
 
 /// Sends one leg after the other, as long as there are some.
-async fn work_on<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>, site: &Rc<Site>, work: Work) {
+async fn work_on<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    site: &Rc<Site>,
+    work: Work,
+) {
     let guest = shard.drain.enter_task().await;
     let mut link = None;
     let mut next = Some(work);
@@ -104,7 +109,10 @@ async fn work_on<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>, site: &Rc<Site>
 }
 
 /// Waits a while for more to send over an open connection.
-async fn wait<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>, site: &Site) -> Option<Work> {
+async fn wait<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    site: &Site,
+) -> Option<Work> {
     let (idle, given) = oneshot::channel();
     site.idle.borrow_mut().push(idle);
     let mut work = None;
@@ -118,7 +126,7 @@ async fn wait<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>, site: &Site) -> Op
 
 /// Sends one leg, over the open connection or a new one. Gives the reason when no connection was to
 /// be had; whatever else happens was settled.
-async fn attempt<R: Dial, M: Mailboxes>(
+async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     link: &mut Option<Link<R>>,
     work: &Work,
@@ -180,7 +188,7 @@ async fn attempt<R: Dial, M: Mailboxes>(
 }
 
 /// A fault with the host that it is about; those of the network name it themselves.
-fn named(host: SocketAddr, fault: &Fault) -> String {
+pub(super) fn named(host: SocketAddr, fault: &Fault) -> String {
     match fault {
         Fault::Io(_) => fault.to_string(),
         _ => format!("{host}: {fault}"),
@@ -195,51 +203,12 @@ const fn code_of(lack: Lack) -> u16 {
     }
 }
 
-/// A connection to one of the hosts of a domain.
-async fn connect<R: Dial, M: Mailboxes>(
-    shard: &Rc<Shard<R, M>>,
-    domain: &str,
-) -> Result<Link<R>, Failed> {
-    let route = match shard.outbound.way(domain) {
-        Way::Route(route) => route,
-        Way::Nowhere => {
-            return Err(Failed::for_good(Cause::Route, 550, "this node sends nothing there"));
-        }
-        Way::Mx => return Err(Failed::later(Cause::Resolver, "no name server is set up")),
-    };
-    let settings = settings(shard, &route);
-    let mut last = Failed::later(Cause::Unreachable, "it has no address");
-    for to in addresses(&route).take(ADDRESSES_MAX) {
-        match Link::open(&shard.rt, &settings, to).await {
-            Ok(link) => return Ok(link),
-            // RFC 5321 §4.2.1: a 5yz greeting is about this host; the next one may be better.
-            Err(Fault::Refused(said)) => {
-                last = Failed::later(Cause::Refused, format!("{to}: {said}"));
-                last.code = said.code;
-            }
-            Err(fault) => last = Failed::later(Cause::Unreachable, named(to, &fault)),
-        }
-    }
-    Err(last)
-}
-
-fn settings<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, route: &Route) -> Rc<client::Settings> {
-    let settings = &shard.outbound.settings;
-    match route.protocol {
-        Protocol::Smtp => Rc::clone(settings),
-        Protocol::Lmtp => {
-            Rc::new(client::Settings { protocol: Protocol::Lmtp, ..(**settings).clone() })
-        }
-    }
-}
-
-/// The addresses of a route's hosts.
-fn addresses(route: &Arc<Route>) -> impl Iterator<Item = SocketAddr> {
-    route.hosts.iter().filter_map(|host| Some(SocketAddr::new(host.ip()?, host.port)))
-}
-
 /// A leg for which no connection was to be had.
-async fn give_up<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>, work: &Work, failed: &Failed) {
+async fn give_up<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    work: &Work,
+    failed: &Failed,
+) {
     let failed = Failed { words: failed.words.clone(), ..*failed };
     match Stored::open(shard, work.id).await {
         Ok((_, envelope)) => {
@@ -256,7 +225,7 @@ async fn give_up<R: Dial, M: Mailboxes>(shard: &Rc<Shard<R, M>>, work: &Work, fa
 }
 
 /// What follows from an attempt for each recipient.
-async fn conclude<R: Dial, M: Mailboxes>(
+async fn conclude<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     work: &Work,
     envelope: &Envelope,
@@ -303,7 +272,7 @@ async fn conclude<R: Dial, M: Mailboxes>(
     finish(shard, work, outcome, Some(envelope), fates).await;
 }
 
-fn sent<R: Dial, M: Mailboxes>(
+fn sent<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Shard<R, M>,
     work: &Work,
     to: &str,
@@ -319,7 +288,7 @@ fn sent<R: Dial, M: Mailboxes>(
 }
 
 /// Tells the queue, the sender where he must know, and the index.
-async fn finish<R: Dial, M: Mailboxes>(
+async fn finish<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     work: &Work,
     outcome: Outcome,

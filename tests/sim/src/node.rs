@@ -420,6 +420,8 @@ impl Boot {
                 terms: Terms::default(),
                 limits: relay::Limits::default(),
                 routes: Arc::new(Routes::new(true)),
+                mx_port: 25,
+                own_ports: Vec::new(),
             },
             secret: [7; 32].into(),
             sealing: None,

@@ -29,8 +29,8 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// The base of its ports; a free one when `None`.
     pub base: Option<u16>,
-    /// The text of a configuration file; none when `None`. `{smtp}` and `{pop3}` in it stand for
-    /// the ports.
+    /// The text of a configuration file; none when `None`. `{smtp}`, `{pop3}` and `{submission}`
+    /// in it stand for the ports.
     pub config: Option<String>,
     /// Whether `--dev` is given; without it the configuration says where to listen.
     pub dev: bool,
@@ -316,7 +316,8 @@ fn command(options: &Options) -> Result<Command, String> {
         if let Some(config) = &options.config {
             let config = config
                 .replace("{smtp}", &(base + 25).to_string())
-                .replace("{pop3}", &(base + 110).to_string());
+                .replace("{pop3}", &(base + 110).to_string())
+                .replace("{submission}", &(base + 587).to_string());
             let file = data.with_extension("toml");
             std::fs::write(&file, config).map_err(|e| format!("{}: {e}", file.display()))?;
             command.arg("--config").arg(file);

@@ -24,7 +24,7 @@ pub mod smtp;
 
 pub use engine::{Engine, Options};
 pub use pop3::Pop;
-pub use remote::{Habit, Remote, Taken};
+pub use remote::{Habit, Names, Remote, Taken};
 pub use smtp::{Reply, Smtp};
 
 /// How long anything may take before the test fails; arbitrary, far above what a loaded machine of

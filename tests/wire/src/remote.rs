@@ -260,3 +260,94 @@ fn accept(
     lock(state).taken.push(std::mem::take(mail));
     out.write_all(b"250 2.6.0 taken\r\n")
 }
+
+/// A name server that knows a few records and answers NXDOMAIN to all else.
+#[derive(Debug)]
+pub struct Names {
+    address: SocketAddr,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A record: name, type, data as it stands on the wire.
+type Record = (String, u16, Vec<u8>);
+
+/// A name on the wire.
+fn labels(name: &str) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        wire.push(u8::try_from(label.len()).unwrap_or(63));
+        wire.extend_from_slice(label.as_bytes());
+    }
+    wire.push(0);
+    wire
+}
+
+impl Names {
+    /// Starts one on a free port. `mx` are domains with the hosts that take their mail, `hosts` are
+    /// hosts with their addresses.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn start(mx: &[(&str, u16, &str)], hosts: &[(&str, Ipv4Addr)]) -> std::io::Result<Self> {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(50)))?;
+        let (address, ended) = (socket.local_addr()?, Arc::<AtomicBool>::default());
+        let mut records: Vec<Record> = Vec::new();
+        for (domain, preference, host) in mx {
+            let data = [preference.to_be_bytes().to_vec(), labels(host)].concat();
+            records.push(((*domain).to_owned(), 15, data));
+        }
+        records
+            .extend(hosts.iter().map(|(host, ip)| ((*host).to_owned(), 1, ip.octets().to_vec())));
+        let stop = Arc::clone(&ended);
+        let thread = std::thread::spawn(move || {
+            let mut query = [0; 512];
+            while !stop.load(Ordering::SeqCst) {
+                let Ok((bytes, from)) = socket.recv_from(&mut query) else { continue };
+                if let Some(answer) = answer(query.get(..bytes).unwrap_or_default(), &records) {
+                    let _ = socket.send_to(&answer, from);
+                }
+            }
+        });
+        Ok(Self { address, ended, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// An answer, as little of one as a test needs.
+fn answer(query: &[u8], records: &[Record]) -> Option<Vec<u8>> {
+    let end = 12 + query.get(12..)?.iter().position(|byte| *byte == 0)? + 5;
+    let question = query.get(12..end)?;
+    let kind = u16::from_be_bytes([*query.get(end - 4)?, *query.get(end - 3)?]);
+    let asked = question.get(..question.len() - 4)?.to_ascii_lowercase();
+    let of_name = |record: &&Record| labels(&record.0) == asked;
+    let known = records.iter().any(|record| of_name(&record));
+    let found: Vec<&Record> =
+        records.iter().filter(of_name).filter(|record| record.1 == kind).collect();
+    let mut out = query.get(..2)?.to_vec();
+    out.extend([0x81, if known { 0x80 } else { 0x83 }]);
+    out.extend([0, 1, 0, u8::try_from(found.len()).ok()?, 0, 0, 0, 0]);
+    out.extend_from_slice(question);
+    for (_, kind, data) in found {
+        // The name is that of the question.
+        out.extend([0xc0, 12]);
+        out.extend(kind.to_be_bytes());
+        out.extend([0, 1, 0, 0, 0, 60]);
+        out.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
+        out.extend_from_slice(data);
+    }
+    Some(out)
+}

@@ -4,7 +4,9 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use wire_tests::{DEMO, DEMO_PASSWORD, Engine, Habit, Options, PATIENCE, Remote, Smtp, base64};
+use wire_tests::{
+    DEMO, DEMO_PASSWORD, Engine, Habit, Names, Options, PATIENCE, Remote, Smtp, base64,
+};
 
 /// An engine that tries again each second, and gives up after `expiry`.
 fn engine(routes: &[(&str, SocketAddr)], expiry: &str) -> Engine {
@@ -333,4 +335,86 @@ fn what_a_user_submits_is_mended_and_signed() {
     let two = b"From: demo@example.test\r\nFrom: demo@example.test\r\n\r\nbody\r\n";
     assert!(smtp.mail(DEMO, &["a@remote.test"], two).expect("a reply").is(550, "5.6.0"));
     assert!(smtp.mail(DEMO, &["a@remote.test"], b"").expect("a reply").is(250, "2.6.0"));
+}
+
+/// An engine as operators run it, which goes by MX records.
+fn by_mx(names: &Names, port: u16) -> Engine {
+    let config = format!(
+        "[server]\nnode = \"us.test\"\ndomain = \"example.test\"\n\
+         [[listener]]\naddress = \"127.0.0.1:{{smtp}}\"\n\
+         [[listener]]\nprotocol = \"pop3\"\naddress = \"127.0.0.1:{{pop3}}\"\n\
+         [[listener]]\nprotocol = \"submission\"\naddress = \"127.0.0.1:{{submission}}\"\n\
+         [resolver]\nservers = [\"{}\"]\n\
+         [queue]\nretry = \"1s\"\nexpiry = \"1h\"\nmx_port = {port}\n",
+        names.address(),
+    );
+    let options = Options { config: Some(config), dev: false, ..Options::default() };
+    let engine = Engine::with(options).expect("an engine");
+    for command in [&["domain", "add", "example.test"][..], &["adduser", DEMO, "--password-stdin"]]
+    {
+        let done = engine.beside(command, DEMO_PASSWORD).expect("a command");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    engine
+}
+
+#[test]
+fn mail_goes_by_mx_records_and_says_why_it_cannot() {
+    let remote = Remote::start(Habit::Good).expect("a remote");
+    let port = remote.address().port();
+    let names = Names::start(
+        &[
+            ("one.test", 10, "dead.test"),
+            ("one.test", 20, "gone.test"),
+            ("one.test", 30, "mx.test"),
+            ("null.test", 0, ""),
+            ("ours.test", 10, "us.test"),
+            ("empty.test", 10, "gone.test"),
+        ],
+        &[
+            ("dead.test", Ipv4Addr::new(127, 0, 0, 9)),
+            ("mx.test", Ipv4Addr::LOCALHOST),
+            ("itself.test", Ipv4Addr::LOCALHOST),
+        ],
+    )
+    .expect("names");
+    let engine = by_mx(&names, port);
+    let to =
+        ["a@one.test", "a@itself.test", "a@null.test", "a@ours.test", "a@empty.test", "a@no.test"];
+    submit(&engine, &to, MESSAGE);
+    until("the mail", || remote.taken().len() == 2);
+    let reports = arrived(&engine, 4);
+    until("an empty queue", || is_empty(&engine));
+    for (to, status) in [("null", "5.1.10"), ("ours", "5.4.6"), ("empty", "5.1.2"), ("no", "5.1.2")]
+    {
+        let about = |report: &&String| report.contains(&format!("rfc822; a@{to}.test"));
+        let report = reports.iter().find(about).unwrap_or_else(|| panic!("{to}: {reports:#?}"));
+        assert!(report.contains(&format!("Status: {status}\r\n")), "{to}: {report}");
+    }
+}
+
+#[test]
+fn a_way_that_leads_back_here_is_a_loop() {
+    let names = Names::start(&[], &[("other.test", Ipv4Addr::LOCALHOST)]).expect("names");
+    let base = wire_tests::ports::free_base().expect("ports");
+    let config = format!(
+        "[server]\nnode = \"us.test\"\ndomain = \"example.test\"\n\
+         [[listener]]\naddress = \"127.0.0.1:{{smtp}}\"\n\
+         [[listener]]\nprotocol = \"pop3\"\naddress = \"127.0.0.1:{{pop3}}\"\n\
+         [[listener]]\nprotocol = \"submission\"\naddress = \"127.0.0.1:{{submission}}\"\n\
+         [resolver]\nservers = [\"{}\"]\n[queue]\nmx_port = {}\n",
+        names.address(),
+        base + 25,
+    );
+    let options =
+        Options { config: Some(config), dev: false, base: Some(base), ..Options::default() };
+    let engine = Engine::with(options).expect("an engine");
+    for command in [&["domain", "add", "example.test"][..], &["adduser", DEMO, "--password-stdin"]]
+    {
+        let done = engine.beside(command, DEMO_PASSWORD).expect("a command");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    submit(&engine, &["a@other.test"], MESSAGE);
+    let [report] = &arrived(&engine, 1)[..] else { panic!() };
+    assert!(report.contains("Status: 5.4.6\r\n"), "{report}");
 }
