@@ -7,8 +7,6 @@ use super::{Terminal, load, say};
 use crate::config::{Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
 use crate::latest::Latest;
-use crate::relay::CONNECTIONS_MAX;
-use crate::resolver::LOOKUPS_MAX;
 use crate::tls::{Certs, check_client_ca};
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -25,11 +23,10 @@ use std::sync::mpsc::{Sender, channel};
 
 /// Memory that the process must be allowed to lock: under less, glommio makes no executor.
 const LOCKED_BYTES_MIN: u64 = 512 * 1024;
-/// Descriptors of a shard besides its clients: rings, log files, generously; the segments that its
-/// POP3 sessions share; connections to other servers, and lookups of names. So a client is one
-/// descriptor, whatever is spoken.
-const DESCRIPTORS_PER_SHARD: u64 =
-    64 + DESCRIPTORS_PER_FILE * FILES_COUNT_MAX as u64 + (CONNECTIONS_MAX + LOOKUPS_MAX) as u64;
+/// Descriptors of a shard besides its clients: rings, log files, generously; and the segments that
+/// its POP3 sessions share. So a client is one descriptor, whatever is spoken. Connections to other
+/// servers and lookups of names take what clients leave: where nothing is left, mail waits.
+const DESCRIPTORS_PER_SHARD: u64 = 64 + DESCRIPTORS_PER_FILE * FILES_COUNT_MAX as u64;
 /// Descriptors of a listener on one shard: its own, and connections that are about to be looked at.
 const DESCRIPTORS_PER_LISTENER: u64 = 1 + ACCEPTS_MAX as u64;
 /// Descriptors of the process besides its shards: the index, the control socket, generously.

@@ -279,7 +279,10 @@ fn the_schema_knows_every_key() {
     let sections: Vec<&str> = keys::properties(&schema).map(|(name, _)| name).collect();
     assert_eq!(
         sections,
-        ["server", "listener", "tls", "smtp", "pop3", "sign_in", "resolver", "store", "log", "dev"]
+        [
+            "server", "listener", "tls", "smtp", "pop3", "sign_in", "queue", "routes", "resolver",
+            "store", "log", "dev"
+        ]
     );
 }
 

@@ -188,10 +188,7 @@ impl<R: Dial> Link<R> {
     }
 
     async fn sign_in(&mut self, core: &Core<R>, worker: u32) -> Result<(), Fault> {
-        let users = &core.plan.users;
-        let Some((user, password)) = users.get(worker as usize % users.len().max(1)) else {
-            return Ok(());
-        };
+        let Some((user, password)) = core.plan.user(worker) else { return Ok(()) };
         if !self.session.extensions().mechanisms.contains(Mechanism::Plain) {
             return Err(Fault::Broken(Phase::Auth, Kind::NotOffered));
         }

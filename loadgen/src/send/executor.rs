@@ -373,7 +373,7 @@ fn push_number(number: u64, to: &mut String) {
 
 /// One connection after the other, one message after the other.
 async fn work<R: Dial>(core: Rc<Core<R>>, worker: u32) {
-    let mut letter = Letter { from: core.plan.options.from.clone(), to: Vec::new() };
+    let mut letter = Letter { from: core.plan.from(worker), to: Vec::new() };
     let mut link: Option<Link<R>> = None;
     let mut failures_count = 0;
     while let Some(ticket) = core.take() {

@@ -309,9 +309,9 @@ pub(crate) struct Options {
     /// Messages from the files of a folder instead.
     #[arg(long, value_name = "DIR", conflicts_with = "size")]
     pub(crate) corpus: Option<PathBuf>,
-    /// Where the mail comes from.
-    #[arg(long, default_value = "loadgen@sender.test")]
-    pub(crate) from: String,
+    /// Where the mail comes from [default: who has signed in, or loadgen@sender.test]
+    #[arg(long)]
+    pub(crate) from: Option<String>,
     /// Where it goes; `{}` is the number of a mailbox, from 0.
     #[arg(long, default_value = "demo@example.test")]
     pub(crate) rcpt: String,
@@ -428,6 +428,18 @@ impl fmt::Display for Amount {
 }
 
 impl Plan {
+    /// Whom a worker signs in as.
+    pub(crate) fn user(&self, worker: u32) -> Option<&(String, Vec<u8>)> {
+        self.users.get(worker as usize % self.users.len().max(1))
+    }
+
+    /// Whom a worker's mail is from: many servers take a user's own address only.
+    pub(crate) fn from(&self, worker: u32) -> String {
+        let user = || self.user(worker).map(|(user, _)| user.clone());
+        let from = self.options.from.clone().or_else(|| user().filter(|user| user.contains('@')));
+        from.unwrap_or_else(|| "loadgen@sender.test".to_owned())
+    }
+
     /// # Errors
     /// A sentence about what does not go together.
     pub(crate) fn new(options: Options) -> Result<Self, String> {
@@ -536,8 +548,8 @@ pub(crate) fn users(path: &PathBuf) -> Result<Vec<(String, Vec<u8>)>, String> {
 fn check_addresses(options: &Options) -> Result<(), String> {
     let check =
         |address: &str| Mailbox::parse(address).map(drop).map_err(|e| format!("{address}: {e}"));
-    if !options.from.is_empty() {
-        check(&options.from)?;
+    if let Some(from) = options.from.as_ref().filter(|from| !from.is_empty()) {
+        check(from)?;
     }
     let widest = options.rcpt.replace("{}", &options.mailboxes.to_string());
     check(&widest)?;
