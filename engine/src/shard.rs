@@ -24,6 +24,7 @@ use crate::log::Log;
 use crate::relay::Outbound;
 use crate::resolver::Resolver;
 use crate::signin::Gate;
+use crate::tls::Connector;
 use crate::windows::Windows;
 
 /// How long a connection that we close may take to hear it.
@@ -111,6 +112,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub dkim: RefCell<DkimKeys>,
     /// Looks names up, once mail may be sent.
     pub resolver: RefCell<Option<Resolver<R>>>,
+    /// How TLS to other servers is made, once mail may be sent.
+    pub(crate) connector: RefCell<Option<Connector>>,
     /// Mail that is to travel on.
     pub outbound: Outbound,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.

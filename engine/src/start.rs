@@ -95,6 +95,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         windows: Windows::new(parts.begin),
         dkim: RefCell::default(),
         resolver: RefCell::default(),
+        connector: RefCell::default(),
         outbound: Outbound::new(parts.sending, &parts.node, &parts.secret),
         sealing: parts.sealing,
         magic: parts.magic,

@@ -53,7 +53,14 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
         for ip in addresses.into_iter().take(left) {
             left -= 1;
             let to = SocketAddr::new(ip, host.port);
-            match Link::open(&shard.rt, &settings, to, ports).await {
+            let connector = shard.connector.borrow().clone();
+            let mut opened =
+                Link::open(&shard.rt, &settings, (to, &host.name), ports, connector.as_ref()).await;
+            // RFC 7435 §3: where encryption does not come about, mail goes without it.
+            if let Err(Fault::Tls(_)) = opened {
+                opened = Link::open(&shard.rt, &settings, (to, &host.name), ports, None).await;
+            }
+            match opened {
                 Ok(link) => return Ok(link),
                 Err(Fault::Loop) => {
                     return Err(Failed::for_good(

@@ -1,4 +1,5 @@
-//! One connection to another server: opened, greeted, used for message after message.
+//! One connection to another server: opened, greeted, encrypted where that is offered, used for
+//! message after message.
 //!
 //! Generic over the runtime, so the same code runs on real sockets and on the simulator's. Every
 //! reply is kept only as far as somebody needs it: code, and words up to a limit. Failure: a
@@ -20,7 +21,7 @@ use fsmtp_store::queue::WORDS_BYTES_MAX;
 use super::letter::Letter;
 use super::pieces::Pieces;
 use crate::shard::CLOSE_TIMEOUT;
-use crate::tls::Stream;
+use crate::tls::{Connector, Stream};
 
 /// How long a host may take to accept a connection; arbitrary, far beyond what a way there takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -75,6 +76,8 @@ pub(super) enum Fault {
     Refused(Said),
     /// It closed the connection without a word.
     Gone,
+    /// The handshake of TLS failed.
+    Tls(String),
     /// It leads back to this node.
     Loop,
     /// The message could not be read here.
@@ -95,6 +98,7 @@ impl fmt::Display for Fault {
             Self::Protocol(failure) => failure.fmt(f),
             Self::Refused(said) => said.fmt(f),
             Self::Gone => f.write_str("the connection was closed"),
+            Self::Tls(why) => f.write_str(why),
             Self::Loop => f.write_str("it leads back to this node"),
             Self::Storage(why) => f.write_str(why),
         }
@@ -120,6 +124,7 @@ pub(super) struct Verdict {
 enum Event {
     Ready,
     Body,
+    StartTls,
     Closed,
 }
 
@@ -133,6 +138,7 @@ pub(super) struct Link<R: Dial> {
     pub(super) messages_count: u32,
     /// Something was said since the last message began.
     heard: bool,
+    tls: Option<&'static str>,
 }
 
 impl<R: Dial> Link<R> {
@@ -140,8 +146,9 @@ impl<R: Dial> Link<R> {
     pub(super) async fn open(
         rt: &R,
         settings: &Rc<Settings>,
-        to: SocketAddr,
+        (to, host): (SocketAddr, &str),
         own_ports: &[u16],
+        tls: Option<&Connector>,
     ) -> Result<Self, Fault> {
         let conn = rt.dial(None, to, rt.now() + CONNECT_TIMEOUT).await?;
         // RFC 5321 §6.3: a way that begins and ends at one host, where we listen.
@@ -155,18 +162,50 @@ impl<R: Dial> Link<R> {
             out: Outbox::new(rt.buffer()),
             messages_count: 0,
             heard: false,
+            tls: None,
         };
+        link.ready().await?;
+        if let Some(connector) = tls.filter(|_| link.extensions().start_tls) {
+            link.session.start_tls(rt.now(), &mut link.out);
+            link.encrypt(connector, host).await?;
+        }
+        Ok(link)
+    }
+
+    /// Goes on until nothing is under way.
+    async fn ready(&mut self) -> Result<(), Fault> {
         let mut refused = None;
         let heard = &mut |_, reply: &Reply<'_>| {
             if reply.refuses() {
                 refused = Some(Said::new(reply));
             }
         };
-        match (link.next(&Nobody, heard).await?, refused) {
-            (Event::Ready, _) => Ok(link),
+        match (self.next(&Nobody, heard).await?, refused) {
+            (Event::Ready, _) => Ok(()),
             (_, Some(said)) => Err(Fault::Refused(said)),
             (_, None) => Err(Fault::Gone),
         }
+    }
+
+    /// STARTTLS was said: makes the handshake, if the server wants it.
+    async fn encrypt(&mut self, connector: &Connector, host: &str) -> Result<(), Fault> {
+        match self.next(&Nobody, &mut |_, _| ()).await? {
+            Event::StartTls => {}
+            // It has thought better of it.
+            Event::Ready => return Ok(()),
+            Event::Body | Event::Closed => return Err(Fault::Gone),
+        }
+        let deadline = self.rt.now() + CONNECT_TIMEOUT;
+        let agreed = self.stream.connect_tls(connector, host, deadline).await;
+        let agreed = agreed.map_err(|error| Fault::Tls(error.to_string()))?;
+        self.tls = Some(agreed.version);
+        self.session.secured(self.rt.now(), &mut self.out);
+        self.ready().await
+    }
+
+    /// The version of TLS; none in clear.
+    pub(super) const fn tls(&self) -> Option<&'static str> {
+        self.tls
     }
 
     /// Whom it leads to.
@@ -202,7 +241,7 @@ impl<R: Dial> Link<R> {
             match self.next(letter, heard).await? {
                 Event::Ready => return Ok(verdict),
                 Event::Body => self.body(&mut body, pieces).await?,
-                Event::Closed => {
+                Event::Closed | Event::StartTls => {
                     let said = verdict.whole.filter(|said| said.code == 421);
                     return Err(said.map_or(Fault::Gone, Fault::Refused));
                 }
@@ -251,8 +290,7 @@ impl<R: Dial> Link<R> {
                 Then::Ready => return Ok(Event::Ready),
                 Then::Body => return Ok(Event::Body),
                 Then::Failed(failure) => return Err(Fault::Protocol(failure)),
-                // Nobody asked for TLS here.
-                Then::StartTls => return Err(Fault::Gone),
+                Then::StartTls => return Ok(Event::StartTls),
                 Then::Close => {
                     // A last QUIT may wait; whether it gets there makes no difference.
                     let _ = self.flush().await;

@@ -48,6 +48,7 @@ use crate::log::Event;
 use crate::resolver::Resolver;
 use crate::shard::Shard;
 use crate::start::first;
+use crate::tls::Connector;
 use pieces::Stored;
 use routes::{Routes, Way};
 
@@ -280,6 +281,10 @@ async fn untried<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, id: QueueId,
 /// Begins to send. Nothing is sent before.
 pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolver: Resolver<R>) {
     shard.resolver.replace(Some(resolver));
+    match Connector::new() {
+        Ok(connector) => drop(shard.connector.replace(Some(connector))),
+        Err(why) => shard.log.event(shard.rt.unix(), Event::TlsFailed, &[("why", &why)]),
+    }
     let inner = Rc::clone(shard);
     shard.rt.spawn(Class::Background, async move {
         loop {

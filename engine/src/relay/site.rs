@@ -166,7 +166,7 @@ async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
         return None;
     }
     let sent = open.send(&letter, &mut stored).await;
-    let peer = open.peer();
+    let peer = (open.peer(), open.tls());
     match sent {
         Ok(verdict) => {
             *link = Some(open);
@@ -180,7 +180,7 @@ async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
         Err(fault) => {
             let cause =
                 if matches!(fault, Fault::Storage(_)) { Cause::Storage } else { Cause::Broken };
-            let failed = Failed::later(cause, named(peer, &fault));
+            let failed = Failed::later(cause, named(peer.0, &fault));
             conclude(shard, work, &envelope, &letter, Err(failed)).await;
         }
     }
@@ -230,14 +230,14 @@ async fn conclude<R: Dial + Datagrams, M: Mailboxes>(
     work: &Work,
     envelope: &Envelope,
     letter: &Letter,
-    outcome: Result<(Verdict, SocketAddr), Failed>,
+    outcome: Result<(Verdict, (SocketAddr, Option<&str>)), Failed>,
 ) {
     let mut remaining = Vec::new();
     let mut fates = Vec::new();
     let mut last = (Cause::Untried, 0, String::new());
-    let (verdict, peer, failed) = match outcome {
-        Ok((verdict, peer)) => (verdict, peer.to_string(), None),
-        Err(failed) => (Verdict::default(), String::new(), Some(failed)),
+    let (verdict, peer, tls, failed) = match outcome {
+        Ok((verdict, (peer, tls))) => (verdict, peer.to_string(), tls, None),
+        Err(failed) => (Verdict::default(), String::new(), None, Some(failed)),
     };
     // RFC 3461 §5.2.2: where DSN is not offered, it is we who report that it was passed on.
     let taken = if verdict.dsn { Kind::Taken } else { Kind::Relayed };
@@ -253,7 +253,7 @@ async fn conclude<R: Dial + Datagrams, M: Mailboxes>(
                 (said.is_permanent(), Cause::Refused, said.code, said.words.clone())
             }
             (None, None, Some(said)) => {
-                sent(shard, work, letter.address(index), &peer, said);
+                sent(shard, work, letter.address(index), (&peer, tls), said);
                 fates.push(Fate::new(place, taken, &peer, said.code, &said.words));
                 continue;
             }
@@ -276,14 +276,20 @@ fn sent<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Shard<R, M>,
     work: &Work,
     to: &str,
-    peer: &str,
+    (peer, tls): (&str, Option<&str>),
     said: &Said,
 ) {
     count(&shard.counters.recipients_sent);
     shard.log.event(
         shard.rt.unix(),
         Event::MessageSent,
-        &[("id", &work.id), ("to", &to), ("host", &peer), ("said", said)],
+        &[
+            ("id", &work.id),
+            ("to", &to),
+            ("host", &peer),
+            ("tls", &tls.unwrap_or("none")),
+            ("said", said),
+        ],
     );
 }
 

@@ -9,11 +9,13 @@
 
 mod certs;
 mod clients;
+mod out;
 mod own;
 mod stream;
 
 pub use certs::{Certs, Pair, expires, self_signed};
 pub use clients::{HINTS_BYTES_MAX, check_client_ca};
+pub(crate) use out::Connector;
 pub(crate) use own::{OwnClient, OwnTls};
 pub use stream::Stream;
 

@@ -12,10 +12,10 @@ use std::io::{BufRead as _, ErrorKind, Write as _};
 
 use fsmtp_proto::access::Tls as Agreed;
 use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
-use rustls::{ProtocolVersion, ServerConnection};
+use rustls::{Connection, ProtocolVersion, ServerConnection};
 
-use super::Acceptor;
 use super::clients::holder;
+use super::{Acceptor, Connector};
 
 /// What RFC 9266 §4.2 derives for SCRAM's channel binding.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
@@ -29,7 +29,7 @@ pub struct Stream<R: Runtime> {
 
 /// What makes a connection encrypted.
 struct Tls {
-    session: ServerConnection,
+    session: Connection,
     /// Decrypted bytes, unread from `start`.
     window: Vec<u8>,
     start: usize,
@@ -69,15 +69,7 @@ impl<R: Runtime> Stream<R> {
         let mut session = ServerConnection::new(acceptor.config()).map_err(failed)?;
         // What is given to it at once is bounded by the outboxes, and sent at once.
         session.set_buffer_limit(None);
-        let tls = Tls {
-            session,
-            window: Vec::new(),
-            start: 0,
-            ended: false,
-            goodbye: false,
-            ticket: false,
-        };
-        let tls = self.tls.insert(Box::new(tls));
+        let tls = self.tls.insert(Box::new(Tls::new(session.into())));
         while tls.session.is_handshaking() {
             let arrived = self.conn.filled().is_empty();
             if arrived && self.conn.fill(deadline).await? == 0 {
@@ -91,6 +83,37 @@ impl<R: Runtime> Stream<R> {
             fed?;
         }
         Ok(tls.agreed())
+    }
+
+    /// Makes the handshake as the client of `host`; from then on everything is encrypted.
+    ///
+    /// # Errors
+    /// As [`start_tls`](Self::start_tls); the connection is of no use then.
+    pub(crate) async fn connect_tls(
+        &mut self,
+        connector: &Connector,
+        host: &str,
+        deadline: Instant,
+    ) -> Result<Agreed, IoError> {
+        let failed =
+            || IoError::new(IoKind::Failed, "start TLS with", self.conn.peer().to_string());
+        let mut session = connector.session(host).ok_or_else(failed)?;
+        session.set_buffer_limit(None);
+        let tls = self.tls.insert(Box::new(Tls::new(session)));
+        loop {
+            flush(&self.rt, &mut self.conn, tls, deadline).await?;
+            if !tls.session.is_handshaking() {
+                return Ok(tls.agreed());
+            }
+            if self.conn.filled().is_empty() && self.conn.fill(deadline).await? == 0 {
+                return Err(IoError::new(IoKind::Closed, "start TLS with", peer_of(&self.conn)));
+            }
+            if let Err(error) = tls.feed(&mut self.conn) {
+                // What is wrong is told to the other side, if it still listens.
+                let _ = flush(&self.rt, &mut self.conn, tls, deadline).await;
+                return Err(error);
+            }
+        }
     }
 
     /// Sends the last bytes there are, and the goodbye of TLS with them: one packet, not two.
@@ -146,6 +169,12 @@ async fn flush<R: Runtime>(
 }
 
 impl Tls {
+    /// A session that has not begun.
+    const fn new(session: Connection) -> Self {
+        let (ended, goodbye, ticket) = (false, false, false);
+        Self { session, window: Vec::new(), start: 0, ended, goodbye, ticket }
+    }
+
     /// Gives rustls bytes that have arrived, as many as it takes.
     fn feed(&mut self, conn: &mut impl Conn) -> Result<(), IoError> {
         let mut bytes = conn.filled();

@@ -35,6 +35,10 @@ pub enum Habit {
     Unwelcoming,
     /// Answers the message with a code out of range.
     Odd,
+    /// Offers STARTTLS, and then speaks something else than TLS.
+    FalseTls,
+    /// Offers STARTTLS, and then refuses it.
+    NoTls,
 }
 
 /// A message that a server has taken.
@@ -165,6 +169,11 @@ fn serve(stream: TcpStream, habit: Habit, state: &Mutex<State>) -> std::io::Resu
             "EHLO" if habit == Habit::Modern => out.write_all(
                 b"250-remote.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250 DSN\r\n",
             )?,
+            "EHLO" if matches!(habit, Habit::FalseTls | Habit::NoTls) => {
+                out.write_all(b"250-remote.test\r\n250 STARTTLS\r\n")?;
+            }
+            "STARTTLS" if habit == Habit::NoTls => out.write_all(b"454 4.7.0 not now\r\n")?,
+            "STARTTLS" => return out.write_all(b"220 2.0.0 go on\r\nthis is no TLS at all\r\n"),
             "EHLO" => out.write_all(b"250-remote.test\r\n250-PIPELINING\r\n250 8BITMIME\r\n")?,
             "HELO" => out.write_all(b"250 remote.test\r\n")?,
             "MAIL" => {

@@ -418,3 +418,45 @@ fn a_way_that_leads_back_here_is_a_loop() {
     let [report] = &arrived(&engine, 1)[..] else { panic!() };
     assert!(report.contains("Status: 5.4.6\r\n"), "{report}");
 }
+
+#[test]
+fn mail_travels_under_tls_where_that_is_offered() {
+    let other = Engine::start().expect("the other engine");
+    let config = format!(
+        "[server]\nnode = \"us.test\"\ndomain = \"here.test\"\n\
+         [[listener]]\naddress = \"127.0.0.1:{{smtp}}\"\n\
+         [[listener]]\nprotocol = \"submission\"\naddress = \"127.0.0.1:{{submission}}\"\n\
+         [routes]\n\"example.test\" = \"{}\"\n",
+        other.smtp_address(),
+    );
+    let options = Options { config: Some(config), dev: false, ..Options::default() };
+    let engine = Engine::with(options).expect("an engine");
+    let alice = "alice@here.test";
+    for command in [&["domain", "add", "here.test"][..], &["adduser", alice, "--password-stdin"]] {
+        let done = engine.beside(command, "secret").expect("a command");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    let address = (Ipv4Addr::LOCALHOST, engine.base() + 587).into();
+    let mut smtp = Smtp::hello(address).expect("EHLO");
+    let response = base64::encode(format!("\0{alice}\0secret").as_bytes());
+    assert_eq!(smtp.command(&format!("AUTH PLAIN {response}")).expect("AUTH").code, 235);
+    for _ in 0..3 {
+        assert_eq!(smtp.mail(alice, &[DEMO], MESSAGE).expect("a reply").code, 250);
+    }
+    for message in arrived(&other, 3) {
+        assert!(message.contains("with ESMTPS id"), "{message}");
+    }
+    until("an empty queue", || is_empty(&engine));
+    assert_eq!(engine.log().matches("\"tls\":\"TLS1.3\"").count(), 3, "{}", engine.log());
+}
+
+#[test]
+fn where_tls_does_not_come_about_mail_goes_without_it() {
+    for habit in [Habit::FalseTls, Habit::NoTls] {
+        let remote = Remote::start(habit).expect("a remote");
+        let engine = engine(&[("remote.test", remote.address())], "1h");
+        submit(&engine, &["a@remote.test"], MESSAGE);
+        until("the mail", || remote.taken().len() == 1);
+        assert!(maildrop(&engine).is_empty(), "{habit:?}");
+    }
+}
