@@ -165,16 +165,9 @@ fn serve(stream: TcpStream, habit: Habit, state: &Mutex<State>) -> std::io::Resu
         }
         let argument = command.split_once(':').map_or("", |(_, rest)| rest).to_owned();
         match verb.as_str() {
-            "EHLO" if habit == Habit::Old => out.write_all(b"500 what?\r\n")?,
-            "EHLO" if habit == Habit::Modern => out.write_all(
-                b"250-remote.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250 DSN\r\n",
-            )?,
-            "EHLO" if matches!(habit, Habit::FalseTls | Habit::NoTls) => {
-                out.write_all(b"250-remote.test\r\n250 STARTTLS\r\n")?;
-            }
+            "EHLO" => out.write_all(hello(habit))?,
             "STARTTLS" if habit == Habit::NoTls => out.write_all(b"454 4.7.0 not now\r\n")?,
             "STARTTLS" => return out.write_all(b"220 2.0.0 go on\r\nthis is no TLS at all\r\n"),
-            "EHLO" => out.write_all(b"250-remote.test\r\n250-PIPELINING\r\n250 8BITMIME\r\n")?,
             "HELO" => out.write_all(b"250 remote.test\r\n")?,
             "MAIL" => {
                 mail = Taken { from: argument, ..Taken::default() };
@@ -210,6 +203,18 @@ fn serve(stream: TcpStream, habit: Habit, state: &Mutex<State>) -> std::io::Resu
             "QUIT" => return out.write_all(b"221 2.0.0 bye\r\n"),
             _ => out.write_all(b"250 2.0.0 ok\r\n")?,
         }
+    }
+}
+
+/// The reply to EHLO.
+const fn hello(habit: Habit) -> &'static [u8] {
+    match habit {
+        Habit::Old => b"500 what?\r\n",
+        Habit::Modern => {
+            b"250-remote.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250 DSN\r\n"
+        }
+        Habit::FalseTls | Habit::NoTls => b"250-remote.test\r\n250 STARTTLS\r\n",
+        _ => b"250-remote.test\r\n250-PIPELINING\r\n250 8BITMIME\r\n",
     }
 }
 
