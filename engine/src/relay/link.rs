@@ -189,7 +189,9 @@ impl<R: Dial> Link<R> {
 
     /// STARTTLS was said: makes the handshake, if the server wants it.
     async fn encrypt(&mut self, connector: &Connector, host: &str) -> Result<(), Fault> {
-        match self.next(&Nobody, &mut |_, _| ()).await? {
+        // Whatever goes wrong here is about TLS: in clear the same server may do well.
+        let failed = |fault: Fault| Fault::Tls(fault.to_string());
+        match self.next(&Nobody, &mut |_, _| ()).await.map_err(failed)? {
             Event::StartTls => {}
             // It has thought better of it.
             Event::Ready => return Ok(()),
