@@ -91,6 +91,8 @@ struct Transaction {
     seals: Vec<Rc<Held>>,
     /// What seals to the queue, when somebody elsewhere gets it.
     travels: Option<Rc<Held>>,
+    /// Who elsewhere, each once.
+    elsewhere: BTreeSet<String>,
     /// A recipient's mail lies in clear, so sealing the message for the others would hide nothing.
     in_clear: bool,
     /// Recipients that were accepted.
@@ -146,6 +148,12 @@ impl Transaction {
         notify: Notify,
         orcpt: Option<Vec<u8>>,
     ) -> bool {
+        // The domain in any case; what stands before it is the other host's to tell apart.
+        let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
+        if !self.elsewhere.insert(format!("{local}@{}", domain.to_lowercase())) {
+            self.accepted_count += 1;
+            return true;
+        }
         let bytes = RECIPIENT_BYTES + address.len() + orcpt.as_ref().map_or(0, Vec::len);
         let key_bytes = if self.travels.is_none() { held.record_bytes() } else { 0 };
         let sum = self.recipients_bytes + bytes + key_bytes;

@@ -26,7 +26,7 @@ use signal_hook::iterator::Signals;
 
 use crate::accept::accept;
 use crate::admin::StoreAdmin;
-use crate::admin::queue::{Ask, Door, answer};
+use crate::admin::queue::{Answer, Ask, Door, answer};
 use crate::config::Config;
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
@@ -46,6 +46,8 @@ use crate::windows::by_public_key;
 
 /// How long running transactions may take to finish after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a command about the queue waits until what it did is durable.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(4);
 /// Threads that check passwords; each check is some 20 ms of one core and 19 MiB.
 const HASH_THREADS: usize = 2;
 /// Threads for RSA: reading mail must not wait for the passwords of strangers.
@@ -320,9 +322,14 @@ impl Body {
                 let Ask { what, reply } = door.take().await;
                 let answered =
                     answer(&mut inner.outbound.queue.borrow_mut(), what, inner.rt.unix());
+                if let Answer::Acted(ids) = &answered {
+                    ids.iter().for_each(|&id| inner.outbound.keep(id));
+                    inner.outbound.wake();
+                    // What is done survives a crash.
+                    relay::settled(&inner, SETTLE_PATIENCE).await;
+                }
                 // Who has asked may have lost patience.
                 let _ = reply.send(answered);
-                inner.outbound.wake();
             }
         });
         let queues = core::iter::once(self.id).chain(self.orphans.iter().copied());

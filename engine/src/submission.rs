@@ -13,7 +13,7 @@ use std::borrow::Cow;
 
 use fsmtp_proto::dkim::header::{Field, HeaderError, Section, fields};
 use fsmtp_rt::UnixTime;
-use mail_parser::MessageParser;
+use mail_parser::{Address, MessageParser};
 
 use crate::dkim::DomainSigner;
 
@@ -125,15 +125,23 @@ impl Submission {
         let section = core::mem::take(&mut self.section);
         let bytes = section.bytes().map_err(|_: HeaderError| Wrong::Header)?;
         let fields = fields(bytes).map_err(|_| Wrong::Header)?;
-        // RFC 5322 §3.6: one From.
-        let count = fields.iter().filter(|field| field.is("from")).count();
-        if count > 1 {
-            return Err(Wrong::From);
+        // What one program takes for a field and another does not could show the reader another
+        // sender than the one that was looked at.
+        if has_bare_newline(bytes) || fields.iter().any(|field| field.name().is_empty()) {
+            return Err(Wrong::Header);
         }
-        if count == 1 {
-            let from = from(bytes).ok_or(Wrong::From)?;
-            if !from.iter().all(|address| is_own(address)) {
-                return Err(Wrong::NotYours);
+        for name in ["from", "sender"] {
+            let mut same = fields.iter().filter(|field| field.is(name));
+            // RFC 5322 §3.6: one of each.
+            match (same.next(), same.next()) {
+                (None, _) => {}
+                (Some(_), Some(_)) => return Err(Wrong::From),
+                (Some(field), None) => {
+                    let addresses = addresses(field.value()).ok_or(Wrong::From)?;
+                    if !addresses.iter().all(|address| is_own(address)) {
+                        return Err(Wrong::NotYours);
+                    }
+                }
             }
         }
         let mut out = Vec::with_capacity(bytes.len() + 256);
@@ -159,11 +167,25 @@ fn leaves(field: &Field<'_>) -> bool {
     !is_nodes && !KEPT_BACK.iter().any(|kept| field.is(kept))
 }
 
-/// The addresses of `From`; none when there is not one, or one that is none.
-fn from(header: &[u8]) -> Option<Vec<String>> {
-    let message = MessageParser::default().parse_headers(header)?;
+/// Whether a CR or LF stands alone.
+fn has_bare_newline(header: &[u8]) -> bool {
+    let mut before = 0;
+    for &byte in header {
+        if (byte == b'\n') != (before == b'\r') {
+            return true;
+        }
+        before = byte;
+    }
+    before == b'\r'
+}
+
+/// The addresses of a field's value; none when one of them is none, or a group.
+fn addresses(value: &[u8]) -> Option<Vec<String>> {
+    let field = [b"From:", value, b"\r\n\r\n"].concat();
+    let message = MessageParser::default().parse_headers(&field)?;
+    let Some(Address::List(list)) = message.from() else { return None };
     let addresses: Option<Vec<String>> =
-        message.from()?.iter().map(|one| one.address().map(str::to_owned)).collect();
+        list.iter().map(|one| one.address().map(str::to_owned)).collect();
     addresses.filter(|addresses| !addresses.is_empty())
 }
 
@@ -209,8 +231,6 @@ mod tests {
             (format!("{whole}{from}"), format!("{whole}{from}")),
             (String::new(), format!("{ADDED}From: me@here.test\r\n")),
             ("\r\nbody".to_owned(), format!("{ADDED}From: me@here.test\r\n\r\nbody")),
-            // What is no field stays where it is.
-            (format!("{whole}{from}no field\r\n\r\n"), format!("{whole}{from}no field\r\n\r\n")),
         ] {
             for cut in 0..=message.len() {
                 assert_eq!(stored(&message, cut).as_ref(), Ok(&wanted), "{message:?} at {cut}");
@@ -227,6 +247,15 @@ mod tests {
             ("From: \"me@here.test\" <you@there.test>\r\n", Wrong::NotYours),
             ("From: me@here.test\r\nfrom: you@there.test\r\n", Wrong::From),
             ("From:\r\n", Wrong::From),
+            ("From: you@there.test: me@here.test;\r\n", Wrong::From),
+            ("From: me@here.test\r\nSender: you@there.test\r\n", Wrong::NotYours),
+            // What other programs may take for a From, or for a part of one.
+            (" <you@there.test>\r\nSubject: x\r\n", Wrong::Header),
+            ("From: you@there.test\r\nFr om: me@here.test\r\n", Wrong::Header),
+            ("From: you@there.test\r\n:From: me@here.test\r\n", Wrong::Header),
+            ("X: a\nFrom: you@there.test\r\n", Wrong::Header),
+            ("X: a\rFrom: you@there.test\r\n", Wrong::Header),
+            ("From: you@there.test\r\nX: a\nFrom: me@here.test\r\n", Wrong::Header),
         ] {
             assert_eq!(stored(&format!("{header}\r\nbody"), 5), Err(wrong), "{header}");
         }

@@ -5,12 +5,12 @@
 //! there without its domains, which only a start reads.
 
 use core::fmt::Display;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use fsmtp_rt::UnixTime;
-use fsmtp_store::mailbox::{Embedded, Mailboxes as _, Outgoing as _, Settlement, wait};
+use fsmtp_store::mailbox::{Embedded, Mailboxes as _, Outgoing as _, wait};
 use fsmtp_store::queue::{Listed, Queue, Terms};
 use fsmtp_store::{QueueId, ShardId, StoreError};
 
@@ -57,8 +57,8 @@ pub(crate) enum What {
 pub(crate) enum Answer {
     /// Its legs, whether there are more, and the counts.
     Listed(Vec<QueueEntry>, bool, BTreeMap<String, u64>),
-    /// To so many messages something was done; durable once these are kept.
-    Acted(Vec<Settlement>),
+    /// To these messages something was done; the shard has seen to it that it lasts.
+    Acted(Vec<QueueId>),
 }
 
 /// The way to a shard; one question at a time.
@@ -92,13 +92,14 @@ pub(crate) fn answer(queue: &mut Queue, what: What, now: UnixTime) -> Answer {
                 all
             };
             let ids = ids.unwrap_or_else(all);
-            let act = |id| match action {
+            let mut ids = ids;
+            ids.retain(|&id| match action {
                 QueueAction::Hold => queue.hold(id, true),
                 QueueAction::Release => queue.hold(id, false),
                 QueueAction::Retry => queue.retry(id, now),
                 QueueAction::Remove => queue.remove(id),
-            };
-            Answer::Acted(ids.into_iter().filter_map(act).collect())
+            });
+            Answer::Acted(ids)
         }
     }
 }
@@ -168,13 +169,14 @@ impl StoreAdmin {
         }
         let named = ids.iter().map(|text| id(text)).collect::<Result<Vec<_>, _>>()?;
         let what = What::Act { action, ids: (!all).then_some(named) };
+        let answers = match self.doors.is_empty() {
+            true => vec![self.act_on_stored(action, what)?],
+            false => self.ask(&what)?,
+        };
         let mut done = Vec::new();
-        for answer in self.ask(&what)? {
-            let Answer::Acted(settlements) = answer else { continue };
-            done.extend(settlements.iter().map(|settlement| match settlement {
-                Settlement::Deferred(id, _) | Settlement::Done(id) => id.to_string(),
-            }));
-            wait(self.mailboxes.settle(settlements)).map_err(|error| refused(&error))?;
+        for answer in answers {
+            let Answer::Acted(ids) = answer else { continue };
+            done.extend(ids.iter().map(ToString::to_string));
         }
         let missing: Vec<&str> =
             ids.iter().filter(|id| !done.contains(id)).map(String::as_str).collect();
@@ -186,18 +188,49 @@ impl StoreAdmin {
         Ok(AdminReply::Done { text })
     }
 
+    /// The same while no engine runs. What nobody has tried to send has no state yet, and what is
+    /// written here would pass for one: it can be removed only.
+    fn act_on_stored(&self, action: QueueAction, what: What) -> Result<Answer, AdminError> {
+        let (mut queue, untried) = stored(&self.mailboxes).map_err(|error| refused(&error))?;
+        let what = match what {
+            What::Act { ids, .. } if action != QueueAction::Remove => {
+                let all = queue.list(None, now()).map(|listed| listed.id);
+                let ids = ids.unwrap_or_else(|| all.collect());
+                What::Act {
+                    action,
+                    ids: Some(ids.into_iter().filter(|id| !untried.contains(id)).collect()),
+                }
+            }
+            other => other,
+        };
+        let answer = answer(&mut queue, what, now());
+        if let Answer::Acted(ids) = &answer {
+            let settlements = ids.iter().map(|&id| queue.settlement(id)).collect();
+            wait(self.mailboxes.settle(settlements)).map_err(|error| refused(&error))?;
+        }
+        Ok(answer)
+    }
+
     /// Asks every shard, or the index.
     fn ask(&self, what: &What) -> Result<Vec<Answer>, AdminError> {
         if self.doors.is_empty() {
-            let mut queue = stored(&self.mailboxes).map_err(|error| refused(&error))?;
+            let (mut queue, _) = stored(&self.mailboxes).map_err(|error| refused(&error))?;
             return Ok(vec![answer(&mut queue, what.clone(), now())]);
         }
         let mut answers = Vec::with_capacity(self.doors.len());
+        let mut late = 0;
         for door in &self.doors {
             let (reply, answered) = channel();
             door.put(Ask { what: what.clone(), reply });
-            let late = |_| AdminError::new(AdminErrorKind::Busy, "a shard does not answer");
-            answers.push(answered.recv_timeout(PATIENCE).map_err(late)?);
+            // The others are asked all the same.
+            match answered.recv_timeout(PATIENCE) {
+                Ok(answer) => answers.push(answer),
+                Err(_) => late += 1,
+            }
+        }
+        if late > 0 {
+            let text = format!("{late} shards do not answer: what was asked for may come later");
+            return Err(AdminError::new(AdminErrorKind::Busy, text));
         }
         Ok(answers)
     }
@@ -221,9 +254,10 @@ fn counted(count: usize) -> impl Display {
     if count == 1 { "1 message".to_owned() } else { format!("{count} messages") }
 }
 
-/// The queue as the index has it, while no engine runs.
-fn stored(mailboxes: &Embedded) -> Result<Queue, StoreError> {
+/// The queue as the index has it, while no engine runs, and what of it has no state.
+fn stored(mailboxes: &Embedded) -> Result<(Queue, BTreeSet<QueueId>), StoreError> {
     let mut queue = Queue::new(Terms::default());
+    let mut untried = BTreeSet::new();
     wait(mailboxes.persist())?;
     for shard in 0..=ShardId::MAX {
         let mut after = None;
@@ -233,6 +267,7 @@ fn stored(mailboxes: &Embedded) -> Result<Queue, StoreError> {
             after = Some(last.id);
             for queued in &listed {
                 if queue.restore(queued.id, queued.octets, &queued.state).is_err() {
+                    untried.insert(queued.id);
                     // Its time is in its name.
                     let received = UnixTime::from_ms(queued.id.0 >> 22);
                     queue.add(queued.id, queued.octets, received, [("?", vec![0])]);
@@ -240,5 +275,5 @@ fn stored(mailboxes: &Embedded) -> Result<Queue, StoreError> {
             }
         }
     }
-    Ok(queue)
+    Ok((queue, untried))
 }

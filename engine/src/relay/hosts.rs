@@ -32,7 +32,8 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
         Way::Route(route) => (route.protocol, route.hosts.clone()),
         Way::Mx => (Protocol::Smtp, exchanges(shard, domain).await?),
         Way::Nowhere => {
-            return Err(Failed::for_good(Cause::Route, 550, "this node sends nothing there"));
+            // Another configuration may.
+            return Err(Failed::later(Cause::Route, "this node sends nothing there"));
         }
     };
     let settings = settings(shard, protocol);
@@ -40,6 +41,9 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
     let mut last: Option<Failed> = None;
     let mut left = ADDRESSES_MAX;
     for host in hosts {
+        if left == 0 {
+            break;
+        }
         let addresses = match addresses(shard, &host).await {
             Ok(addresses) => addresses,
             Err(failed) => {
@@ -62,12 +66,12 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
             }
             match opened {
                 Ok(link) => return Ok(link),
+                // RFC 5321 §5.1: behind this node nobody is nearer. A host in front of it that is
+                // down may come back.
                 Err(Fault::Loop) => {
-                    return Err(Failed::for_good(
-                        Cause::Route,
-                        554,
-                        format!("5.4.6 mail for {domain} leads back to this node ({to})"),
-                    ));
+                    let words = format!("5.4.6 mail for {domain} leads back to this node ({to})");
+                    let back = Failed::for_good(Cause::Route, 554, words);
+                    return Err(last.filter(|last| !last.permanent).unwrap_or(back));
                 }
                 // RFC 5321 §4.2.1: a 5yz greeting is about this host; the next may be better.
                 Err(Fault::Refused(said)) => {

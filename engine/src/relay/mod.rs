@@ -29,7 +29,7 @@ mod site;
 use core::cell::{Cell, RefCell};
 use core::pin::pin;
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -58,6 +58,8 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 /// When the index could not take a batch.
 const SETTLE_RETRY: Duration = Duration::from_secs(1);
+/// How often a message is looked at that a start could not read.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// Messages that a start lists at a time.
 const LISTED_COUNT: usize = 4096;
 /// Windows of the queue that are kept open, 100 bytes each; beyond, they are opened again.
@@ -105,6 +107,8 @@ struct Site {
     /// What waits for a connection.
     ready: RefCell<std::collections::VecDeque<Work>>,
     workers_count: Cell<usize>,
+    /// Those of them that have a connection.
+    connected_count: Cell<usize>,
     /// Workers with a connection and nothing to do.
     idle: RefCell<Vec<oneshot::Sender<Work>>>,
 }
@@ -120,10 +124,13 @@ pub struct Outbound {
     workers_count: Cell<usize>,
     /// Wakes the pump.
     bell: Latest<()>,
-    settlements: RefCell<Vec<Settlement>>,
-    /// Wakes who hands them over.
+    /// Messages that stand otherwise than the index knows.
+    changed: RefCell<BTreeSet<QueueId>>,
+    /// Wakes who tells it.
     settle: Latest<()>,
     settling: Cell<bool>,
+    /// The index takes nothing: nothing is sent that it could not be told of.
+    refused: Cell<bool>,
     key: MailboxKey,
     windows: RefCell<BTreeMap<WindowId, OpenWindow>>,
 }
@@ -151,9 +158,10 @@ impl Outbound {
             sites: RefCell::default(),
             workers_count: Cell::new(0),
             bell: Latest::default(),
-            settlements: RefCell::default(),
+            changed: RefCell::default(),
             settle: Latest::default(),
             settling: Cell::new(false),
+            refused: Cell::new(false),
             key: MailboxKey::of_queue(secret),
             windows: RefCell::default(),
         }
@@ -184,9 +192,10 @@ impl Outbound {
         self.bell.put(());
     }
 
-    /// Keeps what became of a message.
-    pub fn keep(&self, settlement: Settlement) {
-        self.settlements.borrow_mut().push(settlement);
+    /// Has the index told how a message stands. When it is told it is looked at once more, so what
+    /// comes last counts.
+    pub fn keep(&self, id: QueueId) {
+        self.changed.borrow_mut().insert(id);
         self.settle.put(());
     }
 
@@ -244,8 +253,8 @@ pub async fn restore<R: Runtime, M: Mailboxes>(
             let Some(last) = listed.last() else { break };
             after = Some(last.id);
             for queued in &listed {
-                if !known(shard, queued) {
-                    untried(shard, queued.id, queued.octets).await;
+                if !known(shard, queued) && !untried(shard, queued.id, queued.octets).await {
+                    later(shard, queued.id, queued.octets);
                 }
             }
         }
@@ -265,17 +274,38 @@ fn known<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, queued: &Queued) -> bool
     false
 }
 
-/// Adds a message that nobody has tried to send: what it needs stands in its envelope.
-async fn untried<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, id: QueueId, octets: u64) {
+/// Adds a message that nobody has tried to send: what it needs stands in its envelope. False when
+/// that cannot be read.
+async fn untried<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    id: QueueId,
+    octets: u64,
+) -> bool {
     match Stored::open(shard, id).await {
         Ok((_, envelope)) => {
             shard.outbound.accept(id, octets, envelope.received, legs(&envelope));
+            true
         }
-        // It stays where it is, for an operator and the next start.
+        Err(StoreError::NotFound(_)) => true,
         Err(error) => {
-            shard.log.event(shard.rt.unix(), Event::MessageDamaged, &[("id", &id), ("why", &error)])
+            let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &id), ("why", &error)];
+            shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
+            false
         }
     }
+}
+
+/// Looks again, until the message can be read or is removed.
+fn later<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, id: QueueId, octets: u64) {
+    let inner = Rc::clone(shard);
+    shard.rt.spawn(Class::Background, async move {
+        loop {
+            inner.rt.sleep_until(inner.rt.now() + LOOK_AGAIN).await;
+            if untried(&inner, id, octets).await {
+                return;
+            }
+        }
+    });
 }
 
 /// Begins to send. Nothing is sent before.
@@ -311,7 +341,7 @@ pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolve
 /// Hands what is due to its sites.
 fn dispatch<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
     let outbound = &shard.outbound;
-    if shard.drain.is_draining() {
+    if shard.drain.is_draining() || outbound.refused.get() {
         return;
     }
     let now = shard.rt.unix();
@@ -323,29 +353,56 @@ fn dispatch<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
     }
 }
 
-/// Hands settlements to the index until none are left.
+/// Tells the index of all that has changed.
 async fn settle<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
     let outbound = &shard.outbound;
     outbound.settling.set(true);
     loop {
-        let batch = core::mem::take(&mut *outbound.settlements.borrow_mut());
-        if batch.is_empty() {
+        let changed = core::mem::take(&mut *outbound.changed.borrow_mut());
+        if changed.is_empty() {
             break;
         }
-        while let Err(error) = shard.mailboxes.settle(batch.clone()).await {
-            if !matches!(error, StoreError::Busy) {
-                shard.log.event(shard.rt.unix(), Event::StorageFailed, &[("why", &error)]);
+        let batch: Vec<Settlement> = {
+            let queue = outbound.queue.borrow();
+            changed.iter().map(|&id| queue.settlement(id)).collect()
+        };
+        match shard.mailboxes.settle(batch.clone()).await {
+            Ok(()) => outbound.refused.set(false),
+            Err(StoreError::Invalid(_)) => one_by_one(shard, batch).await,
+            Err(error) => {
+                if !matches!(error, StoreError::Busy) {
+                    shard.log.event(shard.rt.unix(), Event::StorageFailed, &[("why", &error)]);
+                }
+                outbound.refused.set(true);
+                outbound.changed.borrow_mut().extend(changed);
+                shard.rt.sleep_until(shard.rt.now() + SETTLE_RETRY).await;
             }
-            shard.rt.sleep_until(shard.rt.now() + SETTLE_RETRY).await;
         }
     }
     outbound.settling.set(false);
+    outbound.wake();
+}
+
+/// A batch in which something cannot be kept: the others are.
+async fn one_by_one<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, batch: Vec<Settlement>) {
+    for settlement in batch {
+        let (Settlement::Deferred(id, _) | Settlement::Done(id)) = settlement;
+        match shard.mailboxes.settle(vec![settlement]).await {
+            Ok(()) => {}
+            // A restart tries it as if nobody had.
+            Err(error @ StoreError::Invalid(_)) => {
+                let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &id), ("why", &error)];
+                shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
+            }
+            Err(_) => shard.outbound.keep(id),
+        }
+    }
 }
 
 /// Waits until the index has what is known, at most `patience`: the last thing that a relay does.
 pub async fn settled<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, patience: Duration) {
     let (outbound, end) = (&shard.outbound, shard.rt.now() + patience);
-    let open = || outbound.settling.get() || !outbound.settlements.borrow().is_empty();
+    let open = || outbound.settling.get() || !outbound.changed.borrow().is_empty();
     while open() && shard.rt.now() < end {
         shard.rt.sleep_until(shard.rt.now() + SETTLE_PAUSE).await;
     }

@@ -7,6 +7,7 @@
 use core::cell::Cell;
 use core::net::SocketAddr;
 use core::pin::pin;
+use core::time::Duration;
 use std::rc::Rc;
 
 use fsmtp_proto::smtp::client::{Envelope as _, Lack};
@@ -25,6 +26,11 @@ use super::pieces::Stored;
 use crate::log::Event;
 use crate::shard::{Shard, count};
 use crate::start::first;
+
+/// When a message is looked for again that the index does not know yet.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// When one that could not be read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(300);
 
 /// Why a leg could not be sent, for all of its recipients.
 pub(super) struct Failed {
@@ -52,46 +58,72 @@ pub(super) fn give<R: Dial + Datagrams, M: Mailboxes>(
     domain: &Rc<str>,
     work: Work,
 ) {
-    let mut work = work;
-    while let Some(idle) = site.idle.borrow_mut().pop() {
-        // It may have given up waiting in this very turn.
-        match idle.send(work) {
-            Ok(()) => return,
-            Err(back) => work = back,
-        }
-    }
+    let Some(work) = to_idle(site, work) else { return };
     if site.workers_count.get() >= shard.outbound.plan.limits.connections_max {
         site.ready.borrow_mut().push_back(work);
         return;
     }
-    let add = |count: &Cell<usize>, n: isize| count.set(count.get().saturating_add_signed(n));
     add(&site.workers_count, 1);
     add(&shard.outbound.workers_count, 1);
     let (inner, site, domain) = (Rc::clone(shard), Rc::clone(site), Rc::clone(domain));
     shard.rt.spawn(Class::Session, async move {
-        work_on(&inner, &site, work).await;
+        let guest = inner.drain.enter_task().await;
+        let link = work_on(&inner, &site, work).await;
         add(&site.workers_count, -1);
         add(&inner.outbound.workers_count, -1);
-        inner.outbound.wake();
+        // Nothing waits between here and the look into the line: what comes meanwhile finds that
+        // this worker is gone. Other workers look there themselves.
         if site.workers_count.get() == 0 {
-            // Nothing waits, or a worker would still be there.
-            inner.outbound.sites.borrow_mut().remove(&domain);
+            let next = site.ready.borrow_mut().pop_front();
+            match next.filter(|_| !inner.drain.is_draining()) {
+                Some(next) => give(&inner, &site, &domain, next),
+                None => drop(inner.outbound.sites.borrow_mut().remove(&domain)),
+            }
         }
+        inner.outbound.wake();
+        if let Some(link) = link {
+            link.quit().await;
+        }
+        drop(guest);
     });
 }
 
-/// Sends one leg after the other, as long as there are some.
+fn add(count: &Cell<usize>, n: isize) {
+    count.set(count.get().saturating_add_signed(n));
+}
+
+/// Hands a leg to a worker with nothing to do; gives it back when there is none.
+fn to_idle(site: &Site, mut work: Work) -> Option<Work> {
+    while let Some(idle) = site.idle.borrow_mut().pop() {
+        // It may have given up waiting in this very turn.
+        match idle.send(work) {
+            Ok(()) => return None,
+            Err(back) => work = back,
+        }
+    }
+    Some(work)
+}
+
+/// Sends one leg after the other, as long as there are some; gives back the connection.
 async fn work_on<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     site: &Rc<Site>,
     work: Work,
-) {
-    let guest = shard.drain.enter_task().await;
+) -> Option<Link<R>> {
     let mut link = None;
     let mut next = Some(work);
     while let Some(work) = next.take() {
-        let unreachable = attempt(shard, &mut link, &work).await;
-        if let Some(failed) = unreachable {
+        let was = isize::from(link.is_some());
+        let failed = attempt(shard, &mut link, &work).await;
+        add(&site.connected_count, isize::from(link.is_some()) - was);
+        if let Some(failed) = failed {
+            if site.connected_count.get() > 0 {
+                // A host that bears no more connections is no reason to give the line up.
+                if let Some(work) = to_idle(site, work) {
+                    site.ready.borrow_mut().push_front(work);
+                }
+                return None;
+            }
             let waiting = core::mem::take(&mut *site.ready.borrow_mut());
             for work in core::iter::once(work).chain(waiting) {
                 give_up(shard, &work, &failed).await;
@@ -102,10 +134,8 @@ async fn work_on<R: Dial + Datagrams, M: Mailboxes>(
             next = wait(shard, site).await;
         }
     }
-    if let Some(link) = link {
-        link.quit().await;
-    }
-    drop(guest);
+    add(&site.connected_count, -isize::from(link.is_some()));
+    link
 }
 
 /// Waits a while for more to send over an open connection.
@@ -135,18 +165,14 @@ async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
     if let Some(worn) = link.take_if(|link| link.messages_count >= limits.messages_max) {
         worn.quit().await;
     }
+    if !shard.outbound.queue.borrow().may_go(work.id, &work.domain) {
+        shard.outbound.queue.borrow_mut().put_back(work.id, &work.domain);
+        return None;
+    }
     let (mut stored, envelope) = match Stored::open(shard, work.id).await {
         Ok(found) => found,
-        // Removed meanwhile.
-        Err(StoreError::NotFound(_)) => {
-            finish(shard, work, Outcome::done(), None, Vec::new()).await;
-            return None;
-        }
         Err(error) => {
-            let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &work.id), ("why", &error)];
-            shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
-            let failed = Failed::later(Cause::Storage, error.to_string());
-            give_up(shard, work, &failed).await;
+            unreadable(shard, work, &error);
             return None;
         }
     };
@@ -195,6 +221,27 @@ pub(super) fn named(host: SocketAddr, fault: &Fault) -> String {
     }
 }
 
+/// A message that cannot be read now: it waits, whatever happens, since nobody could be told what
+/// has become of it.
+fn unreadable<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Shard<R, M>,
+    work: &Work,
+    error: &StoreError,
+) {
+    let now = shard.rt.unix();
+    // One that the index has not heard of yet is on its way there.
+    let pause = match error {
+        StoreError::NotFound(_) | StoreError::Busy => BUSY_PAUSE,
+        _ => {
+            let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &work.id), ("why", error)];
+            shard.log.event(now, Event::MessageDamaged, &fields);
+            UNREADABLE_PAUSE
+        }
+    };
+    shard.outbound.queue.borrow_mut().put_off(work.id, &work.domain, now + pause);
+    shard.outbound.wake();
+}
+
 /// RFC 3463: what a server cannot take, as a reply would say it.
 const fn code_of(lack: Lack) -> u16 {
     match lack {
@@ -215,12 +262,7 @@ async fn give_up<R: Dial + Datagrams, M: Mailboxes>(
             let letter = Letter::new(&envelope, &work.recipients, work.octets);
             conclude(shard, work, &envelope, &letter, Err(failed)).await;
         }
-        Err(_) => {
-            let remaining = work.recipients.to_vec();
-            let Failed { cause, code, words, .. } = failed;
-            let outcome = Outcome { remaining, cause, code, words };
-            finish(shard, work, outcome, None, Vec::new()).await;
-        }
+        Err(error) => unreadable(shard, work, &error),
     }
 }
 
@@ -243,14 +285,17 @@ async fn conclude<R: Dial + Datagrams, M: Mailboxes>(
     let taken = if verdict.dsn { Kind::Taken } else { Kind::Relayed };
     for index in 0..letter.recipients_count() {
         let Some(place) = letter.place(index) else { continue };
-        let refused = verdict.refused.get(index as usize).and_then(Option::as_ref);
-        let refused = refused.or(verdict.whole.as_ref());
+        let at_rcpt = verdict.refused.get(index as usize).and_then(Option::as_ref);
+        // RFC 5321 §4.5.3.1.10: 552 to RCPT means 452, too many recipients.
+        let too_many = at_rcpt.is_some_and(|said| said.code == 552);
+        let refused = at_rcpt.or(verdict.whole.as_ref());
         let (permanent, cause, code, words) = match (&failed, refused, &verdict.taken) {
             (Some(failed), ..) => {
                 (failed.permanent, failed.cause, failed.code, failed.words.clone())
             }
             (None, Some(said), _) => {
-                (said.is_permanent(), Cause::Refused, said.code, said.words.clone())
+                let permanent = said.is_permanent() && !too_many;
+                (permanent, Cause::Refused, said.code, said.words.clone())
             }
             (None, None, Some(said)) => {
                 sent(shard, work, letter.address(index), (&peer, tls), said);
@@ -269,7 +314,7 @@ async fn conclude<R: Dial + Datagrams, M: Mailboxes>(
     }
     let (cause, code, words) = last;
     let outcome = Outcome { remaining, cause, code, words };
-    finish(shard, work, outcome, Some(envelope), fates).await;
+    finish(shard, work, outcome, envelope, fates).await;
 }
 
 fn sent<R: Dial + Datagrams, M: Mailboxes>(
@@ -298,15 +343,16 @@ async fn finish<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     work: &Work,
     outcome: Outcome,
-    envelope: Option<&Envelope>,
+    envelope: &Envelope,
     mut fates: Vec<Fate>,
 ) {
     let now = shard.rt.unix();
     let (cause, code, words) = (outcome.cause, outcome.code, outcome.words.clone());
     let waits = outcome.remaining.len();
-    let finished = shard.outbound.queue.borrow_mut().finish(work.id, &work.domain, outcome, now);
-    let Some(finished) = finished else { return };
-    if waits > finished.expired.len() {
+    let judged = shard.outbound.queue.borrow().judge(work.id, &work.domain, &outcome, now);
+    // Removed meanwhile.
+    let Some(judged) = judged else { return };
+    if waits > judged.expired.len() {
         count(&shard.counters.legs_deferred);
         let fields: [(&str, &dyn core::fmt::Display); 5] = [
             ("id", &work.id),
@@ -321,21 +367,23 @@ async fn finish<R: Dial + Datagrams, M: Mailboxes>(
         let words = words.as_str();
         move |&place: &u16| Fate::new(place, kind, "", code, words)
     };
-    fates.extend(finished.expired.iter().map(told(Kind::Expired)));
-    fates.extend(finished.delayed.iter().map(told(Kind::Delayed)));
-    if let Some(envelope) = envelope {
-        for fate in fates.iter().filter(|fate| fate.is_failure()) {
-            count(&shard.counters.recipients_failed);
-            let to = envelope.recipients.get(usize::from(fate.place));
-            let to =
-                to.map_or_else(String::new, |to| String::from_utf8_lossy(&to.address).into_owned());
-            let fields: [(&str, &dyn core::fmt::Display); 4] =
-                [("id", &work.id), ("to", &to), ("code", &fate.code), ("said", &fate.words)];
-            shard.log.event(now, Event::MessageFailed, &fields);
-        }
-        // Before the message is taken out: nobody loses it without a word.
-        notice::tell(shard, work.id, envelope, &fates).await;
+    fates.extend(judged.expired.iter().map(told(Kind::Expired)));
+    fates.extend(judged.delayed.iter().map(told(Kind::Delayed)));
+    for fate in fates.iter().filter(|fate| fate.is_failure()) {
+        count(&shard.counters.recipients_failed);
+        let to = envelope.recipients.get(usize::from(fate.place));
+        let to =
+            to.map_or_else(String::new, |to| String::from_utf8_lossy(&to.address).into_owned());
+        let fields: [(&str, &dyn core::fmt::Display); 4] =
+            [("id", &work.id), ("to", &to), ("code", &fate.code), ("said", &fate.words)];
+        shard.log.event(now, Event::MessageFailed, &fields);
     }
-    shard.outbound.keep(finished.settlement);
+    // Before the queue forgets them, and while they count as under way: nobody loses a message
+    // without a word.
+    notice::tell(shard, work.id, envelope, &fates).await;
+    let mut queue = shard.outbound.queue.borrow_mut();
+    queue.finish(work.id, &work.domain, outcome, &judged, now);
+    drop(queue);
+    shard.outbound.keep(work.id);
     shard.outbound.wake();
 }

@@ -82,8 +82,8 @@ pub enum Settlement {
     Done(QueueId),
 }
 
-/// The longest state of a queued message. Arbitrary: some bytes for each of the most recipients.
-pub const STATE_BYTES_MAX: usize = 256 * 1024;
+/// The longest state of a queued message: more than what an envelope of the largest size needs.
+pub const STATE_BYTES_MAX: usize = 1024 * 1024;
 
 /// How much is in a mailbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

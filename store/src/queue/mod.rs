@@ -1,9 +1,10 @@
 //! The queue of one shard: which message waits for which domain, until when, and why.
 //!
 //! Pure scheduling: no I/O, and the time is passed in. The relay asks for what is due
-//! ([`Queue::take`]), tries to send it, and says what became of it ([`Queue::finish`]); what it
-//! hears back it hands to [`Outgoing::settle`](crate::mailbox::Outgoing::settle), so that a restart
-//! finds the same queue ([`Queue::restore`]).
+//! ([`Queue::take`]), tries to send it, tells senders what they must know ([`Queue::judge`]), and
+//! says what became of it ([`Queue::finish`]). How a message stands then ([`Queue::settlement`]) it
+//! hands to [`Outgoing::settle`](crate::mailbox::Outgoing::settle), so that a restart finds the
+//! same queue ([`Queue::restore`]).
 //!
 //! A message has a *leg* for each domain that it is to go to. Each leg has one reason at a time why
 //! it is not on its way ([`WhyNot`]).
@@ -27,7 +28,7 @@ use std::rc::Rc;
 use fsmtp_rt::UnixTime;
 
 use crate::QueueId;
-use crate::mailbox::Settlement;
+use crate::mailbox::{STATE_BYTES_MAX, Settlement};
 use domains::{DomainId, Domains};
 pub use schedule::{Pauses, ScheduleError, duration};
 use state::Kept;
@@ -225,13 +226,10 @@ impl Outcome {
     }
 }
 
-/// What follows from an [`Outcome`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Finished {
-    /// To be kept.
-    pub settlement: Settlement,
-    /// Recipients who are given up, since the message has expired: their sender is to be told
-    /// before the settlement is kept.
+/// Who is to be told about an [`Outcome`], before [`Queue::finish`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Judged {
+    /// Recipients who are given up, since the message has expired.
     pub expired: Vec<u16>,
     /// Recipients whose sender is to be told, once, that they wait.
     pub delayed: Vec<u16>,
@@ -411,46 +409,80 @@ impl Queue {
         Some(Work { id, domain: name, recipients, octets, attempts_count })
     }
 
-    /// What follows from an attempt; none when the message was removed meanwhile.
+    /// What an attempt will mean; none when the message was removed meanwhile. Changes nothing:
+    /// what is under way stays so while its sender is told.
+    #[must_use]
+    pub fn judge(
+        &self,
+        id: QueueId,
+        domain: &str,
+        outcome: &Outcome,
+        now: UnixTime,
+    ) -> Option<Judged> {
+        let message = self.messages.get(&id)?;
+        let domain = self.domains.find(domain)?;
+        let leg = message.legs.as_slice().iter().find(|leg| leg.domain == domain)?;
+        if now >= self.expires(message.received) {
+            return Some(Judged { expired: outcome.remaining.clone(), delayed: Vec::new() });
+        }
+        let is_late = |notice| now >= message.received + notice;
+        let tell = !leg.delay_told && self.terms.delay_notice.is_some_and(is_late);
+        let delayed = if tell { outcome.remaining.clone() } else { Vec::new() };
+        Some(Judged { expired: Vec::new(), delayed })
+    }
+
+    /// Ends an attempt as it was judged. The message's [`settlement`](Self::settlement) is another
+    /// one then.
     pub fn finish(
         &mut self,
         id: QueueId,
         domain: &str,
         outcome: Outcome,
+        judged: &Judged,
         now: UnixTime,
-    ) -> Option<Finished> {
-        let domain = self.domains.find(domain)?;
-        let received = self.messages.get(&id)?.received;
+    ) {
+        let Some(domain) = self.domains.find(domain) else { return };
+        let Some(received) = self.messages.get(&id).map(|message| message.received) else { return };
         let (expires, pauses) = (self.expires(received), self.terms.pauses.clone());
-        let notice = self.terms.delay_notice.is_some_and(|notice| now >= received + notice);
         let words = self.domains.words(domain, cut(&outcome.words));
-        let leg = self.leg(id, domain)?;
+        let Some(leg) = self.leg(id, domain) else { return };
         leg.under_way = false;
         leg.attempts_count = leg.attempts_count.saturating_add(1);
-        let expired = now >= expires;
-        if outcome.remaining.is_empty() || expired {
-            self.drop_leg(id, domain);
-            let expired = outcome.remaining;
-            return Some(Finished {
-                settlement: self.settlement(id),
-                expired,
-                delayed: Vec::new(),
-            });
+        if outcome.remaining.is_empty() || !judged.expired.is_empty() {
+            return self.drop_leg(id, domain);
         }
         leg.recipients = outcome.remaining.into();
         (leg.cause, leg.code, leg.words) = (outcome.cause, outcome.code, words);
+        leg.delay_told |= !judged.delayed.is_empty();
         let pause = spread(pauses.after(leg.attempts_count), id);
         leg.due_s = seconds(expires.min(now + pause));
-        let mut delayed = Vec::new();
-        if notice && !leg.delay_told {
-            leg.delay_told = true;
-            delayed = leg.recipients.to_vec();
-        }
         if !leg.held {
             let due = (leg.due_s, id, domain);
             self.due.insert(due);
         }
-        Some(Finished { settlement: self.settlement(id), expired: Vec::new(), delayed })
+    }
+
+    /// Whether what is under way may still be sent: it was neither held nor removed meanwhile.
+    #[must_use]
+    pub fn may_go(&self, id: QueueId, domain: &str) -> bool {
+        let domain = self.domains.find(domain);
+        let message = self.messages.get(&id);
+        let mut legs = message.iter().flat_map(|message| message.legs.as_slice());
+        legs.any(|leg| Some(leg.domain) == domain && !leg.held)
+    }
+
+    /// Puts an attempt off that could not begin for a reason of this node's own: it counts for
+    /// nothing, and no message expires by it.
+    pub fn put_off(&mut self, id: QueueId, domain: &str, until: UnixTime) {
+        let Some(domain) = self.domains.find(domain) else { return };
+        let Some(leg) = self.leg(id, domain) else { return };
+        leg.under_way = false;
+        leg.cause = Cause::Storage;
+        leg.due_s = seconds(until);
+        if !leg.held {
+            let due = (leg.due_s, id, domain);
+            self.due.insert(due);
+        }
     }
 
     /// Gives an attempt up that has not begun: the leg is due again at once, as if nothing were.
@@ -464,9 +496,17 @@ impl Queue {
         }
     }
 
-    /// What is to be kept of a message.
-    fn settlement(&self, id: QueueId) -> Settlement {
+    /// What is to be kept of a message now; that it is done when it is not here.
+    #[must_use]
+    pub fn settlement(&self, id: QueueId) -> Settlement {
         let Some(message) = self.messages.get(&id) else { return Settlement::Done(id) };
+        let state = self.state(message, true);
+        // Words are all that can be left out.
+        let state = if state.len() > STATE_BYTES_MAX { self.state(message, false) } else { state };
+        Settlement::Deferred(id, state)
+    }
+
+    fn state(&self, message: &Message, with_words: bool) -> Box<[u8]> {
         let kept = |leg: &Leg| Kept {
             domain: self.domains.name(leg.domain),
             due_s: u64::from(leg.due_s),
@@ -476,10 +516,10 @@ impl Queue {
             cause: leg.cause,
             code: leg.code,
             recipients: Rc::clone(&leg.recipients),
-            words: Rc::clone(&leg.words),
+            words: if with_words { Rc::clone(&leg.words) } else { "".into() },
         };
         let legs: Vec<Kept> = message.legs.as_slice().iter().map(kept).collect();
-        Settlement::Deferred(id, state::encode(message.received, &legs))
+        state::encode(message.received, &legs)
     }
 
     fn drop_leg(&mut self, id: QueueId, domain: DomainId) {
@@ -497,21 +537,20 @@ impl Queue {
         self.domains.leave(domain);
     }
 
-    /// Takes a message out, whatever waits for it. What is under way may still arrive.
-    ///
-    /// None when it is not there.
-    pub fn remove(&mut self, id: QueueId) -> Option<Settlement> {
-        let message = self.messages.remove(&id)?;
+    /// Takes a message out, whatever waits for it; what is being sent may still arrive. False when
+    /// it is not there.
+    pub fn remove(&mut self, id: QueueId) -> bool {
+        let Some(message) = self.messages.remove(&id) else { return false };
         for leg in message.legs.as_slice() {
             self.due.remove(&(leg.due_s, id, leg.domain));
             self.domains.leave(leg.domain);
         }
-        Some(Settlement::Done(id))
+        true
     }
 
-    /// Holds a message back, or releases it. None when it is not there.
-    pub fn hold(&mut self, id: QueueId, held: bool) -> Option<Settlement> {
-        let message = self.messages.get_mut(&id)?;
+    /// Holds a message back, or releases it. False when it is not there.
+    pub fn hold(&mut self, id: QueueId, held: bool) -> bool {
+        let Some(message) = self.messages.get_mut(&id) else { return false };
         for leg in message.legs.as_mut_slice() {
             leg.held = held;
             let due = (leg.due_s, id, leg.domain);
@@ -521,12 +560,12 @@ impl Queue {
                 self.due.insert(due);
             }
         }
-        Some(self.settlement(id))
+        true
     }
 
-    /// Makes a message due now, unless it is held. None when it is not there.
-    pub fn retry(&mut self, id: QueueId, now: UnixTime) -> Option<Settlement> {
-        let message = self.messages.get_mut(&id)?;
+    /// Makes a message due now, unless it is held. False when it is not there.
+    pub fn retry(&mut self, id: QueueId, now: UnixTime) -> bool {
+        let Some(message) = self.messages.get_mut(&id) else { return false };
         for leg in message.legs.as_mut_slice() {
             if !leg.held && !leg.under_way {
                 self.due.remove(&(leg.due_s, id, leg.domain));
@@ -534,7 +573,7 @@ impl Queue {
                 self.due.insert((leg.due_s, id, leg.domain));
             }
         }
-        Some(self.settlement(id))
+        true
     }
 
     /// The legs of messages behind `after`, by their names.

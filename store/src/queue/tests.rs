@@ -30,6 +30,19 @@ fn later(words: &str, remaining: &[u16]) -> Outcome {
     Outcome { remaining, cause: Cause::Refused, code: 451, words }
 }
 
+/// Ends an attempt; who is to be told, and how the message stands then.
+fn end(
+    queue: &mut Queue,
+    n: u64,
+    domain: &str,
+    outcome: Outcome,
+    now: UnixTime,
+) -> (Judged, Settlement) {
+    let judged = queue.judge(id(n), domain, &outcome, now).unwrap();
+    queue.finish(id(n), domain, outcome, &judged, now);
+    (judged, queue.settlement(id(n)))
+}
+
 fn why(queue: &Queue, now: UnixTime) -> Vec<(QueueId, WhyNot)> {
     queue.list(None, now).map(|listed| (listed.id, listed.why)).collect()
 }
@@ -44,11 +57,11 @@ fn a_message_is_due_at_once_and_done_when_all_its_legs_are() {
     assert_eq!((&*work.domain, &*work.recipients, work.octets), ("b.test", &[1][..], 500));
     assert_eq!(queue.take(at(MINUTE)), None, "all is under way");
     assert_eq!(queue.next_due(), None);
-    let first = queue.finish(id(1), "b.test", Outcome::done(), at(1)).unwrap();
-    assert!(matches!(first.settlement, Settlement::Deferred(..)));
-    let last = queue.finish(id(1), "a.test", Outcome::done(), at(2)).unwrap();
-    assert_eq!(last.settlement, Settlement::Done(id(1)));
-    assert!(queue.is_empty() && queue.finish(id(1), "a.test", Outcome::done(), at(2)).is_none());
+    let (_, first) = end(&mut queue, 1, "b.test", Outcome::done(), at(1));
+    assert!(matches!(first, Settlement::Deferred(..)));
+    let (_, last) = end(&mut queue, 1, "a.test", Outcome::done(), at(2));
+    assert_eq!(last, Settlement::Done(id(1)));
+    assert!(queue.is_empty() && queue.judge(id(1), "a.test", &Outcome::done(), at(2)).is_none());
 }
 
 #[test]
@@ -58,14 +71,14 @@ fn a_refusal_waits_longer_each_time_until_the_message_expires() {
     let (mut now, mut told_at, mut pauses) = (0, Vec::new(), Vec::new());
     loop {
         let work = queue.take(at(now)).unwrap();
-        let finished =
-            queue.finish(work.id, "a.test", later("not now", &work.recipients), at(now)).unwrap();
-        if !finished.delayed.is_empty() {
+        let outcome = later("not now", &work.recipients);
+        let (judged, settlement) = end(&mut queue, 1, "a.test", outcome, at(now));
+        if !judged.delayed.is_empty() {
             told_at.push(now / MINUTE);
         }
         let Some(due) = queue.next_due() else {
-            assert_eq!(finished.expired, [0, 1]);
-            assert_eq!(finished.settlement, Settlement::Done(id(1)));
+            assert_eq!(judged.expired, [0, 1]);
+            assert_eq!(settlement, Settlement::Done(id(1)));
             break;
         };
         assert_eq!(why(&queue, at(now)), [(id(1), WhyNot::Waits(Cause::Refused))]);
@@ -83,7 +96,7 @@ fn recipients_that_are_done_are_not_tried_again() {
     let mut queue = Queue::new(terms());
     queue.add(id(1), 500, START, [("a.test", vec![0, 1, 2])]);
     queue.take(START).unwrap();
-    queue.finish(id(1), "a.test", later("1 is away", &[1]), START);
+    end(&mut queue, 1, "a.test", later("1 is away", &[1]), START);
     let work = queue.take(at(2 * MINUTE)).unwrap();
     assert_eq!((&*work.recipients, work.attempts_count), (&[1][..], 1));
 }
@@ -93,26 +106,30 @@ fn an_operator_holds_releases_retries_and_removes() {
     let mut queue = Queue::new(terms());
     queue.add(id(1), 500, START, [("a.test", vec![0])]);
     queue.add(id(2), 500, START, [("a.test", vec![0])]);
-    assert!(matches!(queue.hold(id(1), true), Some(Settlement::Deferred(..))));
+    assert!(queue.hold(id(1), true));
     assert_eq!(queue.take(START).map(|work| work.id), Some(id(2)));
     assert_eq!(why(&queue, START), [(id(1), WhyNot::Held), (id(2), WhyNot::UnderWay)]);
     // Held while it is under way: it is finished, and then stays.
+    assert!(queue.may_go(id(2), "a.test") && !queue.may_go(id(2), "b.test"));
     queue.hold(id(2), true);
-    queue.finish(id(2), "a.test", later("not now", &[0]), START);
+    assert!(!queue.may_go(id(2), "a.test") && !queue.may_go(id(9), "a.test"));
+    end(&mut queue, 2, "a.test", later("not now", &[0]), START);
     queue.retry(id(2), at(1));
     assert_eq!(queue.take(at(60 * MINUTE)), None);
     queue.hold(id(2), false);
     assert_eq!(queue.take(at(1)), None);
-    assert!(queue.retry(id(2), at(1)).is_some());
+    assert!(queue.retry(id(2), at(1)));
     assert_eq!(queue.take(at(1)).map(|work| work.id), Some(id(2)));
-    assert_eq!(queue.remove(id(2)), Some(Settlement::Done(id(2))));
-    assert!(queue.finish(id(2), "a.test", later("too late", &[0]), at(2)).is_none());
+    assert!(queue.remove(id(2)));
+    assert_eq!(queue.settlement(id(2)), Settlement::Done(id(2)));
+    assert!(queue.judge(id(2), "a.test", &later("too late", &[0]), at(2)).is_none());
+    queue.finish(id(2), "a.test", later("too late", &[0]), &Judged::default(), at(2));
+    assert_eq!(queue.len(), 1);
     queue.hold(id(1), false);
     assert_eq!(queue.take(at(2)).map(|work| work.id), Some(id(1)));
     queue.put_back(id(1), "a.test");
     assert_eq!(queue.take(at(2)).map(|work| work.attempts_count), Some(0));
-    assert_eq!(queue.remove(id(9)), None);
-    assert_eq!((queue.hold(id(9), true), queue.retry(id(9), START)), (None, None));
+    assert!(!queue.remove(id(9)) && !queue.hold(id(9), true) && !queue.retry(id(9), START));
 }
 
 #[test]
@@ -124,7 +141,7 @@ fn words_are_cut_and_the_queue_is_bounded() {
     }
     assert!(queue.is_full());
     queue.take(START).unwrap();
-    queue.finish(id(0), "a.test", later(&"é".repeat(150), &[0]), START);
+    end(&mut queue, 0, "a.test", later(&"é".repeat(150), &[0]), START);
     let listed = queue.list(None, START).next().unwrap();
     assert_eq!((&*listed.words, listed.code), (&*"é".repeat(100), 451));
     assert_eq!(queue.counts(START), [(WhyNot::Due, 2), (WhyNot::Waits(Cause::Refused), 1)].into());
@@ -133,12 +150,50 @@ fn words_are_cut_and_the_queue_is_bounded() {
 }
 
 #[test]
+fn what_is_put_off_counts_for_nothing() {
+    let mut queue = Queue::new(terms());
+    queue.add(id(1), 500, START, [("a.test", vec![0])]);
+    // Long after it would have expired.
+    let late = at(60 * MINUTE);
+    queue.take(late).unwrap();
+    queue.put_off(id(1), "a.test", at(61 * MINUTE));
+    assert_eq!(queue.take(late), None);
+    assert_eq!(why(&queue, late), [(id(1), WhyNot::Waits(Cause::Storage))]);
+    assert_eq!(queue.take(at(61 * MINUTE)).map(|work| work.attempts_count), Some(0));
+}
+
+#[test]
+fn a_state_that_grows_too_long_loses_its_words_and_nothing_else() {
+    let mut queue = Queue::new(terms());
+    let names: Vec<String> = (0..6000).map(|n| format!("{n}.test")).collect();
+    queue.add(id(1), 9, START, names.iter().zip(0..).map(|(name, n)| (name.as_str(), vec![n])));
+    let long = "x".repeat(WORDS_BYTES_MAX);
+    for (name, n) in names.iter().zip(0..) {
+        queue.take(START).unwrap();
+        end_quietly(&mut queue, name, later(&long, &[n]));
+    }
+    let Settlement::Deferred(_, state) = queue.settlement(id(1)) else { panic!() };
+    assert!(state.len() <= STATE_BYTES_MAX);
+    let mut again = Queue::new(terms());
+    again.restore(id(1), 9, &state).unwrap();
+    let all = |queue: &Queue| {
+        queue.list(None, START).map(|listed| (listed.domain, listed.due)).collect::<Vec<_>>()
+    };
+    assert_eq!(all(&again), all(&queue));
+}
+
+/// Ends an attempt without a look at what is to be kept, which takes its time for so many legs.
+fn end_quietly(queue: &mut Queue, domain: &str, outcome: Outcome) {
+    queue.finish(id(1), domain, outcome, &Judged::default(), START);
+}
+
+#[test]
 fn equal_words_of_one_domain_are_kept_once() {
     let mut queue = Queue::new(terms());
     for n in 0..2 {
         queue.add(id(n), 500, START, [("a.test", vec![0])]);
         queue.take(START).unwrap();
-        queue.finish(id(n), "a.test", later("greylisted", &[0]), START);
+        end(&mut queue, n, "a.test", later("greylisted", &[0]), START);
     }
     let words: Vec<Rc<str>> = queue.list(None, START).map(|listed| listed.words).collect();
     assert!(matches!(words.as_slice(), [one, other] if Rc::ptr_eq(one, other)));
@@ -159,30 +214,31 @@ proptest! {
             now += minutes * MINUTE / 4;
             let known: Vec<QueueId> = queue.messages.keys().copied().collect();
             let chosen = known.get(which as usize).copied().unwrap_or_else(|| id(999));
-            let settled = match step {
+            let mut changed = chosen;
+            match step {
                 0 => {
                     next += 1;
-                    queue.add(id(next), 9, at(now), [("a.test", vec![0, 1]), ("b.test", vec![2])]);
-                    queue.retry(id(next), at(now))
+                    changed = id(next);
+                    queue.add(changed, 9, at(now), [("a.test", vec![0, 1]), ("b.test", vec![2])]);
                 }
-                1 => {
-                    under_way.extend(queue.take(at(now)));
-                    None
+                1 => under_way.extend(queue.take(at(now))),
+                2 => {
+                    if let Some(Work { id, domain, recipients, .. }) = under_way.pop() {
+                        let remaining = recipients.get(..which as usize).unwrap_or(&[]);
+                        let outcome = later("no", remaining);
+                        if let Some(judged) = queue.judge(id, &domain, &outcome, at(now)) {
+                            queue.finish(id, &domain, outcome, &judged, at(now));
+                        }
+                        changed = id;
+                    }
                 }
-                2 => under_way.pop().and_then(|work: Work| {
-                    let remaining = work.recipients.get(..which as usize).unwrap_or(&[]);
-                    let outcome = later("no", remaining);
-                    let done = queue.finish(work.id, &work.domain, outcome, at(now));
-                    done.map(|done| done.settlement)
-                }),
-                3 => queue.hold(chosen, which == 0),
-                4 => queue.retry(chosen, at(now)),
-                _ => queue.remove(chosen),
-            };
-            match settled {
-                Some(Settlement::Deferred(id, state)) => drop(kept.insert(id, state)),
-                Some(Settlement::Done(id)) => drop(kept.remove(&id)),
-                None => {}
+                3 => drop(queue.hold(chosen, which == 0)),
+                4 => drop(queue.retry(chosen, at(now))),
+                _ => drop(queue.remove(chosen)),
+            }
+            match queue.settlement(changed) {
+                Settlement::Deferred(id, state) => drop(kept.insert(id, state)),
+                Settlement::Done(id) => drop(kept.remove(&id)),
             }
         }
         for work in under_way {

@@ -35,6 +35,8 @@ pub enum Habit {
     Unwelcoming,
     /// Answers the message with a code out of range.
     Odd,
+    /// Bears one connection at a time, and greets others with 421.
+    One,
     /// Offers STARTTLS, and then speaks something else than TLS.
     FalseTls,
     /// Offers STARTTLS, and then refuses it.
@@ -58,6 +60,7 @@ struct State {
     known: BTreeMap<String, usize>,
     dropped_count: usize,
     connections_count: usize,
+    open_count: usize,
 }
 
 /// A server on loopback.
@@ -97,10 +100,17 @@ impl Remote {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                lock(&inner).connections_count += 1;
+                let mut state = lock(&inner);
+                state.connections_count += 1;
+                state.open_count += 1;
+                let crowded = habit == Habit::One && state.open_count > 1;
+                drop(state);
                 let inner = Arc::clone(&inner);
-                // What goes wrong with a connection is over with it.
-                std::thread::spawn(move || drop(serve(stream, habit, &inner)));
+                std::thread::spawn(move || {
+                    // What goes wrong with a connection is over with it.
+                    let _ = if crowded { turn_away(stream) } else { serve(stream, habit, &inner) };
+                    lock(&inner).open_count -= 1;
+                });
             }
         });
         Ok(Self { address, state, ended, thread: Some(thread) })
@@ -135,6 +145,10 @@ impl Drop for Remote {
             let _ = thread.join();
         }
     }
+}
+
+fn turn_away(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"421 4.7.0 too many connections\r\n")
 }
 
 /// One connection to its end.

@@ -85,7 +85,8 @@ fn a_message_goes_to_each_domain_once_and_to_mailboxes_here() {
     for (one, other) in [(Habit::Good, Habit::Modern), (Habit::Old, Habit::Good)] {
         let (one, other) = (Remote::start(one).expect("one"), Remote::start(other).expect("two"));
         let engine = engine(&[("one.test", one.address()), (".other.test", other.address())], "1h");
-        let to = ["a@one.test", DEMO, "x@deep.other.test", "b@ONE.test", "A@one.test"];
+        let to =
+            ["a@one.test", DEMO, "x@deep.other.test", "b@ONE.test", "A@one.test", "a@One.test"];
         let id = submit(&engine, &to, MESSAGE);
         until("the mail", || one.taken().len() == 1 && other.taken().len() == 1);
         until("an empty queue", || is_empty(&engine));
@@ -211,8 +212,13 @@ fn what_nobody_had_tried_yet_is_sent_after_a_kill() {
     }
     engine.kill();
     let sent = remote.taken().len();
+    // What is done to the rest meanwhile must not change whom it is for.
+    queue(&engine, &["retry", "--all"]);
+    queue(&engine, &["hold", "--all"]);
+    queue(&engine, &["release", "--all"]);
     let engine = engine.again().expect("a start");
     until("an empty queue", || is_empty(&engine));
+    assert!(maildrop(&engine).is_empty(), "nothing was to be reported");
     let all = remote.taken().len();
     assert!((5..=5 + sent).contains(&all), "{all}, {sent} of them before the end");
 }
@@ -459,5 +465,27 @@ fn where_tls_does_not_come_about_mail_goes_without_it() {
         submit(&engine, &["a@remote.test"], MESSAGE);
         until("the mail", || remote.taken().len() == 1);
         assert!(maildrop(&engine).is_empty(), "{habit:?}");
+    }
+}
+
+#[test]
+fn a_server_that_bears_few_connections_gets_all_its_mail_over_those() {
+    // The second one may see a connection come before it has done with the last.
+    for (habit, most, retry) in [(Habit::Good, 1, "1h"), (Habit::One, 5, "1s")] {
+        let remote = Remote::start(habit).expect("a remote");
+        let config = format!(
+            "[dev.routes]\n\"remote.test\" = \"{}\"\n[queue]\nretry = \"{retry}\"\n\
+             connections_max = {most}\nmessages_per_connection = 3\n",
+            remote.address(),
+        );
+        let options = Options { config: Some(config), ..Options::default() };
+        let engine = Engine::with(options).expect("an engine");
+        let mut smtp = signed_in(&engine);
+        for _ in 0..40 {
+            let reply = smtp.mail(DEMO, &["a@remote.test"], MESSAGE).expect("a reply");
+            assert_eq!(reply.code, 250);
+        }
+        until("the mail", || remote.taken().len() == 40);
+        until("an empty queue", || is_empty(&engine));
     }
 }
