@@ -33,7 +33,7 @@ use crate::relay::{self, routes::Way};
 use crate::seals;
 use crate::shard::{Overload, Shard, count};
 use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
-use crate::submission::{Submission, Terms, Wrong};
+use crate::submission::{Submission, Terms, Whose, Wrong};
 use crate::windows::Held;
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
@@ -262,12 +262,19 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             // A queue id is given once.
             message_id: &format!("<{id}@{}>", self.shard.node),
         };
-        let is_own = |address: &str| {
-            Mailbox::parse(address).is_ok_and(|mailbox| self.is_own(user, &Path::Mailbox(mailbox)))
+        let whose = |address: &str| match Mailbox::parse(address) {
+            Ok(mailbox) if self.is_own(user, &Path::Mailbox(mailbox)) => Whose::Own,
+            Ok(mailbox) => match mailbox.domain() {
+                Domain::Name(domain) if self.shard.directory.borrow().serves(domain) => {
+                    Whose::Others
+                }
+                _ => Whose::Elsewhere,
+            },
+            Err(_) => Whose::Elsewhere,
         };
         let mended = match bytes {
-            Some(bytes) => submission.feed(bytes, &terms, is_own),
-            None => submission.end(&terms, is_own).map(Cow::Owned),
+            Some(bytes) => submission.feed(bytes, &terms, whose),
+            None => submission.end(&terms, whose).map(Cow::Owned),
         };
         self.submission = Some(submission);
         mended

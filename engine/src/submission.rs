@@ -5,7 +5,9 @@
 //!
 //! * `Message-ID`, `Date` and `From` are added where they are missing (RFC 6409 §8).
 //! * `Bcc` (RFC 5322 §3.6.3), `Return-Path` and the `X-Fannst-` fields, which nodes write, go.
-//! * `From` must name addresses of the user only, once; whether it does is the caller's to say.
+//! * `From` and `Sender` must name addresses of the user only, once; whose they are is the caller's
+//!   to say. A message that is sent on (`Resent-From`, RFC 5322 §3.6.6) may be from anybody
+//!   elsewhere, but not from somebody else here.
 //!
 //! Limits: those of `dkim::header`. Failure: [`Wrong`], for the reply at the end of the message.
 
@@ -31,6 +33,17 @@ pub(crate) enum Wrong {
     From,
     /// Its `From` names somebody else.
     NotYours,
+}
+
+/// Whose an address is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whose {
+    /// The user's.
+    Own,
+    /// Somebody else's in a domain that is served here.
+    Others,
+    /// In another domain, or none.
+    Elsewhere,
 }
 
 /// What a header is mended with.
@@ -62,12 +75,12 @@ impl Submission {
     /// Takes the next bytes; gives what is to be stored in their place.
     ///
     /// # Errors
-    /// [`Wrong`]; `is_own` says whether an address is the user's.
+    /// [`Wrong`]; `whose` says whose an address is.
     pub(crate) fn feed<'b>(
         &mut self,
         bytes: &'b [u8],
         terms: &Terms<'_>,
-        is_own: impl Fn(&str) -> bool,
+        whose: impl Fn(&str) -> Whose,
     ) -> Result<Cow<'b, [u8]>, Wrong> {
         if self.passing {
             self.sign(bytes);
@@ -80,7 +93,7 @@ impl Submission {
                 Err(_) => Err(Wrong::Header),
             };
         }
-        let mut out = self.leave(terms, is_own)?;
+        let mut out = self.leave(terms, whose)?;
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(body);
         self.sign(&out);
@@ -95,12 +108,12 @@ impl Submission {
     pub(crate) fn end(
         &mut self,
         terms: &Terms<'_>,
-        is_own: impl Fn(&str) -> bool,
+        whose: impl Fn(&str) -> Whose,
     ) -> Result<Vec<u8>, Wrong> {
         if self.passing {
             return Ok(Vec::new());
         }
-        let out = self.leave(terms, is_own)?;
+        let out = self.leave(terms, whose)?;
         self.sign(&out);
         Ok(out)
     }
@@ -119,7 +132,7 @@ impl Submission {
     fn leave(
         &mut self,
         terms: &Terms<'_>,
-        is_own: impl Fn(&str) -> bool,
+        whose: impl Fn(&str) -> Whose,
     ) -> Result<Vec<u8>, Wrong> {
         self.passing = true;
         let section = core::mem::take(&mut self.section);
@@ -130,6 +143,18 @@ impl Submission {
         if has_bare_newline(bytes) || fields.iter().any(|field| field.name().is_empty()) {
             return Err(Wrong::Header);
         }
+        // RFC 5322 §3.6.6: the newest block of them stands first.
+        let resent = fields.iter().find(|field| field.is("resent-from"));
+        let resent = match resent {
+            None => false,
+            Some(field) => {
+                let addresses = addresses(field.value()).ok_or(Wrong::From)?;
+                if !addresses.iter().all(|address| whose(address) == Whose::Own) {
+                    return Err(Wrong::NotYours);
+                }
+                true
+            }
+        };
         for name in ["from", "sender"] {
             let mut same = fields.iter().filter(|field| field.is(name));
             // RFC 5322 §3.6: one of each.
@@ -138,7 +163,12 @@ impl Submission {
                 (Some(_), Some(_)) => return Err(Wrong::From),
                 (Some(field), None) => {
                     let addresses = addresses(field.value()).ok_or(Wrong::From)?;
-                    if !addresses.iter().all(|address| is_own(address)) {
+                    let may = |address: &String| match whose(address) {
+                        Whose::Own => true,
+                        Whose::Others => false,
+                        Whose::Elsewhere => resent,
+                    };
+                    if !addresses.iter().all(may) {
                         return Err(Wrong::NotYours);
                     }
                 }
@@ -203,11 +233,15 @@ mod tests {
     /// What is stored of `message` when it comes cut at `cut`.
     fn stored(message: &str, cut: usize) -> Result<String, Wrong> {
         let (front, rest) = message.as_bytes().split_at(cut.min(message.len()));
-        let is_own = |address: &str| address.ends_with("@here.test");
+        let whose = |address: &str| match address.rsplit_once('@') {
+            Some(("me" | "you", "here.test")) => Whose::Own,
+            Some((_, "here.test")) => Whose::Others,
+            _ => Whose::Elsewhere,
+        };
         let mut submission = Submission::new(None);
-        let mut out = submission.feed(front, &TERMS, is_own)?.into_owned();
-        out.extend_from_slice(&submission.feed(rest, &TERMS, is_own)?);
-        out.extend(submission.end(&TERMS, is_own)?);
+        let mut out = submission.feed(front, &TERMS, whose)?.into_owned();
+        out.extend_from_slice(&submission.feed(rest, &TERMS, whose)?);
+        out.extend(submission.end(&TERMS, whose)?);
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -227,6 +261,10 @@ mod tests {
                 format!("{whole}{from}\r\n"),
             ),
             (format!("{from}Return-path: <x>\r\n\r\nb"), format!("{ADDED}{from}\r\nb")),
+            (
+                format!("Resent-From: me@here.test\r\n{whole}From: you@there.test\r\n\r\nb"),
+                format!("Resent-From: me@here.test\r\n{whole}From: you@there.test\r\n\r\nb"),
+            ),
             // A header without a body, and nothing at all.
             (format!("{whole}{from}"), format!("{whole}{from}")),
             (String::new(), format!("{ADDED}From: me@here.test\r\n")),
@@ -247,6 +285,8 @@ mod tests {
             ("From: \"me@here.test\" <you@there.test>\r\n", Wrong::NotYours),
             ("From: me@here.test\r\nfrom: you@there.test\r\n", Wrong::From),
             ("From:\r\n", Wrong::From),
+            ("From: boss@here.test\r\nResent-From: me@here.test\r\n", Wrong::NotYours),
+            ("From: a@there.test\r\nResent-From: b@there.test\r\n", Wrong::NotYours),
             ("From: you@there.test: me@here.test;\r\n", Wrong::From),
             ("From: me@here.test\r\nSender: you@there.test\r\n", Wrong::NotYours),
             // What other programs may take for a From, or for a part of one.

@@ -45,7 +45,11 @@ mkdir "$work/samples"
 sample() { # NAME: standard input, with LF, becomes a sample with CRLF
     sed 's/$/\r/' >"$work/samples/$1"
 }
-header() { printf 'From: <a@sender.test>\nTo: <%s>\nSubject: %s\n\n' "$user" "$1"; }
+# All that a submitted message must have, so that nothing is added to it.
+header() {
+    printf 'Date: Sun, 22 Nov 2026 10:00:00 +0000\nMessage-ID: <%s@client.test>\n' "$1"
+    printf 'From: <%s>\nTo: <%s>\nSubject: %s\n\n' "$user" "$user" "$1"
+}
 { header plain; printf 'One line.\n\nAnother.\n'; } | sample 1-plain
 { header dots; printf '.\n..\n...\n.x\n..x\nx.\n\n.\n'; } | sample 2-dots
 { header long; head -c 996 /dev/zero | tr '\0' y; echo; head -c 500 /dev/zero | tr '\0' z; echo; } |
