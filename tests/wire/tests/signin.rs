@@ -157,7 +157,7 @@ fn sign_ins_out_of_order_are_503_and_unknown_mechanisms_504() {
     assert_eq!(smtp.command("RCPT TO:<demo@example.test>").unwrap().code, 250);
     assert!(smtp.command("AUTH PLAIN").unwrap().is(503, "5.5.1"));
     assert_eq!(smtp.command("DATA").unwrap().code, 354);
-    assert_eq!(smtp.command("AUTH PLAIN\r\n.").unwrap().code, 250, "it was text, and is mail");
+    assert_eq!(smtp.command("\r\nAUTH PLAIN\r\n.").unwrap().code, 250, "it was text, and is mail");
     assert_eq!(engine.pop().unwrap().stat().unwrap().0, 1);
 }
 
