@@ -118,7 +118,7 @@ impl StoreAdmin {
         }
         Err(invalid(format!(
             "{address} is not in a domain of this engine: an alias leads to accounts and other \
-             aliases of its own domains only, for it does not send mail to other hosts"
+             aliases of its own domains only; mail is not forwarded to other hosts"
         )))
     }
 

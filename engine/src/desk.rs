@@ -558,7 +558,12 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 Wrong::NotYours => Refusal::NotYourFrom,
                 Wrong::From | Wrong::Header => Refusal::BadHeader,
             };
-            return self.refuse_message(QueueId(0), 0, refusal);
+            let user = self.user.as_deref().unwrap_or("");
+            let fields: [(&str, &dyn core::fmt::Display); 3] =
+                [("user", &user), ("from", &"header"), ("code", &refusal.code())];
+            count(&self.shard.counters.senders_refused);
+            self.shard.log.event(self.shard.rt.unix(), Event::SenderRefused, &fields);
+            return Said::Refused(refusal);
         }
         let (Some(incoming), Some(transaction)) = (incoming, transaction) else {
             return Said::Refused(Refusal::Storage);

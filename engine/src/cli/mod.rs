@@ -122,9 +122,7 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         Command::Sync => {
             Err("sync comes with a later version, together with the cluster back end".to_owned())
         }
-        Command::Mailtest => {
-            Err("mailtest comes with a later version, together with sending".to_owned())
-        }
+        Command::Mailtest => Err("mailtest comes with a later version".to_owned()),
         Command::Dkim(command) => {
             dkim::execute(command, &load(path, &overrides)?, common.json, terminal)
         }

@@ -318,8 +318,11 @@ pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolve
     let inner = Rc::clone(shard);
     shard.rt.spawn(Class::Background, async move {
         loop {
-            dispatch(&inner);
-            let sleep = {
+            let all = dispatch(&inner);
+            let sleep = if !all {
+                // What it waits for rings; looking again and again would only burn the core.
+                SLEEP_MAX
+            } else {
                 let (now, next) = (inner.rt.unix(), inner.outbound.queue.borrow().next_due());
                 let wait = next.map(|due| Duration::from_millis(due.ms().saturating_sub(now.ms())));
                 wait.unwrap_or(SLEEP_MAX).clamp(Duration::from_millis(1), SLEEP_MAX)
@@ -338,19 +341,20 @@ pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolve
     });
 }
 
-/// Hands what is due to its sites.
-fn dispatch<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
+/// Hands what is due to its sites; false when something had to stay, until it is woken.
+fn dispatch<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) -> bool {
     let outbound = &shard.outbound;
     if shard.drain.is_draining() || outbound.refused.get() {
-        return;
+        return false;
     }
     let now = shard.rt.unix();
     while outbound.workers_count.get() < CONNECTIONS_MAX {
-        let Some(work) = outbound.queue.borrow_mut().take(now) else { return };
+        let Some(work) = outbound.queue.borrow_mut().take(now) else { return true };
         let domain = Rc::clone(&work.domain);
         let site = Rc::clone(outbound.sites.borrow_mut().entry(Rc::clone(&domain)).or_default());
         site::give(shard, &site, &domain, work);
     }
+    false
 }
 
 /// Tells the index of all that has changed.

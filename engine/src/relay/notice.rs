@@ -179,7 +179,11 @@ impl Texts {
         let reply = (fate.code > 0).then(|| format!("{} {}", fate.code, fate.words));
         let own = (fate.code == 0 && !fate.words.is_empty()).then(|| fate.words.clone());
         let reason = match fate.kind {
-            Kind::Expired => Some("It could not be delivered in the time that it may wait.".into()),
+            Kind::Expired => {
+                let late = "It could not be delivered in the time that it may wait.";
+                let last = own.map(|own| format!(" The last attempt: {own}")).unwrap_or_default();
+                Some(format!("{late}{last}"))
+            }
             _ => own,
         };
         Self { address, orcpt: to.and_then(orcpt), said: reply, reason }

@@ -47,6 +47,10 @@ async fn serve(rt: SimRuntime, mut conn: SimConn, habit: Habit) {
     if habit == Habit::Leaves {
         return conn.close(Instant::FAR).await;
     }
+    if habit == Habit::Greets("") {
+        // Not even to what looks like a line: the random octets of a TLS hello may hold CR LF.
+        return rt.sleep_until(Instant::FAR).await;
+    }
     let greeting = if let Habit::Greets(text) = habit { text } else { "220 x ESMTP\r\n" };
     let mut say = greeting.as_bytes().to_vec();
     let mut in_data = false;

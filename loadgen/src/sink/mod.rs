@@ -108,6 +108,9 @@ pub(crate) fn run(options: Options) -> ExitCode {
 }
 
 fn check(options: &Options) -> Result<Rules, String> {
+    // Its cores share the port, and would share it with another server that allows that, too.
+    let probe = std::net::TcpListener::bind(options.listen);
+    drop(probe.map_err(|e| format!("cannot listen on {}: {e}", options.listen))?);
     let ip = options.listen.ip();
     if !ip.is_loopback() && options.i_own_this_host != Some(ip) {
         return Err(format!(
