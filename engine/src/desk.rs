@@ -4,10 +4,12 @@
 //! envelope and a message in the spool. Whatever fails here is a reply, and a line in the log when
 //! it is ours to mend.
 
+mod transaction;
+
 use core::fmt::Write as _;
 use core::time::Duration;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,12 +21,10 @@ use fsmtp_proto::smtp::reply::Refusal;
 use fsmtp_proto::smtp::server::{Answer, Ask, Recipient, Sender, Session};
 use fsmtp_rt::{Instant, Runtime};
 use fsmtp_store::directory::{Account, Resolution};
-use fsmtp_store::envelope::{
-    BodyFlags, ENVELOPE_BYTES_MAX, Envelope, EnvelopeRecipient, Notify, RECIPIENTS_COUNT_MAX, Ret,
-};
+use fsmtp_store::envelope::{BodyFlags, Envelope, Notify, Ret};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::spool::{Incoming, Stored};
-use fsmtp_store::{MailboxId, QueueId, StoreError};
+use fsmtp_store::{QueueId, StoreError};
 
 use crate::dkim::DomainSigner;
 use crate::guard::SharedState;
@@ -34,14 +34,10 @@ use crate::seals;
 use crate::shard::{Overload, Shard, count};
 use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
 use crate::submission::{Submission, Terms, Whose, Wrong};
-use crate::windows::Held;
+use transaction::Transaction;
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
 const HOPS_MAX: u16 = 100;
-/// What the recipients of a message may take in its envelope: the rest is for the sender's part.
-const RECIPIENTS_BYTES_MAX: usize = ENVELOPE_BYTES_MAX - 8 * 1024;
-/// More than what a recipient takes beside its address and ORCPT.
-const RECIPIENT_BYTES: usize = 16;
 /// A message may take this long, and a second more for each [`RATE_BYTES_MIN`] bytes: a sender that
 /// trickles would otherwise keep the log's space from being given back for as long as it likes.
 const MESSAGE_TIME_MAX: Duration = Duration::from_secs(600);
@@ -76,96 +72,6 @@ impl Said {
             Self::Keys(said) => Answer::Keys { keys: &said.0, nonce: &said.1 },
             Self::Refused(refusal) => Answer::Refused(*refusal),
         }
-    }
-}
-
-/// A transaction in the making.
-#[derive(Debug, Default)]
-struct Transaction {
-    envelope: Envelope,
-    /// A magic recipient of `--dev` takes it and keeps nothing.
-    discard: bool,
-    /// Who gets it, each once, however many addresses lead there.
-    mailboxes: BTreeSet<MailboxId>,
-    /// What seals to each of the envelope's recipients, as far as they have keys.
-    seals: Vec<Rc<Held>>,
-    /// What seals to the queue, when somebody elsewhere gets it.
-    travels: Option<Rc<Held>>,
-    /// Who elsewhere, each once.
-    elsewhere: BTreeSet<String>,
-    /// A recipient's mail lies in clear, so sealing the message for the others would hide nothing.
-    in_clear: bool,
-    /// Recipients that were accepted.
-    accepted_count: usize,
-    /// About what the recipients need in the envelope.
-    recipients_bytes: usize,
-}
-
-impl Transaction {
-    /// Takes a recipient in. Aliases multiply, so their sum is bounded here, not by the count of
-    /// RCPT commands; false when it would be over what an envelope can hold.
-    fn add(
-        &mut self,
-        address: &str,
-        mailboxes: &[(MailboxId, Option<Rc<Held>>)],
-        notify: Notify,
-        orcpt: Option<&[u8]>,
-    ) -> bool {
-        let bytes = RECIPIENT_BYTES + address.len() + orcpt.map_or(0, <[u8]>::len);
-        let new = mailboxes.iter().filter(|(mailbox, _)| !self.mailboxes.contains(mailbox));
-        let count = self.envelope.recipients.len() + new.clone().count();
-        let key_bytes =
-            |held: &Option<Rc<Held>>| held.as_ref().map_or(0, |held| held.record_bytes());
-        let sum = new.fold(self.recipients_bytes, |sum, (_, held)| sum + bytes + key_bytes(held));
-        if count > RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
-            return false;
-        }
-        self.recipients_bytes = sum;
-        self.accepted_count += 1;
-        for (mailbox, held) in mailboxes {
-            let mailbox = *mailbox;
-            if self.mailboxes.insert(mailbox) {
-                self.in_clear |= held.is_none();
-                self.seals.extend(held.clone());
-                self.envelope.recipients.push(EnvelopeRecipient {
-                    mailbox,
-                    address: address.as_bytes().to_vec(),
-                    notify,
-                    orcpt: orcpt.map(<[u8]>::to_vec),
-                });
-            }
-        }
-        true
-    }
-}
-
-impl Transaction {
-    /// The same for a recipient elsewhere.
-    fn add_elsewhere(
-        &mut self,
-        address: &str,
-        held: Rc<Held>,
-        notify: Notify,
-        orcpt: Option<Vec<u8>>,
-    ) -> bool {
-        // The domain in any case; what stands before it is the other host's to tell apart.
-        let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
-        if !self.elsewhere.insert(format!("{local}@{}", domain.to_lowercase())) {
-            self.accepted_count += 1;
-            return true;
-        }
-        let bytes = RECIPIENT_BYTES + address.len() + orcpt.as_ref().map_or(0, Vec::len);
-        let key_bytes = if self.travels.is_none() { held.record_bytes() } else { 0 };
-        let sum = self.recipients_bytes + bytes + key_bytes;
-        if self.envelope.recipients.len() >= RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
-            return false;
-        }
-        self.recipients_bytes = sum;
-        self.accepted_count += 1;
-        self.travels.get_or_insert(held);
-        let (mailbox, address) = (MailboxId::QUEUE, address.as_bytes().to_vec());
-        self.envelope.recipients.push(EnvelopeRecipient { mailbox, address, notify, orcpt });
-        true
     }
 }
 
@@ -330,12 +236,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         if let Some(user) = session.user()
             && !self.is_own(user, &sender.path)
         {
-            count(&self.shard.counters.senders_refused);
-            let (from, refusal) = (sender.path.text(), Refusal::NotYourAddress);
-            let fields: [(&str, &dyn core::fmt::Display); 3] =
-                [("user", &user), ("from", &from), ("code", &refusal.code())];
-            self.shard.log.event(self.shard.rt.unix(), Event::SenderRefused, &fields);
-            return Said::Refused(refusal);
+            return self.refuse_sender(&sender.path.text(), Refusal::NotYourAddress);
         }
         let envelope = Envelope {
             reverse_path: sender.path.text().as_bytes().to_vec(),
@@ -352,7 +253,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             envid: sender.envelope_id.map(|id| id.decode().collect()),
             recipients: Vec::new(),
         };
-        self.transaction = Some(Box::new(Transaction { envelope, ..Transaction::default() }));
+        self.transaction = Some(Box::new(Transaction::new(envelope)));
         Said::Accepted
     }
 
@@ -543,6 +444,16 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         Vec::new()
     }
 
+    /// Mail of who signed in that is not from him, by its envelope or by its header.
+    fn refuse_sender(&self, from: &dyn core::fmt::Display, refusal: Refusal) -> Said {
+        let user = self.user.as_deref().unwrap_or("");
+        let fields: [(&str, &dyn core::fmt::Display); 3] =
+            [("user", &user), ("from", from), ("code", &refusal.code())];
+        count(&self.shard.counters.senders_refused);
+        self.shard.log.event(self.shard.rt.unix(), Event::SenderRefused, &fields);
+        Said::Refused(refusal)
+    }
+
     async fn commit(&mut self, session: &Session) -> Said {
         let hops = self.hops.count();
         let signatures = if self.submission.is_some() { self.sign().await } else { Vec::new() };
@@ -558,12 +469,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 Wrong::NotYours => Refusal::NotYourFrom,
                 Wrong::From | Wrong::Header => Refusal::BadHeader,
             };
-            let user = self.user.as_deref().unwrap_or("");
-            let fields: [(&str, &dyn core::fmt::Display); 3] =
-                [("user", &user), ("from", &"header"), ("code", &refusal.code())];
-            count(&self.shard.counters.senders_refused);
-            self.shard.log.event(self.shard.rt.unix(), Event::SenderRefused, &fields);
-            return Said::Refused(refusal);
+            return self.refuse_sender(&"header", refusal);
         }
         let (Some(incoming), Some(transaction)) = (incoming, transaction) else {
             return Said::Refused(Refusal::Storage);

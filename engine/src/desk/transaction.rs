@@ -1,0 +1,109 @@
+//! A transaction in the making: who gets the message, each once, and what seals it to them.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use fsmtp_store::MailboxId;
+use fsmtp_store::envelope::{
+    ENVELOPE_BYTES_MAX, Envelope, EnvelopeRecipient, Notify, RECIPIENTS_COUNT_MAX,
+};
+
+use crate::windows::Held;
+
+/// What the recipients of a message may take in its envelope: the rest is for the sender's part.
+const RECIPIENTS_BYTES_MAX: usize = ENVELOPE_BYTES_MAX - 8 * 1024;
+/// More than what a recipient takes beside its address and ORCPT.
+const RECIPIENT_BYTES: usize = 16;
+
+/// A transaction in the making.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    pub(super) envelope: Envelope,
+    /// A magic recipient of `--dev` takes it and keeps nothing.
+    pub(super) discard: bool,
+    /// Who gets it, each once, however many addresses lead there.
+    pub(super) mailboxes: BTreeSet<MailboxId>,
+    /// What seals to each of the envelope's recipients, as far as they have keys.
+    pub(super) seals: Vec<Rc<Held>>,
+    /// What seals to the queue, when somebody elsewhere gets it.
+    pub(super) travels: Option<Rc<Held>>,
+    /// Who elsewhere, each once.
+    elsewhere: BTreeSet<String>,
+    /// A recipient's mail lies in clear, so sealing the message for the others would hide nothing.
+    pub(super) in_clear: bool,
+    /// Recipients that were accepted.
+    pub(super) accepted_count: usize,
+    /// About what the recipients need in the envelope.
+    recipients_bytes: usize,
+}
+
+impl Transaction {
+    /// One without recipients.
+    pub(super) fn new(envelope: Envelope) -> Self {
+        Self { envelope, ..Self::default() }
+    }
+
+    /// Takes a recipient in. Aliases multiply, so their sum is bounded here, not by the count of
+    /// RCPT commands; false when it would be over what an envelope can hold.
+    pub(super) fn add(
+        &mut self,
+        address: &str,
+        mailboxes: &[(MailboxId, Option<Rc<Held>>)],
+        notify: Notify,
+        orcpt: Option<&[u8]>,
+    ) -> bool {
+        let bytes = RECIPIENT_BYTES + address.len() + orcpt.map_or(0, <[u8]>::len);
+        let new = mailboxes.iter().filter(|(mailbox, _)| !self.mailboxes.contains(mailbox));
+        let count = self.envelope.recipients.len() + new.clone().count();
+        let key_bytes =
+            |held: &Option<Rc<Held>>| held.as_ref().map_or(0, |held| held.record_bytes());
+        let sum = new.fold(self.recipients_bytes, |sum, (_, held)| sum + bytes + key_bytes(held));
+        if count > RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
+            return false;
+        }
+        self.recipients_bytes = sum;
+        self.accepted_count += 1;
+        for (mailbox, held) in mailboxes {
+            let mailbox = *mailbox;
+            if self.mailboxes.insert(mailbox) {
+                self.in_clear |= held.is_none();
+                self.seals.extend(held.clone());
+                self.envelope.recipients.push(EnvelopeRecipient {
+                    mailbox,
+                    address: address.as_bytes().to_vec(),
+                    notify,
+                    orcpt: orcpt.map(<[u8]>::to_vec),
+                });
+            }
+        }
+        true
+    }
+
+    /// The same for a recipient elsewhere.
+    pub(super) fn add_elsewhere(
+        &mut self,
+        address: &str,
+        held: Rc<Held>,
+        notify: Notify,
+        orcpt: Option<Vec<u8>>,
+    ) -> bool {
+        // The domain in any case; what stands before it is the other host's to tell apart.
+        let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
+        if !self.elsewhere.insert(format!("{local}@{}", domain.to_lowercase())) {
+            self.accepted_count += 1;
+            return true;
+        }
+        let bytes = RECIPIENT_BYTES + address.len() + orcpt.as_ref().map_or(0, Vec::len);
+        let key_bytes = if self.travels.is_none() { held.record_bytes() } else { 0 };
+        let sum = self.recipients_bytes + bytes + key_bytes;
+        if self.envelope.recipients.len() >= RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
+            return false;
+        }
+        self.recipients_bytes = sum;
+        self.accepted_count += 1;
+        self.travels.get_or_insert(held);
+        let (mailbox, address) = (MailboxId::QUEUE, address.as_bytes().to_vec());
+        self.envelope.recipients.push(EnvelopeRecipient { mailbox, address, notify, orcpt });
+        true
+    }
+}
