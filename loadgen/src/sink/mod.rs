@@ -108,9 +108,6 @@ pub(crate) fn run(options: Options) -> ExitCode {
 }
 
 fn check(options: &Options) -> Result<Rules, String> {
-    // Its cores share the port, and would share it with another server that allows that, too.
-    let probe = std::net::TcpListener::bind(options.listen);
-    drop(probe.map_err(|e| format!("cannot listen on {}: {e}", options.listen))?);
     let ip = options.listen.ip();
     if !ip.is_loopback() && options.i_own_this_host != Some(ip) {
         return Err(format!(
@@ -121,7 +118,14 @@ fn check(options: &Options) -> Result<Rules, String> {
     Rules::new(options.rule.clone())
 }
 
+/// Its cores share the port, and would share it with another server that allows that, too.
+fn is_free(listen: SocketAddr) -> Result<(), String> {
+    let probe = std::net::TcpListener::bind(listen);
+    probe.map(drop).map_err(|e| format!("cannot listen on {listen}: {e}"))
+}
+
 fn serve(options: Options, rules: Rules) -> Result<Counts, String> {
+    is_free(options.listen)?;
     raise_open_files(options.connections as usize + options.cores as usize * CORE_DESCRIPTORS)?;
     let ledger = options.ledger.as_deref().map(Ledger::open).transpose()?;
     let helpers = Helpers::new("loadgen-helper", 1).map_err(|e| e.to_string())?;

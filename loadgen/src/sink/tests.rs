@@ -12,7 +12,7 @@ use fsmtp_rt::{Class, Conn, Dial, Instant, Runtime};
 
 use super::rules::Rules;
 use super::session::{self, Counts, Shared};
-use super::{Options, check, figures};
+use super::{Options, check, figures, is_free};
 
 #[derive(Parser, Debug)]
 struct Line {
@@ -186,6 +186,19 @@ fn a_message_over_the_limit_is_refused() {
     let seen = one(&["--size-max", "40"], &mail("bob@a.test", NAMED));
     assert_eq!(seen.counts.refusals.into_iter().collect::<Vec<_>>(), [(552, 1)]);
     assert_eq!((seen.counts.messages, seen.ledger.as_str()), (0, ""));
+}
+
+#[test]
+fn a_port_that_another_server_shares_is_not_free() {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket, sockopt};
+    let other = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseport(&other, true).unwrap();
+    bind(&other, &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap()).unwrap();
+    listen(&other, 1).unwrap();
+    let address = getsockname(&other).unwrap().try_into().unwrap();
+    assert!(is_free(address).unwrap_err().starts_with("cannot listen on 127.0.0.1:"));
+    drop(other);
+    assert_eq!(is_free(address), Ok(()));
 }
 
 #[test]
