@@ -511,7 +511,8 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         match stored {
             Ok(stored) => {
                 if !legs.is_empty() {
-                    self.shard.outbound.accept(stored.id, stored.octets, received, legs);
+                    let stored = (stored.id, stored.octets);
+                    self.shard.outbound.accept(&self.shard.rt, stored, received, legs);
                 }
                 self.stored(&stored, from.as_ref())
             }

@@ -102,7 +102,7 @@ pub(crate) async fn post<R: Runtime, M: Mailboxes>(
         }
     };
     if !legs.is_empty() {
-        shard.outbound.accept(stored.id, stored.octets, received, legs);
+        shard.outbound.accept(&shard.rt, (stored.id, stored.octets), received, legs);
     }
     Ok(Some(stored))
 }

@@ -320,8 +320,11 @@ impl Body {
         rt.spawn(Class::Background, async move {
             loop {
                 let Ask { what, reply } = door.take().await;
-                let answered =
-                    answer(&mut inner.outbound.queue.borrow_mut(), what, inner.rt.unix());
+                let answered = answer(
+                    &mut inner.outbound.queue.borrow_mut(),
+                    what,
+                    inner.outbound.now(&inner.rt),
+                );
                 if let Answer::Acted(ids) = &answered {
                     ids.iter().for_each(|&id| inner.outbound.keep(id));
                     inner.outbound.wake();

@@ -266,7 +266,7 @@ fn stored(mailboxes: &Embedded) -> Result<(Queue, BTreeSet<QueueId>), StoreError
             let Some(last) = listed.last() else { break };
             after = Some(last.id);
             for queued in &listed {
-                if queue.restore(queued.id, queued.octets, &queued.state).is_err() {
+                if queue.restore(queued.id, queued.octets, &queued.state, now()).is_err() {
                     untried.insert(queued.id);
                     // Its time is in its name.
                     let received = UnixTime::from_ms(queued.id.0 >> 22);

@@ -34,7 +34,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fsmtp_proto::smtp::client;
-use fsmtp_rt::{Class, Datagrams, Dial, Runtime, UnixTime};
+use fsmtp_rt::{Class, Datagrams, Dial, Instant, Runtime, UnixTime};
 use fsmtp_store::envelope::Envelope;
 use fsmtp_store::mailbox::{Mailboxes, Queued, Settlement};
 use fsmtp_store::queue::{Queue, Terms, Work};
@@ -52,7 +52,7 @@ use crate::tls::Connector;
 use pieces::Stored;
 use routes::{Routes, Way};
 
-/// How long the pump sleeps at most: the wall clock may be set meanwhile.
+/// How long the pump sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// Between two batches of settlements while there are any: each is a transaction of the index.
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
@@ -129,6 +129,8 @@ pub struct Outbound {
     /// Wakes who tells it.
     settle: Latest<()>,
     settling: Cell<bool>,
+    /// One moment on the clock that never steps, and on the wall.
+    moment: Cell<Option<(Instant, UnixTime)>>,
     /// The index takes nothing: nothing is sent that it could not be told of.
     refused: Cell<bool>,
     key: MailboxKey,
@@ -161,6 +163,7 @@ impl Outbound {
             changed: RefCell::default(),
             settle: Latest::default(),
             settling: Cell::new(false),
+            moment: Cell::default(),
             refused: Cell::new(false),
             key: MailboxKey::of_queue(secret),
             windows: RefCell::default(),
@@ -179,14 +182,23 @@ impl Outbound {
         &self.key
     }
 
+    /// The time of the queue: the wall's when it was first asked for, and what has passed since. A
+    /// clock that is set meanwhile neither delays mail nor makes it expire.
+    pub fn now(&self, rt: &impl Runtime) -> UnixTime {
+        let moment = self.moment.get().unwrap_or_else(|| (rt.now(), rt.unix()));
+        self.moment.set(Some(moment));
+        moment.1 + rt.now().since(moment.0)
+    }
+
     /// Takes a message that is on stable storage and is to travel on.
     pub fn accept(
         &self,
-        id: QueueId,
-        octets: u64,
+        rt: &impl Runtime,
+        (id, octets): (QueueId, u64),
         received: UnixTime,
         legs: BTreeMap<String, Vec<u16>>,
     ) {
+        let received = received.min(self.now(rt));
         let legs = legs.iter().map(|(domain, places)| (domain.as_str(), places.clone()));
         self.queue.borrow_mut().add(id, octets, received, legs);
         self.bell.put(());
@@ -245,11 +257,12 @@ pub async fn restore<R: Runtime, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     shards: impl Iterator<Item = ShardId>,
 ) -> Result<(), StoreError> {
-    shard.mailboxes.persist().await?;
+    patiently(shard, || shard.mailboxes.persist()).await?;
     for of in shards {
         let mut after = None;
         loop {
-            let listed = shard.mailboxes.queued(of, after, LISTED_COUNT).await?;
+            let listed =
+                patiently(shard, || shard.mailboxes.queued(of, after, LISTED_COUNT)).await?;
             let Some(last) = listed.last() else { break };
             after = Some(last.id);
             for queued in &listed {
@@ -262,13 +275,28 @@ pub async fn restore<R: Runtime, M: Mailboxes>(
     Ok(())
 }
 
+/// Asks the index until it is not busy.
+async fn patiently<R: Runtime, M: Mailboxes, T>(
+    shard: &Shard<R, M>,
+    ask: impl AsyncFn() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    loop {
+        match ask().await {
+            Err(StoreError::Busy) => shard.rt.sleep_until(shard.rt.now() + SETTLE_RETRY).await,
+            other => return other,
+        }
+    }
+}
+
 /// Adds a message that somebody has tried to send; false when nobody has, or nobody can tell.
 fn known<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, queued: &Queued) -> bool {
     if queued.state.is_empty() {
         return false;
     }
     let mut queue = shard.outbound.queue.borrow_mut();
-    let Err(why) = queue.restore(queued.id, queued.octets, &queued.state) else { return true };
+    let now = shard.outbound.now(&shard.rt);
+    let restored = queue.restore(queued.id, queued.octets, &queued.state, now);
+    let Err(why) = restored else { return true };
     let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &queued.id), ("why", &why)];
     shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
     false
@@ -281,9 +309,10 @@ async fn untried<R: Runtime, M: Mailboxes>(
     id: QueueId,
     octets: u64,
 ) -> bool {
-    match Stored::open(shard, id).await {
+    match patiently(shard, || Stored::open(shard, id)).await {
         Ok((_, envelope)) => {
-            shard.outbound.accept(id, octets, envelope.received, legs(&envelope));
+            let received = envelope.received;
+            shard.outbound.accept(&shard.rt, (id, octets), received, legs(&envelope));
             true
         }
         Err(StoreError::NotFound(_)) => true,
@@ -323,7 +352,8 @@ pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolve
                 // What it waits for rings; looking again and again would only burn the core.
                 SLEEP_MAX
             } else {
-                let (now, next) = (inner.rt.unix(), inner.outbound.queue.borrow().next_due());
+                let (now, next) =
+                    (inner.outbound.now(&inner.rt), inner.outbound.queue.borrow().next_due());
                 let wait = next.map(|due| Duration::from_millis(due.ms().saturating_sub(now.ms())));
                 wait.unwrap_or(SLEEP_MAX).clamp(Duration::from_millis(1), SLEEP_MAX)
             };
@@ -347,7 +377,7 @@ fn dispatch<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) -> bool 
     if shard.drain.is_draining() || outbound.refused.get() {
         return false;
     }
-    let now = shard.rt.unix();
+    let now = outbound.now(&shard.rt);
     while outbound.workers_count.get() < CONNECTIONS_MAX {
         let Some(work) = outbound.queue.borrow_mut().take(now) else { return true };
         let domain = Rc::clone(&work.domain);

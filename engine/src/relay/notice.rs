@@ -15,6 +15,7 @@ use fsmtp_store::envelope::{BodyFlags, EnvelopeRecipient, Notify};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::{Envelope, QueueId, StoreError};
 
+use super::patiently;
 use super::pieces::{Pieces as _, Stored};
 use crate::compose::Composed;
 use crate::log::Event;
@@ -259,7 +260,8 @@ async fn original<R: Runtime, M: Mailboxes>(
     id: QueueId,
 ) -> Result<Vec<u8>, Vec<u8>> {
     let mut bytes = Vec::new();
-    let Ok((mut stored, _)) = Stored::open(shard, id).await else { return Err(bytes) };
+    let opened = patiently(shard, || Stored::open(shard, id)).await;
+    let Ok((mut stored, _)) = opened else { return Err(bytes) };
     while bytes.len() <= WHOLE_BYTES_MAX {
         match stored.next().await {
             Ok(Some(piece)) => bytes.extend_from_slice(&piece),

@@ -8,6 +8,7 @@ use fsmtp_store::spool::Reader;
 use fsmtp_store::{Envelope, QueueId, StoreError};
 
 use super::link::Fault;
+use super::patiently;
 use crate::shard::Shard;
 
 /// How often a message is looked for again while compaction moves it.
@@ -58,7 +59,7 @@ impl<'s, R: Runtime, M: Mailboxes> Stored<'s, R, M> {
     }
 
     async fn relocate(&mut self) -> Result<(), StoreError> {
-        let place = self.shard.mailboxes.locate(self.id).await?;
+        let place = patiently(self.shard, || self.shard.mailboxes.locate(self.id)).await?;
         self.reader.relocate(place)
     }
 

@@ -228,13 +228,13 @@ fn unreadable<R: Dial + Datagrams, M: Mailboxes>(
     work: &Work,
     error: &StoreError,
 ) {
-    let now = shard.rt.unix();
+    let now = shard.outbound.now(&shard.rt);
     // One that the index has not heard of yet is on its way there.
     let pause = match error {
         StoreError::NotFound(_) | StoreError::Busy => BUSY_PAUSE,
         _ => {
             let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &work.id), ("why", error)];
-            shard.log.event(now, Event::MessageDamaged, &fields);
+            shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
             UNREADABLE_PAUSE
         }
     };
@@ -346,7 +346,7 @@ async fn finish<R: Dial + Datagrams, M: Mailboxes>(
     envelope: &Envelope,
     mut fates: Vec<Fate>,
 ) {
-    let now = shard.rt.unix();
+    let now = shard.outbound.now(&shard.rt);
     let (cause, code, words) = (outcome.cause, outcome.code, outcome.words.clone());
     let waits = outcome.remaining.len();
     let judged = shard.outbound.queue.borrow().judge(work.id, &work.domain, &outcome, now);
@@ -361,7 +361,7 @@ async fn finish<R: Dial + Datagrams, M: Mailboxes>(
             ("code", &code),
             ("said", &words),
         ];
-        shard.log.event(now, Event::MessageDeferred, &fields);
+        shard.log.event(shard.rt.unix(), Event::MessageDeferred, &fields);
     }
     let told = |kind| {
         let words = words.as_str();
@@ -376,7 +376,7 @@ async fn finish<R: Dial + Datagrams, M: Mailboxes>(
             to.map_or_else(String::new, |to| String::from_utf8_lossy(&to.address).into_owned());
         let fields: [(&str, &dyn core::fmt::Display); 4] =
             [("id", &work.id), ("to", &to), ("code", &fate.code), ("said", &fate.words)];
-        shard.log.event(now, Event::MessageFailed, &fields);
+        shard.log.event(shard.rt.unix(), Event::MessageFailed, &fields);
     }
     // Before the queue forgets them, and while they count as under way: nobody loses a message
     // without a word.

@@ -9,8 +9,9 @@
 //! A message has a *leg* for each domain that it is to go to. Each leg has one reason at a time why
 //! it is not on its way ([`WhyNot`]).
 //!
-//! Times are those of the wall clock, since they must outlive a restart; a clock that steps makes a
-//! message earlier or later by as much.
+//! Times are those of the wall clock, since they must outlive a restart; whoever calls sees to it
+//! that they do not step. Where the clock was put back between two runs, nothing waits longer than
+//! the longest pause for it.
 //!
 //! Limits: [`Queue::is_full`] counts messages; one with one recipient takes some 200 bytes. Words
 //! of a remote server are cut to [`WORDS_BYTES_MAX`]; a domain is at most [`DOMAIN_BYTES_MAX`].
@@ -349,12 +350,20 @@ impl Queue {
         self.insert(id, octets, received, legs.collect());
     }
 
-    /// Adds a message as a settlement has kept it.
+    /// Adds a message as a settlement has kept it, at a start.
     ///
     /// # Errors
     /// Why the state cannot be read; then the message is to be treated as one that is untried.
-    pub fn restore(&mut self, id: QueueId, octets: u64, state: &[u8]) -> Result<(), &'static str> {
-        let (received, legs) = state::decode(state)?;
+    pub fn restore(
+        &mut self,
+        id: QueueId,
+        octets: u64,
+        state: &[u8],
+        now: UnixTime,
+    ) -> Result<(), &'static str> {
+        let (received, mut legs) = state::decode(state)?;
+        let latest = u64::from(seconds(now + spread_most(self.terms.pauses.longest())));
+        legs.iter_mut().for_each(|leg| leg.due_s = leg.due_s.min(latest));
         self.insert(id, octets, received, legs);
         Ok(())
     }
@@ -622,6 +631,11 @@ impl Leg {
             WhyNot::Waits(self.cause)
         }
     }
+}
+
+/// The longest that [`spread`] makes of a pause.
+fn spread_most(pause: Duration) -> Duration {
+    pause + pause / 16
 }
 
 /// A pause, up to a sixteenth longer: messages that failed together need not come back together.

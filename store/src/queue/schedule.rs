@@ -17,6 +17,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 pub struct Pauses(Vec<Duration>);
 
 impl Pauses {
+    /// The longest of them.
+    pub(super) fn longest(&self) -> Duration {
+        self.0.iter().copied().max().unwrap_or(PAUSE_MAX)
+    }
+
     /// How long to wait after so many failed attempts, at least one.
     #[must_use]
     pub fn after(&self, attempts_count: u16) -> Duration {

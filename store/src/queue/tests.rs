@@ -175,7 +175,7 @@ fn a_state_that_grows_too_long_loses_its_words_and_nothing_else() {
     let Settlement::Deferred(_, state) = queue.settlement(id(1)) else { panic!() };
     assert!(state.len() <= STATE_BYTES_MAX);
     let mut again = Queue::new(terms());
-    again.restore(id(1), 9, &state).unwrap();
+    again.restore(id(1), 9, &state, START).unwrap();
     let all = |queue: &Queue| {
         queue.list(None, START).map(|listed| (listed.domain, listed.due)).collect::<Vec<_>>()
     };
@@ -197,6 +197,23 @@ fn equal_words_of_one_domain_are_kept_once() {
     }
     let words: Vec<Rc<str>> = queue.list(None, START).map(|listed| listed.words).collect();
     assert!(matches!(words.as_slice(), [one, other] if Rc::ptr_eq(one, other)));
+}
+
+#[test]
+fn a_clock_that_was_put_back_between_two_runs_delays_by_one_pause_at_most() {
+    let mut queue = Queue::new(terms());
+    queue.add(id(1), 500, START, [("a.test", vec![0])]);
+    queue.take(START).unwrap();
+    end_quietly(&mut queue, "a.test", later("no", &[0]));
+    let Settlement::Deferred(_, state) = queue.settlement(id(1)) else { panic!() };
+    let back = UnixTime::from_ms(START.ms() - 48 * 3600 * 1000);
+    let mut again = Queue::new(terms());
+    again.restore(id(1), 500, &state, back).unwrap();
+    let due = again.next_due().unwrap();
+    assert!(
+        due <= back + spread_most(terms().pauses.longest()) + Duration::from_secs(1),
+        "{due:?}"
+    );
 }
 
 proptest! {
@@ -246,7 +263,7 @@ proptest! {
         }
         let mut again = Queue::new(terms);
         for (id, state) in kept {
-            prop_assert_eq!(again.restore(id, 9, &state), Ok(()));
+            prop_assert_eq!(again.restore(id, 9, &state, at(now)), Ok(()));
         }
         let all = |queue: &Queue| queue.list(None, at(now)).collect::<Vec<_>>();
         prop_assert_eq!(all(&again), all(&queue));

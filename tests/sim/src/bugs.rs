@@ -31,13 +31,15 @@ pub(crate) enum Bug {
     DoubledDelivery,
     /// The index notes a message as applied without keeping it.
     LostDelivery,
+    /// The index says that it keeps what became of queued mail, and does not.
+    ForgottenSettlements,
     /// The index's mark is ahead of the mail that it has persisted.
     MarkBeforeMail,
 }
 
 impl Bug {
     /// All of them.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::EarlyWrites,
         Self::SwallowedErrors,
         Self::MisplacedWrites,
@@ -47,6 +49,7 @@ impl Bug {
         Self::Unseeded,
         Self::DoubledDelivery,
         Self::LostDelivery,
+        Self::ForgottenSettlements,
         Self::MarkBeforeMail,
     ];
 
@@ -62,6 +65,7 @@ impl Bug {
             Self::Unseeded => "unseeded",
             Self::DoubledDelivery => "doubled-delivery",
             Self::LostDelivery => "lost-delivery",
+            Self::ForgottenSettlements => "forgotten-settlements",
             Self::MarkBeforeMail => "mark-before-mail",
         }
     }
@@ -87,6 +91,7 @@ impl Bug {
             Self::Unseeded => bugs.unseeded = true,
             Self::DoubledDelivery => plan.index_doubles = MILLION / 20,
             Self::LostDelivery => plan.index_drops = MILLION / 20,
+            Self::ForgottenSettlements => plan.index_forgets = MILLION / 3,
             Self::MarkBeforeMail => plan.mark_only = true,
         }
     }

@@ -5,6 +5,7 @@
 //! until then every early end, missing, surplus or unexpected reply is a violation.
 
 use core::cell::RefCell;
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -57,7 +58,7 @@ impl Client {
     /// Lives as `kind` says.
     pub(crate) async fn live(mut self, kind: Kind) {
         let sessions = match kind {
-            Kind::Polite | Kind::Reader => self.random.within((1, 3)),
+            Kind::Polite | Kind::Reader | Kind::Sender => self.random.within((1, 3)),
             _ => 1,
         };
         for _ in 0..sessions {
@@ -71,6 +72,7 @@ impl Client {
                 Kind::Reader => self.read().await,
                 Kind::Deaf => self.deaf().await,
                 Kind::Idle => self.idle().await,
+                Kind::Sender => self.submit().await,
             }
         }
     }
@@ -87,8 +89,23 @@ impl Client {
         from: core::net::Ipv4Addr,
         net: Option<NetOptions>,
     ) -> Option<SimConn> {
+        self.reach(|view| &view.smtp, from, net).await
+    }
+
+    /// The same where mail is submitted.
+    pub(crate) async fn connect_to_submit(&mut self) -> Option<SimConn> {
+        let from = core::net::Ipv4Addr::new(198, 51, 100, self.random.below(250) as u8);
+        self.reach(|view| &view.submission, from, None).await
+    }
+
+    async fn reach(
+        &mut self,
+        shards: fn(&View) -> &RefCell<Vec<SocketAddr>>,
+        from: core::net::Ipv4Addr,
+        net: Option<NetOptions>,
+    ) -> Option<SimConn> {
         for _ in 0..200 {
-            let to = *self.random.pick(&self.view.smtp.borrow());
+            let to = *self.random.pick(&shards(&self.view).borrow());
             let net = net.clone().unwrap_or_else(|| self.plan.options.net.clone());
             match self.rt.connect_with(from.into(), to, net).await {
                 Ok(conn) => return Some(conn),
@@ -96,6 +113,17 @@ impl Client {
             }
         }
         None
+    }
+
+    /// Waits for more bytes.
+    pub(crate) async fn fill(&self, conn: &mut SimConn) -> Result<(), End> {
+        let late = self.rt.now() + PATIENCE;
+        match conn.fill(late).await {
+            Ok(0) => Err(End::Eof),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == IoKind::TimedOut => Err(End::Silence),
+            Err(_) => Err(End::Closed),
+        }
     }
 
     pub(crate) async fn pause(&mut self, ms_max: u64) {
@@ -230,13 +258,7 @@ impl Talk<'_> {
     }
 
     async fn fill(&mut self) -> Result<(), End> {
-        let late = self.client.rt.now() + PATIENCE;
-        match self.conn.fill(late).await {
-            Ok(0) => Err(End::Eof),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind == IoKind::TimedOut => Err(End::Silence),
-            Err(_) => Err(End::Closed),
-        }
+        self.client.fill(&mut self.conn).await
     }
 
     /// The next reply, lines joined.

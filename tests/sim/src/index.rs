@@ -151,6 +151,9 @@ impl Outgoing for Index {
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), StoreError> {
         self.free()?;
+        if self.chance(self.plan.index_forgets) {
+            return Ok(());
+        }
         self.memory.settle(settlements).await
     }
 }

@@ -8,6 +8,8 @@ use std::rc::Rc;
 
 use fsmtp_store::QueueId;
 
+use crate::outgoing::Outgoing;
+
 /// Violations that are kept; one is enough to fail a run.
 const VIOLATIONS_MAX: usize = 20;
 
@@ -56,6 +58,8 @@ pub(crate) struct Entry {
 pub(crate) struct Ledger {
     /// All messages; the index is the token.
     pub(crate) entries: Vec<Entry>,
+    /// Mail that is to travel on.
+    pub(crate) outgoing: Outgoing,
     /// What readers have deleted, by account and id.
     pub(crate) gone: BTreeMap<(u32, QueueId), Gone>,
     /// Maildrops that were compared with this ledger.

@@ -18,8 +18,11 @@ mod mail;
 mod model;
 mod node;
 mod odd;
+mod outgoing;
 mod plan;
 mod reader;
+mod remote;
+mod sender;
 mod world;
 
 use std::cell::Cell;
@@ -91,11 +94,12 @@ fn many(args: &Args) -> bool {
     });
     let Ok((sum, runs, failures)) = sum.into_inner() else { return false };
     println!(
-        "{runs} seeds: {} messages acknowledged, {} in doubt; {} replies, {} twins, {} maildrops \
-         and {} messages in them checked; {} crashes, {} damaged disks refused, {} records moved, \
+        "{runs} seeds: {} messages acknowledged, {} in doubt, {} to be sent on; {} replies, {} twins, \
+         {} maildrops and {} messages in them checked; {} crashes, {} damaged disks refused, {} records moved, \
          {} segments given back, {} events; {failures} seeds failed; hash {:016x}",
         sum.acked,
         sum.doubt,
+        sum.letters,
         sum.replies,
         sum.twins,
         sum.maildrops,
@@ -124,6 +128,7 @@ fn add(sum: &mut Report, report: &Report) {
     sum.events += report.events;
     sum.acked += report.acked;
     sum.doubt += report.doubt;
+    sum.letters += report.letters;
     sum.replies += report.replies;
     sum.twins += report.twins;
     sum.maildrops += report.maildrops;

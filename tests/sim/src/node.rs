@@ -11,12 +11,15 @@ use std::sync::Arc;
 
 use fsmtp_engine::accept::{Door, Service, accept};
 use fsmtp_engine::admit::{Admission, Limits};
+use fsmtp_engine::config;
 use fsmtp_engine::log::{Format, Level, Sink};
 use fsmtp_engine::relay::{self, routes::Routes};
+use fsmtp_engine::resolver::Resolver;
 use fsmtp_engine::shard::{Offload, PasswordCheck, Shard};
 use fsmtp_engine::signin::{self, Gate};
 use fsmtp_engine::start::{Parts, adopt, drain, shards_on_disk, start};
 use fsmtp_proto::access::Access;
+use fsmtp_proto::sasl::{Mechanism, Mechanisms};
 use fsmtp_proto::{pop3, smtp};
 use fsmtp_rt::sim::{Counts, Crash, DiskId, HostId, SimDisk, SimRuntime, World};
 use fsmtp_rt::{Class, Runtime, UnixTime};
@@ -35,14 +38,23 @@ use crate::plan::Plan;
 /// The port at which every shard takes mail.
 const SMTP_PORT: u16 = 25;
 
+/// The port at which every shard takes it from users.
+const SUBMISSION_PORT: u16 = 587;
+
 /// The port at which every shard gives it out.
 const POP3_PORT: u16 = 110;
 
 /// The password of every account.
 pub(crate) const PASSWORD: &str = "secret";
 
+/// Who submits mail; an account beside those that get some.
+pub(crate) const SENDER: &str = "sender";
+
 /// The node's domain.
 pub(crate) const DOMAIN: &str = "example.test";
+
+/// What a shard listens with.
+const LISTENERS: usize = 3;
 
 /// How often a message may move while it is read; nothing is left to move it that often.
 const MOVES_MAX: u32 = 20;
@@ -55,6 +67,8 @@ pub(crate) const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct View {
     /// Where its shards take mail.
     pub(crate) smtp: RefCell<Vec<SocketAddr>>,
+    /// Where they take it from users.
+    pub(crate) submission: RefCell<Vec<SocketAddr>>,
     /// Where they give it out.
     pub(crate) pop3: RefCell<Vec<SocketAddr>>,
     /// How often it has crashed: a dialogue that spans a crash proves nothing.
@@ -103,6 +117,8 @@ pub(crate) struct Node {
     shards: usize,
     /// The mailbox of each account.
     mailboxes: Vec<MailboxId>,
+    /// The name server, when mail is sent on.
+    pub(crate) names: Option<SocketAddr>,
     /// For clients.
     pub(crate) view: Rc<View>,
 }
@@ -117,19 +133,20 @@ impl Node {
             populate(&index, plan.sealed).expect("an empty directory takes a few accounts");
         let (plan, shards) = (Rc::clone(plan), plan.shards);
         let (life, view) = (Rc::default(), Rc::default());
-        Self { hosts, disk, plan, index, life, shards, mailboxes, view }
+        Self { hosts, disk, plan, index, life, shards, mailboxes, names: None, view }
     }
 
     /// Starts so many shards, which listen when all of them have recovered. The logs of others that
     /// are on the disk are adopted by these.
     pub(crate) fn boot(&mut self, world: &mut World, shards: usize) {
         self.shards = shards;
-        let (mut smtp, mut pop3) = (Vec::new(), Vec::new());
+        let (mut smtp, mut submission, mut pop3) = (Vec::new(), Vec::new(), Vec::new());
         let names: Vec<String> = world.files(self.disk).into_iter().map(|file| file.0).collect();
         let found = shards_on_disk(&names);
         for (number, host) in self.hosts.iter().enumerate().take(shards) {
             let rt = world.start(*host);
             smtp.push(rt.address(SMTP_PORT));
+            submission.push(rt.address(SUBMISSION_PORT));
             pop3.push(rt.address(POP3_PORT));
             let id = ShardId(u16::try_from(number).expect("a node has few shards"));
             let orphans = found.iter().copied().filter(|shard| {
@@ -144,7 +161,7 @@ impl Node {
                 plan: Rc::clone(&self.plan),
                 index: self.index.clone(),
             };
-            let (life, plan) = (Rc::clone(&self.life), Rc::clone(&self.plan));
+            let (life, plan, names) = (Rc::clone(&self.life), Rc::clone(&self.plan), self.names);
             rt.spawn(Class::Background, async move {
                 let booted = boot.run().await;
                 let mut life = life.borrow_mut();
@@ -153,11 +170,12 @@ impl Node {
                     Err(error) => life.failed = Some(error),
                 }
                 if life.shards.len() == shards {
-                    life.shards.iter().for_each(|shard| listen(&plan, shard));
+                    life.shards.iter().for_each(|shard| listen(&plan, shard, names));
                 }
             });
         }
         *self.view.smtp.borrow_mut() = smtp;
+        *self.view.submission.borrow_mut() = submission;
         *self.view.pop3.borrow_mut() = pop3;
     }
 
@@ -209,9 +227,19 @@ impl Node {
 
     /// Sessions that are open.
     pub(crate) fn sessions(&self) -> usize {
-        // Each of the two listeners of a shard counts as one that takes part in the drain.
+        // Each listener of a shard counts as one that takes part in the drain.
         let life = self.life.borrow();
-        life.shards.iter().map(|shard| shard.drain.sessions().saturating_sub(2)).sum()
+        life.shards.iter().map(|shard| shard.drain.sessions().saturating_sub(LISTENERS)).sum()
+    }
+
+    /// What waits to be sent on.
+    pub(crate) fn queued(&self) -> Vec<String> {
+        let mut queued = Vec::new();
+        for shard in &self.life.borrow().shards {
+            let queue = shard.outbound.queue.borrow();
+            queued.extend(queue.list(None, shard.rt.unix()).map(|one| format!("{one:?}")));
+        }
+        queued
     }
 
     /// Sessions that ended by a panic in this life.
@@ -325,8 +353,9 @@ async fn read(
 fn populate(index: &Index, sealed: bool) -> Result<Vec<MailboxId>, StoreError> {
     wait(index.change(Change::AddDomain { domain: DOMAIN.into() }))?;
     let mut mailboxes = Vec::new();
-    for number in 0..ACCOUNTS {
-        let address = format!("u{number}@{DOMAIN}");
+    let names = (0..ACCOUNTS).map(|number| format!("u{number}")).chain([SENDER.to_owned()]);
+    for (name, number) in names.zip(0..) {
+        let address = format!("{name}@{DOMAIN}");
         let directory = wait(index.change(Change::AddAccount {
             address: address.clone(),
             name: String::new(),
@@ -339,26 +368,43 @@ fn populate(index: &Index, sealed: bool) -> Result<Vec<MailboxId>, StoreError> {
 }
 
 /// Opens a shard's listeners; done when all shards have recovered, as `run.rs` does.
-fn listen(plan: &Plan, shard: &SimShard) {
+fn listen(plan: &Plan, shard: &SimShard, names: Option<SocketAddr>) {
     let limits = Limits {
         connections_max: plan.connections_max,
         connections_per_address_max: plan.connections_max,
     };
-    let smtp_limits = smtp::server::Limits {
-        message_bytes_max: plan.message_bytes_max,
-        ..smtp::server::Limits::default()
+    let smtp = |access: Access| {
+        let limits = smtp::server::Limits {
+            message_bytes_max: plan.message_bytes_max,
+            ..smtp::server::Limits::default()
+        };
+        let settings = smtp::server::Settings::new("sim", limits);
+        let settings = settings.and_then(|settings| settings.with_access(access));
+        Service::Smtp(Rc::new(settings.expect("a plan's limits are sound")))
     };
-    let smtp = smtp::server::Settings::new("sim", smtp_limits);
-    let smtp = Service::Smtp(Rc::new(smtp.expect("a plan's limits are sound")));
+    let users = Access {
+        submission: true,
+        mechanisms: Mechanisms::NONE.with(Mechanism::Plain),
+        clear_auth_allowed: true,
+        ..Access::default()
+    };
+    let (submission, smtp) = (smtp(users), smtp(Access::default()));
     let pop3 = Service::Pop3(Rc::new(pop3::Settings {
         node: "sim".into(),
         idle: Duration::from_secs(600),
         access: Access { clear_auth_allowed: true, ..Access::default() },
     }));
-    for (port, service) in [(SMTP_PORT, smtp), (POP3_PORT, pop3)] {
+    let services: [_; LISTENERS] =
+        [(SMTP_PORT, smtp), (SUBMISSION_PORT, submission), (POP3_PORT, pop3)];
+    for (port, service) in services {
         let (inner, admission) = (Rc::clone(shard), Admission::new(limits));
         let door = Rc::new(Door::clear(service));
         shard.rt.spawn(Class::Accept, accept(inner, shard.rt.listen(port), door, admission));
+    }
+    if let Some(server) = names {
+        let timeout = Duration::from_secs(2);
+        let config = config::Resolver { servers: vec![server], timeout, dnssec_trusted: false };
+        relay::start(shard, Resolver::new(shard.rt.clone(), &config));
     }
 }
 
@@ -398,6 +444,8 @@ impl Boot {
             let mark = self.index.mark(*orphan).await?;
             adopt(&shard, self.layout(*orphan), mark).await?;
         }
+        let queues = core::iter::once(self.id).chain(self.orphans.iter().copied());
+        relay::restore(&shard, queues).await?;
         Ok(shard)
     }
 
@@ -417,9 +465,14 @@ impl Boot {
             helpers: helpers(),
             begin: keys::begin(),
             sending: relay::Plan {
-                terms: Terms::default(),
+                terms: Terms {
+                    pauses: "5s,20s*3,60s".parse().expect("a schedule"),
+                    expiry: Duration::from_secs(self.plan.expiry_s),
+                    delay_notice: self.plan.notice_s.map(Duration::from_secs),
+                    ..Terms::default()
+                },
                 limits: relay::Limits::default(),
-                routes: Arc::new(Routes::new(true)),
+                routes: Arc::new(Routes::new(false)),
                 mx_port: 25,
                 own_ports: Vec::new(),
             },

@@ -8,6 +8,8 @@ use fsmtp_rt::sim::{Crash, MILLION, Options, Random};
 use fsmtp_store::ShardId;
 use fsmtp_store::spool::SpoolConfig;
 
+use crate::remote::Habit;
+
 /// Hosts, clients, faults and crashes of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -17,6 +19,12 @@ pub(crate) struct Plan {
     pub(crate) shards: usize,
     /// What each client is.
     pub(crate) clients: Vec<Kind>,
+    /// Servers elsewhere that mail is sent on to.
+    pub(crate) remotes: Vec<Habit>,
+    /// After so many seconds what could not be sent on is given up.
+    pub(crate) expiry_s: u64,
+    /// After so many seconds its sender is told that it is late.
+    pub(crate) notice_s: Option<u64>,
     /// Crashes of the node, in order.
     pub(crate) crashes: Vec<CrashPlan>,
     /// The crash before the last audit.
@@ -41,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) index_doubles: u32,
     /// Planted: chance that the index drops a message.
     pub(crate) index_drops: u32,
+    /// Planted: chance that the index forgets what became of queued mail.
+    pub(crate) index_forgets: u32,
     /// Planted: the log is replayed from where the index heard it, not from what it persisted.
     pub(crate) mark_only: bool,
 }
@@ -56,6 +66,8 @@ pub(crate) enum Kind {
     Twin,
     /// Sends commands and never reads.
     Deaf,
+    /// Submits mail for servers elsewhere.
+    Sender,
     /// Reads mail over POP3.
     Reader,
     /// Connects and says nothing.
@@ -96,7 +108,10 @@ impl Plan {
         let mut options = Options::swarm(&mut random);
         options.disk.capacity_bytes = 1 << 30;
         let kinds = Self::kinds(&mut random);
-        let clients = (0..random.within((1, 5))).map(|_| *random.pick(&kinds)).collect();
+        let clients: Vec<Kind> = (0..random.within((1, 5))).map(|_| *random.pick(&kinds)).collect();
+        let sends = clients.contains(&Kind::Sender);
+        let remotes = if sends { random.within((1, 3)) } else { 0 };
+        let remotes = (0..remotes).map(|_| *random.pick(&Habit::ALL)).collect();
         let crash = |random: &mut Random| {
             if random.chance(300_000) { Crash::Process } else { Crash::Power }
         };
@@ -127,6 +142,9 @@ impl Plan {
             options,
             shards,
             clients,
+            remotes,
+            expiry_s: *random.pick(&[40, 1_200]),
+            notice_s: *random.pick(&[None, Some(30)]),
             crashes,
             last_crash: crash(&mut random),
             persist_count: *random.pick(&[1, 3, 1_000]),
@@ -139,6 +157,7 @@ impl Plan {
             layout,
             index_doubles: 0,
             index_drops: 0,
+            index_forgets: 0,
             mark_only: false,
         }
     }
@@ -149,6 +168,9 @@ impl Plan {
             options: Options::calm(),
             shards: 1,
             clients: Vec::new(),
+            remotes: Vec::new(),
+            expiry_s: 1_200,
+            notice_s: None,
             crashes: Vec::new(),
             last_crash: Crash::Process,
             persist_count: 1_000,
@@ -161,6 +183,7 @@ impl Plan {
             layout: SpoolConfig::new(ShardId(0)),
             index_doubles: 0,
             index_drops: 0,
+            index_forgets: 0,
             mark_only: false,
         }
     }
@@ -195,6 +218,7 @@ impl Plan {
             (Kind::Hasty, 500_000),
             (Kind::Twin, 500_000),
             (Kind::Reader, 700_000),
+            (Kind::Sender, 400_000),
             (Kind::Deaf, 100_000),
             (Kind::Idle, 100_000),
         ] {

@@ -5,6 +5,7 @@
 //! what the clients were promised.
 
 use core::cell::{Cell, RefCell};
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::rc::Rc;
 
@@ -14,10 +15,11 @@ use fsmtp_store::StoreError;
 
 use crate::bugs::Bug;
 use crate::check;
-use crate::client::Client;
+use crate::client::{ACCOUNTS, Client};
 use crate::ledger::{Entry, Ledger, State, token_of};
 use crate::node::{DRAIN_PATIENCE, Delivery, Node};
 use crate::plan::{CrashPlan, Fall, Kind, Plan};
+use crate::remote::{self, Remote};
 
 /// More than any run has needed; a run that uses them up makes no progress.
 const STEPS_MAX: u64 = 3_000_000;
@@ -42,6 +44,8 @@ pub(crate) struct Report {
     pub(crate) violations: Vec<String>,
     /// Messages answered 250.
     pub(crate) acked: u64,
+    /// Messages for servers elsewhere that were answered 250.
+    pub(crate) letters: u64,
     /// Messages that stayed in doubt.
     pub(crate) doubt: u64,
     /// Replies that were checked.
@@ -68,6 +72,8 @@ struct Run {
     outside: SimRuntime,
     node: Node,
     ledger: Rc<RefCell<Ledger>>,
+    /// Servers elsewhere have no bad habits any more.
+    calm: Rc<Cell<bool>>,
     busy: Rc<Cell<usize>>,
     /// When the node is to be started again, and with how many shards.
     down_until: Option<Instant>,
@@ -120,6 +126,8 @@ impl Run {
         let host = world.host();
         let outside = world.start(host);
         let mut node = Node::new(&mut world, seed, &plan);
+        let (ledger, calm) = (Rc::default(), Rc::default());
+        node.names = elsewhere(&mut world, &plan, &ledger, &calm);
         node.boot(&mut world, plan.shards);
         Self {
             world,
@@ -127,7 +135,8 @@ impl Run {
             plan,
             outside,
             node,
-            ledger: Rc::default(),
+            ledger,
+            calm,
             busy: Rc::default(),
             down_until: None,
             draining: None,
@@ -171,6 +180,7 @@ impl Run {
 
     fn crash(&mut self, crash: Crash, down_ms: u64) {
         self.note_compaction();
+        self.ledger.borrow_mut().outgoing.falls.push(self.world.now());
         self.node.crash(&mut self.world, crash);
         let until = self.world.now() + Duration::from_millis(down_ms);
         self.down_until = Some(until);
@@ -284,16 +294,22 @@ impl Run {
             return;
         }
         let until = self.world.now() + SETTLE;
+        let mut why = "too many steps";
         for _ in 0..STEPS_MAX {
             if met(self) || self.refused {
                 return;
             }
-            if self.world.now() > until || !self.step() {
+            if self.world.now() > until {
+                why = "an hour";
+                break;
+            }
+            if !self.step() {
+                why = "nothing happens any more";
                 break;
             }
         }
         if !self.refused {
-            self.violate(format!("without faults, {what} did not come to pass"));
+            self.violate(format!("without faults, {what} did not come to pass: {why}"));
         }
     }
 
@@ -302,11 +318,25 @@ impl Run {
         let bugs = self.plan.options.bugs.clone();
         self.world.change(|options| *options = Options { bugs, ..Options::calm() });
         self.node.calm();
+        self.calm.set(true);
         self.wait("a start", |run| {
             run.draining.is_none() && run.down_until.is_none() && run.node.ready()
         });
+        if self.plan.disk_fails() && !self.node.queued().is_empty() {
+            // A log that has failed takes no report until the next start.
+            self.crash(Crash::Power, 0);
+            self.wait("a start without faults", |run| run.down_until.is_none() && run.node.ready());
+        }
+        self.drain_queue();
         self.wait("the end of all sessions", |run| run.node.sessions() == 0);
         self.panics();
+    }
+
+    fn drain_queue(&mut self) {
+        self.wait("an empty queue", |run| run.node.queued().is_empty());
+        for queued in self.node.queued() {
+            self.violate(format!("in the queue is left {queued}"));
+        }
     }
 
     /// After the last crash the node starts, and takes mail at each shard.
@@ -329,6 +359,7 @@ impl Run {
             self.spawn(self.client(&plan).live(Kind::Reader));
         }
         self.wait("a look into mailboxes", |run| run.busy.get() == 0);
+        self.drain_queue();
         self.wait("the end of the last sessions", |run| run.node.sessions() == 0);
         self.panics();
     }
@@ -355,8 +386,14 @@ impl Run {
             ledger.violate(format!("a mailbox cannot be read: {error}"));
             Vec::new()
         });
+        let own = |one: &Delivery| one.account < ACCOUNTS;
+        let (deliveries, reports): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(own);
+        let outgoing = core::mem::take(&mut ledger.outgoing);
+        let letters = outgoing.acked() as u64;
         if !self.refused {
             check::audit(&mut ledger, &deliveries);
+            let reports: Vec<&[u8]> = reports.iter().map(|one| one.bytes.as_slice()).collect();
+            outgoing.audit(&reports, rotten).into_iter().for_each(|what| ledger.violate(what));
         }
         if self.observe {
             for (token, entry) in ledger.entries.iter().enumerate() {
@@ -376,6 +413,7 @@ impl Run {
             events: self.world.events(),
             violations: core::mem::take(&mut ledger.violations),
             acked: ledger.count(State::Acked) as u64,
+            letters,
             doubt: ledger.count(State::Doubt) as u64,
             replies: ledger.replies,
             twins: ledger.twins,
@@ -387,6 +425,39 @@ impl Run {
             crashes: self.node.view.crashes.get(),
         }
     }
+}
+
+/// Starts the servers elsewhere that a plan has, and the name server that leads to them.
+fn elsewhere(
+    world: &mut World,
+    plan: &Plan,
+    ledger: &Rc<RefCell<Ledger>>,
+    calm: &Rc<Cell<bool>>,
+) -> Option<SocketAddr> {
+    if plan.remotes.is_empty() {
+        return None;
+    }
+    let mut start = || {
+        let host = world.host();
+        world.start(host)
+    };
+    let (names, dead) = (start(), start());
+    let remotes: Vec<Remote> = plan
+        .remotes
+        .iter()
+        .map(|habit| {
+            let rt = start();
+            let random = Rc::new(RefCell::new(rt.fork_random()));
+            let (habit, ledger, calm) = (*habit, Rc::clone(ledger), Rc::clone(calm));
+            Remote { rt, habit, random, ledger, calm }
+        })
+        .collect();
+    let zone = remote::zone(&remotes, &dead);
+    names.spawn(Class::Background, remote::answer_names(names.clone(), zone));
+    for remote in remotes {
+        remote.rt.clone().spawn(Class::Accept, remote.listen());
+    }
+    Some(names.address(remote::DNS_PORT))
 }
 
 #[cfg(test)]
