@@ -94,9 +94,10 @@ fn many(args: &Args) -> bool {
     });
     let Ok((sum, runs, failures)) = sum.into_inner() else { return false };
     println!(
-        "{runs} seeds: {} messages acknowledged, {} in doubt, {} to be sent on; {} replies, {} twins, \
-         {} maildrops and {} messages in them checked; {} crashes, {} damaged disks refused, {} records moved, \
-         {} segments given back, {} events; {failures} seeds failed; hash {:016x}",
+        "{runs} seeds: {} messages acknowledged, {} in doubt, {} to be sent on; {} replies, \
+         {} twins, {} maildrops and {} messages in them checked; {} crashes, {} damaged disks \
+         refused, {} records moved, {} segments given back, {} events; {failures} seeds failed; \
+         hash {:016x}",
         sum.acked,
         sum.doubt,
         sum.letters,
