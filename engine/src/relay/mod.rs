@@ -18,6 +18,7 @@
 //! Failure: whatever a host does costs one connection and one attempt. While the index takes no
 //! settlements nothing new is sent.
 
+pub(crate) mod direct;
 mod hosts;
 mod letter;
 mod link;
@@ -25,6 +26,7 @@ mod notice;
 mod pieces;
 pub mod routes;
 mod site;
+pub(crate) mod watch;
 
 use core::cell::{Cell, RefCell};
 use core::pin::pin;

@@ -18,7 +18,7 @@ use fsmtp_store::{Envelope, StoreError};
 use futures_channel::oneshot;
 
 use super::Site;
-use super::hosts::connect;
+use super::hosts::{Road, connect};
 use super::letter::Letter;
 use super::link::{Fault, Link, Said, Verdict};
 use super::notice::{self, Fate, Kind};
@@ -180,7 +180,7 @@ async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
     let reused = link.is_some();
     let mut open = match link.take() {
         Some(open) => open,
-        None => match connect(shard, &work.domain).await {
+        None => match connect(&Road::of(shard), &work.domain).await {
             Ok(open) => open,
             Err(failed) => return Some(failed),
         },
