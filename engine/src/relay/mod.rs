@@ -15,6 +15,8 @@
 //! the next batch, some milliseconds: nobody can know then whether it was taken (RFC 5321 §4.5.4.1
 //! speaks of the same window on the wire).
 //!
+//! `direct` brings one message to its hosts by the same means, without queue and shard.
+//!
 //! Failure: whatever a host does costs one connection and one attempt. While the index takes no
 //! settlements nothing new is sent.
 

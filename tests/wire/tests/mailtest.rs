@@ -154,7 +154,7 @@ fn a_message_is_composed_signed_and_delivered() {
         let place = Place::dev(&[("remote.test", remote.address())]);
         let key = key(&place, "sender.test");
         let html = place.file("page.html", "<p>Hello &amp; goodbye</p>\n");
-        let attached = place.file("notes.txt", "what was said");
+        let attached = place.file("notes.txt", &"what was said\n".repeat(15_000));
         let args = ["--to", "a@remote.test", "--to", "b@Remote.test", "--subject", "Grüße"];
         let files = ["--html", &html, "--attach", &attached];
         let ran = place.test(&[&FROM[..], &args, &files].concat());

@@ -210,6 +210,11 @@ mod tests {
         let failed = ended.unwrap_err();
         assert_eq!((failed.status, failed.reason.contains("10 answers")), (2, true));
         assert_eq!(asked.matches("Enter from: ").count(), ANSWERS_MAX + 1);
+        // One that does not end is cut, and its rest is another answer.
+        let long = "a".repeat(usize::try_from(ANSWER_BYTES_MAX).unwrap() + 5);
+        let (ended, asked) = settled(&Mailtest::default(), true, &format!("d\n{long}\na@b\n"));
+        assert_eq!(ended.map(|told| told.to), Ok(vec!["a@b".to_owned()]));
+        assert_eq!(asked.matches("Enter to: ").count(), 3, "{asked}");
         for typed in ["", "c\n", "c\nx\na@b.test\n"] {
             let (ended, _) = settled(&Mailtest::default(), true, typed);
             let failed = ended.unwrap_err();

@@ -66,7 +66,7 @@ pub(super) fn mailtest(
     let signed = sign(ask, config, &told.from, &composed.bytes);
     let (state, text) = match &signed {
         Ok(Signed { selectors, .. }) if !selectors.is_empty() => {
-            (State::Done, format!("by {}", selectors.join(", ")))
+            (State::Done, format!("by {} of {}", selectors.join(", "), domain(&told.from)))
         }
         Ok(Signed { why_not, .. }) => (State::Note, format!("not signed: {why_not}")),
         Err(why) => (State::Failed, why.clone()),
@@ -127,12 +127,16 @@ fn routes(ask: &args::Mailtest, config: &Config) -> Result<Arc<Routes>, Failed> 
     Ok(Arc::new(routes))
 }
 
+/// What stands behind the `@`.
+fn domain(address: &str) -> &str {
+    address.rsplit_once('@').map_or("", |(_, domain)| domain)
+}
+
 /// Who is served by the same hosts.
 fn legs(to: &[String]) -> BTreeMap<String, Vec<String>> {
     let mut legs: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for address in to {
-        let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
-        legs.entry(domain.to_lowercase()).or_default().push(address.clone());
+        legs.entry(domain(address).to_lowercase()).or_default().push(address.clone());
     }
     legs
 }
@@ -227,7 +231,7 @@ fn sign(
     if ask.no_sign {
         return not("--no-sign".to_owned());
     }
-    let domain = from.rsplit_once('@').map_or("", |(_, domain)| domain);
+    let domain = domain(from);
     if host_name(domain).is_none() {
         return not(format!("{domain} is not of a kind that has keys"));
     }
@@ -238,7 +242,7 @@ fn sign(
     };
     signer.feed(message);
     let fields = signer.finish(now()).map_err(|error| format!("cannot sign: {error}"))?;
-    let selectors = keys.iter().map(|key| format!("{} of {domain}", key.selector())).collect();
+    let selectors = keys.iter().map(|key| key.selector().to_owned()).collect();
     Ok(Signed { fields, selectors, why_not: String::new() })
 }
 
@@ -274,4 +278,32 @@ fn deliver(
     }
     shard.join().map_err(|error| error.to_string())?;
     Ok(fates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_as_far_as_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ten");
+        std::fs::write(&path, "0123456789").unwrap();
+        let mut room = 25;
+        assert_eq!(read(&path, &mut room).unwrap(), b"0123456789");
+        assert_eq!((read(&path, &mut room).unwrap().len(), room), (10, 5));
+        let why = read(&path, &mut room).unwrap_err();
+        assert!(why.starts_with(&path.display().to_string()) && why.contains("more than"), "{why}");
+        let mut room = 10;
+        assert!(read(&path, &mut room).is_ok(), "all of the room is room");
+        assert!(read(&folder.path().join("none"), &mut room).unwrap_err().contains("none: "));
+    }
+
+    #[test]
+    fn recipients_of_a_domain_go_together() {
+        let to = ["a@b.test", "\"x@y\"@B.test", "c@d.test"].map(str::to_owned);
+        let legs = legs(&to);
+        assert_eq!(legs.keys().collect::<Vec<_>>(), ["b.test", "d.test"]);
+        assert_eq!(legs["b.test"], to[..2]);
+    }
 }

@@ -73,6 +73,10 @@ impl Teller {
     }
 
     fn reply(&self, to: To, reply: &Reply<'_>) {
+        // A large message has many chunks, and only the last one matters.
+        if to == To::Chunk && !reply.refuses() {
+            return;
+        }
         let step = match to {
             To::Greeting => "greeting",
             To::Hello => "EHLO",
