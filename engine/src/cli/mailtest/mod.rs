@@ -1,4 +1,4 @@
-//! `fsmtp-engine mailtest`: one message, composed, signed and taken to its hosts while one looks on.
+//! `fsmtp-engine mailtest`: one message, composed, signed, taken to its hosts while one looks on.
 //!
 //! Called by `cli::main`. It goes where the relay would, by the same routes, records and sessions,
 //! but at once and once: no engine has to run, and nothing of the data folder is touched but the

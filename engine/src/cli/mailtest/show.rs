@@ -1,4 +1,4 @@
-//! The log of a mail test: a line for each step while it goes on, or all of them as JSON at the end.
+//! The log of a mail test: a line for each step while it goes on, or all as JSON at the end.
 //!
 //! What other servers said is shown with everything escaped that is no visible text, so that it can
 //! neither paint the terminal nor begin a line of its own. One whose reader has gone away is kept
