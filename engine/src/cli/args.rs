@@ -317,13 +317,13 @@ pub(super) struct Mailtest {
     /// Does not sign it with the keys of the sender's domain
     #[arg(long)]
     pub(super) no_sign: bool,
-    /// Takes it there, whatever routes and MX records say; as in [routes]
+    /// Takes it there, whatever routes and MX records say; written as a route
     #[arg(long, value_name = "HOST:PORT", value_parser = mailtest::server)]
     pub(super) server: Option<Route>,
     /// How long each reply may take [default: 60]
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=600))]
     pub(super) timeout: Option<u64>,
-    /// As an engine with --dev: only to loopback addresses, by [dev.routes] or --server
+    /// As an engine with --dev: only to loopback addresses, by `dev.routes` or --server
     #[arg(long)]
     pub(super) dev: bool,
 }
