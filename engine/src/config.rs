@@ -11,7 +11,7 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use check::is_domain;
+pub(crate) use check::{is_domain, is_here};
 pub use file::{Protocol, TlsMode};
 pub use render::{explain, explain_json, reference, schema};
 

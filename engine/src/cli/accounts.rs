@@ -82,7 +82,7 @@ pub(super) fn execute(
         | Command::Plan(_)
         | Command::Dkim(_)
         | Command::Resolve(_)
-        | Command::Mailtest => return Err("not a command about accounts".to_owned()),
+        | Command::Mailtest(_) => return Err("not a command about accounts".to_owned()),
     };
     let mut reach = reach(config, engine)?;
     let reply = whole(&mut reach, request).map_err(|error| error.to_string())?;

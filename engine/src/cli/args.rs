@@ -3,8 +3,9 @@
 //! Called by `cli::main`. Wrong usage is clap's error, which ends the process with status 2.
 
 use super::dkim::{Dkim, Make};
-use super::{plan, resolve};
+use super::{mailtest, plan, resolve};
 use crate::config::Protocol;
+use crate::relay::routes::Route;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use core::net::SocketAddr;
@@ -100,7 +101,7 @@ struct Original {
     /// The same as the command `adduser`, with its options
     #[arg(short = 'a', long, value_name = "ADDRESS", num_args = 0..=1, group = "flag")]
     adduser: Option<Option<String>>,
-    /// Comes with a later version
+    /// The same as the command `mailtest`, which asks for all that it needs
     #[arg(short = 'm', long, group = "flag")]
     mailtest: bool,
     #[command(flatten)]
@@ -215,8 +216,13 @@ pub(super) enum Command {
     Resolve(Resolve),
     /// Comes with a later version
     Sync,
-    /// Comes with a later version
-    Mailtest,
+    /// Sends one message where the relay would, and shows each step
+    ///
+    /// Asks for what the options do not say; a script gives --to, and --from or --type d. No engine
+    /// has to run: the message goes to the hosts of each recipient at once, by the routes of the
+    /// configuration or by MX records. Status 0: all of them have taken it; 1: one has not; 2: an
+    /// address is missing or wrong.
+    Mailtest(Mailtest),
 }
 
 /// Whose account is added.
@@ -282,6 +288,44 @@ pub(super) struct Resolve {
     /// The name server to ask, instead of those of the configuration
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve::server)]
     pub(super) dns: Option<SocketAddr>,
+}
+
+/// `mailtest`
+#[derive(Debug, Default, Args)]
+pub(super) struct Mailtest {
+    /// Which message: c, as the options say, or d, a default one
+    #[arg(long = "type", value_name = "c|d", value_enum, hide_possible_values = true)]
+    pub(super) kind: Option<mailtest::Kind>,
+    /// The subject
+    #[arg(long)]
+    pub(super) subject: Option<String>,
+    /// The sender; with --type d the postmaster of the engine's own domain
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) from: Option<String>,
+    /// A recipient; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) to: Vec<String>,
+    /// The plain text [default: made from the HTML, or a verse]
+    #[arg(long)]
+    pub(super) text: Option<String>,
+    /// A file with the same as HTML
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+    /// A file that goes with it; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(super) attach: Vec<PathBuf>,
+    /// Does not sign it with the keys of the sender's domain
+    #[arg(long)]
+    pub(super) no_sign: bool,
+    /// Takes it there, whatever routes and MX records say; written as a route
+    #[arg(long, value_name = "HOST:PORT", value_parser = mailtest::server)]
+    pub(super) server: Option<Route>,
+    /// How long each reply may take [default: 60]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(super) timeout: Option<u64>,
+    /// As an engine with --dev: only to loopback addresses, by `dev.routes` or --server
+    #[arg(long)]
+    pub(super) dev: bool,
 }
 
 /// `domain ...`
@@ -385,15 +429,22 @@ fn protocol(text: &str) -> Result<Protocol, String> {
 
 /// Reads a command line, the program's name first.
 pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Line, clap::Error> {
-    let Typed { common, start: outer, original, command } = Typed::try_parse_from(normalise(args))?;
+    let typed = Typed::try_parse_from(normalise(args))?;
+    let Typed { common, start: mut outer, original, command } = typed;
     let mut command = original.command(command)?;
-    let start = match command.start() {
+    // It starts nothing, and may be kept on this machine all the same.
+    let dev = match &command {
+        Command::Mailtest(ask) => core::mem::take(&mut outer.dev) || ask.dev,
+        _ => false,
+    };
+    let mut start = match command.start() {
         Some(inner) => core::mem::take(inner).or(outer),
         None if outer.is_given() => {
             return Err(usage("--cores, --dev, --ports and --run go with a start and its checks"));
         }
         None => outer,
     };
+    start.dev |= dev;
     // Not `requires`: that does not see what stands on the other side of the command.
     if start.ports.is_some() && !start.dev {
         return Err(usage("--ports goes with --dev; the configuration file sets other ports"));
@@ -432,7 +483,7 @@ impl Original {
             (None, Some(address)) => Command::Adduser { address, person, recovery_key: false },
             _ if test => Command::Test(Start::default()),
             _ if sync => Command::Sync,
-            _ if mailtest => Command::Mailtest,
+            _ if mailtest => Command::Mailtest(Mailtest::default()),
             _ => Command::Run(Start::default()),
         })
     }
@@ -496,7 +547,7 @@ mod tests {
                 command(&format!("{dash}adduser")),
                 Command::Adduser { address: None, .. }
             ));
-            assert!(matches!(command(&format!("{dash}mailtest")), Command::Mailtest));
+            assert!(matches!(command(&format!("{dash}mailtest")), Command::Mailtest(_)));
             let only = parse(&format!("{dash}run=smtp")).unwrap().start.only;
             assert_eq!(only, [Protocol::Smtp]);
             let help = parse(&format!("{dash}help")).unwrap_err();

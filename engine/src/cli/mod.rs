@@ -10,6 +10,7 @@ mod args;
 mod checks;
 mod dkim;
 mod doctor;
+mod mailtest;
 mod plan;
 mod queue;
 mod resolve;
@@ -23,7 +24,7 @@ use crate::dirlock::{self, DirLock};
 use crate::run::{segment_bytes_kept, segment_bytes_on_disk};
 use args::{Command, Line};
 use std::ffi::OsString;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -53,6 +54,10 @@ pub struct Terminal<'t> {
     pub errors: &'t mut dyn Write,
     /// Shows a prompt and reads a line without echo.
     pub secret: &'t dyn Fn(&str) -> std::io::Result<String>,
+    /// Somebody sits at standard input, who can be asked again.
+    pub interactive: bool,
+    /// Standard output shows colours.
+    pub colours: bool,
 }
 
 impl core::fmt::Debug for Terminal<'_> {
@@ -69,6 +74,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>, engine: &dyn Engine) -> Ex
         output: &mut std::io::stdout().lock(),
         errors: &mut std::io::stderr(),
         secret: &|prompt| rpassword::prompt_password(prompt),
+        interactive: std::io::stdin().is_terminal(),
+        // As https://no-color.org asks for.
+        colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     };
     ExitCode::from(execute(args, engine, terminal))
 }
@@ -90,17 +98,38 @@ pub fn execute(
     };
     match dispatch(line, engine, terminal) {
         Ok(()) => 0,
-        Err(reason) => {
+        Err(Failed { status, reason }) => {
             // An empty reason was told before.
             for line in reason.lines() {
                 let _ = writeln!(terminal.errors, "fsmtp-engine: {line}");
             }
-            1
+            status
         }
     }
 }
 
-fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Result<(), String> {
+/// Why a command is not done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Failed {
+    status: u8,
+    /// Lines for the operator.
+    reason: String,
+}
+
+impl Failed {
+    /// What the command was given makes no sense, as only the command itself could see.
+    fn usage(reason: impl Into<String>) -> Self {
+        Self { status: 2, reason: reason.into() }
+    }
+}
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Self {
+        Self { status: 1, reason }
+    }
+}
+
+fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Result<(), Failed> {
     let Line { common, start, command } = line;
     let overrides = Overrides {
         data: common.data,
@@ -110,7 +139,7 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         only: start.only,
     };
     let path = common.config.as_deref();
-    match command {
+    let done = match command {
         Command::Run(_) => run(path, &overrides, engine, terminal),
         Command::Test(_) => checks::test(path, &overrides, common.json, terminal),
         Command::Doctor(_) => doctor::doctor(path, &overrides, common.json, terminal),
@@ -122,7 +151,10 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         Command::Sync => {
             Err("sync comes with a later version, together with the cluster back end".to_owned())
         }
-        Command::Mailtest => Err("mailtest comes with a later version".to_owned()),
+        Command::Mailtest(ask) => {
+            let config = load(path, &overrides)?;
+            return mailtest::mailtest(&ask, &config, common.json, terminal);
+        }
         Command::Dkim(command) => {
             dkim::execute(command, &load(path, &overrides)?, common.json, terminal)
         }
@@ -130,7 +162,8 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
             let config = load(path, &overrides)?;
             accounts::execute(command, &config, common.json, engine, terminal)
         }
-    }
+    };
+    done.map_err(Failed::from)
 }
 
 /// The configuration, with what the data folder keeps from when it was made.

@@ -185,6 +185,8 @@ mod tests {
             output: &mut output,
             errors: &mut Vec::new(),
             secret: &|_| Ok(String::new()),
+            interactive: false,
+            colours: false,
         };
         let ask = Resolve { name: name.to_owned(), kind, dns: Some(server) };
         let ended = resolve(&ask, &config, json, terminal);
@@ -234,6 +236,8 @@ mod tests {
             output: &mut Vec::new(),
             errors: &mut Vec::new(),
             secret: &|_| Ok(String::new()),
+            interactive: false,
+            colours: false,
         };
         let ask = Resolve { name: "a..b".to_owned(), kind: None, dns: None };
         let why = resolve(&ask, &config, false, terminal).unwrap_err();

@@ -189,7 +189,7 @@ fn sending(
 }
 
 /// Whether a host is this machine.
-fn is_here(host: &Host) -> bool {
+pub(crate) fn is_here(host: &Host) -> bool {
     host.ip().map_or(&*host.name == "localhost", is_loopback)
 }
 

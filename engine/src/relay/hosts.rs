@@ -9,44 +9,74 @@ use std::rc::Rc;
 
 use fsmtp_proto::dns::{Failure, Mx};
 use fsmtp_proto::smtp::client::{Protocol, Settings};
-use fsmtp_rt::{Datagrams, Dial};
+use fsmtp_rt::{Datagrams, Dial, Runtime};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::Cause;
 
+use super::Plan;
 use super::link::{Fault, Link};
 use super::routes::{Host, Way};
 use super::site::Failed;
+use super::watch::{Step, Watcher, tell};
+use crate::resolver::Resolver;
 use crate::shard::Shard;
+use crate::tls::Connector;
 
 /// Hosts of one domain that are looked at; arbitrary, ten times what large domains have.
 const HOSTS_MAX: usize = 100;
 /// Addresses of one site that are tried in one attempt; arbitrary.
 const ADDRESSES_MAX: usize = 10;
 
+/// What it takes to find the hosts of a domain and to connect to one: a shard's, or a command's.
+pub(super) struct Road<'s, R: Runtime> {
+    pub(super) rt: &'s R,
+    /// The name of this node.
+    pub(super) node: &'s str,
+    pub(super) plan: &'s Plan,
+    pub(super) settings: &'s Rc<Settings>,
+    pub(super) resolver: Option<Resolver<R>>,
+    pub(super) connector: Option<Connector>,
+    pub(super) watcher: Watcher,
+}
+
+impl<'s, R: Runtime> Road<'s, R> {
+    /// That of a shard.
+    pub(super) fn of<M: Mailboxes>(shard: &'s Shard<R, M>) -> Self {
+        Self {
+            rt: &shard.rt,
+            node: &shard.node,
+            plan: &shard.outbound.plan,
+            settings: &shard.outbound.settings,
+            resolver: shard.resolver.borrow().clone(),
+            connector: shard.connector.borrow().clone(),
+            watcher: None,
+        }
+    }
+
+    fn unknown(&self, name: &str, failed: &Failed) {
+        tell(&self.watcher, Step::Unknown(name, &failed.words));
+    }
+}
+
 /// A connection to one of the hosts of a domain.
-pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
-    shard: &Rc<Shard<R, M>>,
+pub(super) async fn connect<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
     domain: &str,
 ) -> Result<Link<R>, Failed> {
-    let (protocol, hosts) = match shard.outbound.way(domain) {
-        Way::Route(route) => (route.protocol, route.hosts.clone()),
-        Way::Mx => (Protocol::Smtp, exchanges(shard, domain).await?),
-        Way::Nowhere => {
-            // Another configuration may.
-            return Err(Failed::later(Cause::Route, "this node sends nothing there"));
-        }
-    };
-    let settings = settings(shard, protocol);
-    let ports = &shard.outbound.plan.own_ports;
+    let (protocol, hosts) =
+        hosts(road, domain).await.inspect_err(|failed| road.unknown(domain, failed))?;
+    let settings = settings(road, protocol);
+    let (ports, watcher) = (&road.plan.own_ports, &road.watcher);
     let mut last: Option<Failed> = None;
     let mut left = ADDRESSES_MAX;
     for host in hosts {
         if left == 0 {
             break;
         }
-        let addresses = match addresses(shard, &host).await {
+        let addresses = match addresses(road, &host).await {
             Ok(addresses) => addresses,
             Err(failed) => {
+                road.unknown(&host.name, &failed);
                 // What may pass goes before what stays: another attempt may find this host.
                 if last.as_ref().is_none_or(|last| last.permanent) {
                     last = Some(failed);
@@ -57,12 +87,16 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
         for ip in addresses.into_iter().take(left) {
             left -= 1;
             let to = SocketAddr::new(ip, host.port);
-            let connector = shard.connector.borrow().clone();
-            let mut opened =
-                Link::open(&shard.rt, &settings, (to, &host.name), ports, connector.as_ref()).await;
+            let connector = road.connector.as_ref();
+            let at = (to, &*host.name);
+            let mut opened = Link::open(road.rt, &settings, at, ports, connector, watcher).await;
             // RFC 7435 §3: where encryption does not come about, mail goes without it.
-            if let Err(Fault::Tls(_)) = opened {
-                opened = Link::open(&shard.rt, &settings, (to, &host.name), ports, None).await;
+            if let Err(Fault::Tls(why)) = &opened {
+                tell(watcher, Step::WithoutTls(why));
+                opened = Link::open(road.rt, &settings, at, ports, None, watcher).await;
+            }
+            if let Err(fault) = &opened {
+                tell(watcher, Step::Broken(&super::site::named(to, fault)));
             }
             match opened {
                 Ok(link) => return Ok(link),
@@ -88,28 +122,47 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
     Err(last.unwrap_or_else(|| Failed::later(Cause::Unreachable, "it has no address")))
 }
 
-fn settings<R: Dial, M: Mailboxes>(shard: &Shard<R, M>, protocol: Protocol) -> Rc<Settings> {
-    let settings = &shard.outbound.settings;
+/// Whom to try, in order, and what is spoken there.
+async fn hosts<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
+    domain: &str,
+) -> Result<(Protocol, Vec<Host>), Failed> {
+    match road.plan.routes.way(domain) {
+        Way::Route(route) => {
+            tell(&road.watcher, Step::Hosts(domain, &route.hosts, "by a route"));
+            Ok((route.protocol, route.hosts.clone()))
+        }
+        Way::Mx => Ok((Protocol::Smtp, exchanges(road, domain).await?)),
+        // Another configuration may.
+        Way::Nowhere => Err(Failed::later(Cause::Route, "this node sends nothing there")),
+    }
+}
+
+fn settings<R: Runtime>(road: &Road<'_, R>, protocol: Protocol) -> Rc<Settings> {
     match protocol {
-        Protocol::Smtp => Rc::clone(settings),
-        Protocol::Lmtp => Rc::new(Settings { protocol, ..(**settings).clone() }),
+        Protocol::Smtp => Rc::clone(road.settings),
+        Protocol::Lmtp => Rc::new(Settings { protocol, ..(**road.settings).clone() }),
     }
 }
 
 /// The hosts that MX records name, best first.
-async fn exchanges<R: Dial + Datagrams, M: Mailboxes>(
-    shard: &Rc<Shard<R, M>>,
+async fn exchanges<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
     domain: &str,
 ) -> Result<Vec<Host>, Failed> {
-    let Some(resolver) = shard.resolver.borrow().clone() else {
+    let Some(resolver) = &road.resolver else {
         return Err(Failed::later(Cause::Resolver, "no name server is set up"));
     };
-    let port = shard.outbound.plan.mx_port;
+    let port = road.plan.mx_port;
     let host = |name: &str| Host { name: name.into(), port };
     let exchanges = match resolver.mx(domain).await {
         Ok(exchanges) => exchanges.hosts,
         // RFC 5321 §5.1: a domain without MX is its own host.
-        Err(Failure::NoData) => return Ok(vec![host(domain)]),
+        Err(Failure::NoData) => {
+            let itself = vec![host(domain)];
+            tell(&road.watcher, Step::Hosts(domain, &itself, "itself, for it has no MX"));
+            return Ok(itself);
+        }
         Err(failure) => return Err(unknown(domain, failure)),
     };
     // RFC 7505 §3: it takes no mail.
@@ -117,13 +170,15 @@ async fn exchanges<R: Dial + Datagrams, M: Mailboxes>(
         return Err(Failed::for_good(Cause::Route, 556, format!("5.1.10 {domain} takes no mail")));
     }
     let mut random = [0; 8];
-    shard.rt.random(&mut random);
-    let ours = ordered(exchanges, &shard.node, u64::from_le_bytes(random));
+    road.rt.random(&mut random);
+    let ours = ordered(exchanges, road.node, u64::from_le_bytes(random));
     if ours.is_empty() {
         let words = format!("5.4.6 {domain} is to be found here, and is not served here");
         return Err(Failed::for_good(Cause::Route, 554, words));
     }
-    Ok(ours.iter().take(HOSTS_MAX).map(|name| host(name)).collect())
+    let hosts: Vec<Host> = ours.iter().take(HOSTS_MAX).map(|name| host(name)).collect();
+    tell(&road.watcher, Step::Hosts(domain, &hosts, "by MX"));
+    Ok(hosts)
 }
 
 /// Names to try: by preference, equals in random order, without this node and all that are no
@@ -143,8 +198,8 @@ fn ordered(mut exchanges: Vec<Mx>, node: &str, random: u64) -> Vec<Box<str>> {
 }
 
 /// The addresses of a host.
-async fn addresses<R: Dial + Datagrams, M: Mailboxes>(
-    shard: &Rc<Shard<R, M>>,
+async fn addresses<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
     host: &Host,
 ) -> Result<Vec<IpAddr>, Failed> {
     if let Some(ip) = host.ip() {
@@ -154,11 +209,14 @@ async fn addresses<R: Dial + Datagrams, M: Mailboxes>(
     if &*host.name == "localhost" {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
-    let Some(resolver) = shard.resolver.borrow().clone() else {
+    let Some(resolver) = &road.resolver else {
         return Err(Failed::later(Cause::Resolver, "no name server is set up"));
     };
     match resolver.addresses(&host.name).await {
-        Ok(found) => Ok(found.addresses),
+        Ok(found) => {
+            tell(&road.watcher, Step::Addresses(host, &found.addresses));
+            Ok(found.addresses)
+        }
         Err(failure) => Err(unknown(&host.name, failure)),
     }
 }

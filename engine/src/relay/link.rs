@@ -20,6 +20,7 @@ use fsmtp_store::queue::WORDS_BYTES_MAX;
 
 use super::letter::Letter;
 use super::pieces::Pieces;
+use super::watch::{Step, Watcher, tell};
 use crate::shard::CLOSE_TIMEOUT;
 use crate::tls::{Connector, Stream};
 
@@ -139,6 +140,7 @@ pub(super) struct Link<R: Dial> {
     /// Something was said since the last message began.
     heard: bool,
     tls: Option<&'static str>,
+    watcher: Watcher,
 }
 
 impl<R: Dial> Link<R> {
@@ -149,8 +151,11 @@ impl<R: Dial> Link<R> {
         (to, host): (SocketAddr, &str),
         own_ports: &[u16],
         tls: Option<&Connector>,
+        watcher: &Watcher,
     ) -> Result<Self, Fault> {
-        let conn = rt.dial(None, to, rt.now() + CONNECT_TIMEOUT).await?;
+        let patience = settings.timeouts.command.min(CONNECT_TIMEOUT);
+        let conn = rt.dial(None, to, rt.now() + patience).await?;
+        tell(watcher, Step::Connected(to, host));
         // RFC 5321 §6.3: a way that begins and ends at one host, where we listen.
         if conn.local().ip() == conn.peer().ip() && own_ports.contains(&to.port()) {
             return Err(Fault::Loop);
@@ -163,11 +168,12 @@ impl<R: Dial> Link<R> {
             messages_count: 0,
             heard: false,
             tls: None,
+            watcher: watcher.clone(),
         };
         link.ready().await?;
         if let Some(connector) = tls.filter(|_| link.extensions().start_tls) {
             link.session.start_tls(rt.now(), &mut link.out);
-            link.encrypt(connector, host).await?;
+            link.encrypt(connector, host, patience).await?;
         }
         Ok(link)
     }
@@ -188,7 +194,12 @@ impl<R: Dial> Link<R> {
     }
 
     /// STARTTLS was said: makes the handshake, if the server wants it.
-    async fn encrypt(&mut self, connector: &Connector, host: &str) -> Result<(), Fault> {
+    async fn encrypt(
+        &mut self,
+        connector: &Connector,
+        host: &str,
+        patience: Duration,
+    ) -> Result<(), Fault> {
         // Whatever goes wrong here is about TLS: in clear the same server may do well.
         let failed = |fault: Fault| Fault::Tls(fault.to_string());
         match self.next(&Nobody, &mut |_, _| ()).await.map_err(failed)? {
@@ -197,10 +208,11 @@ impl<R: Dial> Link<R> {
             Event::Ready => return Ok(()),
             Event::Body | Event::Closed => return Err(Fault::Gone),
         }
-        let deadline = self.rt.now() + CONNECT_TIMEOUT;
+        let deadline = self.rt.now() + patience;
         let agreed = self.stream.connect_tls(connector, host, deadline).await;
         let agreed = agreed.map_err(|error| Fault::Tls(error.to_string()))?;
         self.tls = Some(agreed.version);
+        tell(&self.watcher, Step::Encrypted(&agreed));
         self.session.secured(self.rt.now(), &mut self.out);
         self.ready().await
     }
@@ -280,6 +292,7 @@ impl<R: Dial> Link<R> {
                 Then::Reply(to, reply) => {
                     self.heard = true;
                     heard(to, &reply);
+                    tell(&self.watcher, Step::Reply(to, &reply));
                     self.stream.consume(consumed);
                 }
                 Then::NeedInput => {

@@ -15,9 +15,12 @@
 //! the next batch, some milliseconds: nobody can know then whether it was taken (RFC 5321 §4.5.4.1
 //! speaks of the same window on the wire).
 //!
+//! `direct` brings one message to its hosts by the same means, without queue and shard.
+//!
 //! Failure: whatever a host does costs one connection and one attempt. While the index takes no
 //! settlements nothing new is sent.
 
+pub(crate) mod direct;
 mod hosts;
 mod letter;
 mod link;
@@ -25,6 +28,7 @@ mod notice;
 mod pieces;
 pub mod routes;
 mod site;
+pub(crate) mod watch;
 
 use core::cell::{Cell, RefCell};
 use core::pin::pin;

@@ -11,14 +11,14 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use fsmtp_proto::smtp::client::{Envelope as _, Lack};
-use fsmtp_rt::{Class, Datagrams, Dial};
+use fsmtp_rt::{Class, Datagrams, Dial, IoKind};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::{Cause, Outcome, Work};
 use fsmtp_store::{Envelope, StoreError};
 use futures_channel::oneshot;
 
 use super::Site;
-use super::hosts::connect;
+use super::hosts::{Road, connect};
 use super::letter::Letter;
 use super::link::{Fault, Link, Said, Verdict};
 use super::notice::{self, Fate, Kind};
@@ -180,7 +180,7 @@ async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
     let reused = link.is_some();
     let mut open = match link.take() {
         Some(open) => open,
-        None => match connect(shard, &work.domain).await {
+        None => match connect(&Road::of(shard), &work.domain).await {
             Ok(open) => open,
             Err(failed) => return Some(failed),
         },
@@ -213,10 +213,11 @@ async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
     None
 }
 
-/// A fault with the host that it is about; those of the network name it themselves.
+/// A fault with the host that it is about; those of the network name it themselves, but for
+/// silence.
 pub(super) fn named(host: SocketAddr, fault: &Fault) -> String {
     match fault {
-        Fault::Io(_) => fault.to_string(),
+        Fault::Io(error) if error.kind != IoKind::TimedOut => fault.to_string(),
         _ => format!("{host}: {fault}"),
     }
 }

@@ -41,6 +41,8 @@ pub enum Habit {
     FalseTls,
     /// Offers STARTTLS, and then refuses it.
     NoTls,
+    /// Refuses senders in words that would paint a terminal.
+    Painting,
 }
 
 /// A message that a server has taken.
@@ -183,6 +185,9 @@ fn serve(stream: TcpStream, habit: Habit, state: &Mutex<State>) -> std::io::Resu
             "STARTTLS" if habit == Habit::NoTls => out.write_all(b"454 4.7.0 not now\r\n")?,
             "STARTTLS" => return out.write_all(b"220 2.0.0 go on\r\nthis is no TLS at all\r\n"),
             "HELO" => out.write_all(b"250 remote.test\r\n")?,
+            "MAIL" if habit == Habit::Painting => {
+                out.write_all(b"550 5.7.1 \x1b[2Jpainted \x9b31m\x07\xe2\x80\xae red\r\n")?;
+            }
             "MAIL" => {
                 mail = Taken { from: argument, ..Taken::default() };
                 out.write_all(b"250 2.1.0 ok\r\n")?;

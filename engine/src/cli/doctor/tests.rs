@@ -287,6 +287,8 @@ fn it_is_a_command_with_a_report_for_people_and_one_for_programs() {
             output: &mut output,
             errors: &mut errors,
             secret: &|_| Ok(String::new()),
+            interactive: false,
+            colours: false,
         };
         // How it comes out is this machine's matter.
         let _ = doctor(None, &overrides, json, terminal);
@@ -313,6 +315,8 @@ fn it_is_a_command_with_a_report_for_people_and_one_for_programs() {
         output: &mut output,
         errors: &mut Vec::new(),
         secret: &|_| Ok(String::new()),
+        interactive: false,
+        colours: false,
     };
     let failed = doctor(Some(&broken), &overrides, false, terminal).unwrap_err();
     assert_eq!(failed, "1 of 1 checks failed");
