@@ -109,6 +109,9 @@ pub(crate) enum Reply {
     CannotVerify,
     NoExpansion,
     ExtensionsHere,
+    AccessProof,
+    AccessGranted,
+    AccessDenied,
     StartData,
     SenderOk,
     RecipientOk,
@@ -196,6 +199,10 @@ impl Reply {
             Self::CannotVerify => line!("252 2.0.0 Not verified, send a message and see"),
             Self::NoExpansion => line!("502 5.5.1 Lists are not expanded"),
             Self::ExtensionsHere => line!("601 6.1.1 FSMTP-V2 Extensions implemented, Proceed."),
+            // More than the seeds said, in a line of its own: their clients read the code.
+            Self::AccessProof => ("600-6.1.0 ", "\r\n"),
+            Self::AccessGranted => line!("600 6.1.0 Access granted for ", ""),
+            Self::AccessDenied => line!("651 6.5.1 Access denied, closing transmission channel."),
             Self::StartData => line!("354 End data with <CR><LF>.<CR><LF>"),
             Self::SenderOk => line!("250 2.1.0 OK, proceed [", "]"),
             Self::RecipientOk => line!("250 2.1.5 OK, proceed [", "]"),
@@ -246,6 +253,7 @@ impl Reply {
         match self {
             Self::Refused(refusal) => refusal.closes(),
             Self::Closing | Self::TimedOut | Self::TooManyBadLines | Self::TooManyMails => true,
+            Self::AccessDenied => true,
             // Nobody knows where the chunk ends, and it must not be read as commands.
             Self::ChunkSizeUnknown => true,
             Self::Secure(Secure::TlsTooEarly | Secure::TooManyFailures) => true,
