@@ -28,9 +28,9 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     domain: &str,
 ) -> Result<Link<R>, Failed> {
-    let (protocol, hosts) = match shard.outbound.way(domain) {
-        Way::Route(route) => (route.protocol, route.hosts.clone()),
-        Way::Mx => (Protocol::Smtp, exchanges(shard, domain).await?),
+    let (protocol, trusted, hosts) = match shard.outbound.way(domain) {
+        Way::Route(route) => (route.protocol, route.trusted, route.hosts.clone()),
+        Way::Mx => (Protocol::Smtp, false, exchanges(shard, domain).await?),
         Way::Nowhere => {
             // Another configuration may.
             return Err(Failed::later(Cause::Route, "this node sends nothing there"));
@@ -60,8 +60,13 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
             let connector = shard.connector.borrow().clone();
             let mut opened =
                 Link::open(&shard.rt, &settings, (to, &host.name), ports, connector.as_ref()).await;
-            // RFC 7435 §3: where encryption does not come about, mail goes without it.
-            if let Err(Fault::Tls(_)) = opened {
+            if trusted {
+                opened = match opened {
+                    Ok(link) => link.prove(&shard.trust.borrow().clone(), &shard.node).await,
+                    failed => failed,
+                };
+            } else if let Err(Fault::Tls(_)) = opened {
+                // RFC 7435 §3: where encryption does not come about, mail goes without it.
                 opened = Link::open(&shard.rt, &settings, (to, &host.name), ports, None).await;
             }
             match opened {
@@ -78,6 +83,9 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
                     let mut failed = Failed::later(Cause::Refused, format!("{to}: {said}"));
                     failed.code = said.code;
                     last = Some(failed);
+                }
+                Err(fault @ (Fault::Tls(_) | Fault::Untrusted(_))) => {
+                    last = Some(Failed::later(Cause::Tls, super::site::named(to, &fault)));
                 }
                 Err(fault) => {
                     last = Some(Failed::later(Cause::Unreachable, super::site::named(to, &fault)));

@@ -26,6 +26,8 @@ pub enum Refusal {
     RelayDenied,
     /// 553 5.7.1: who has signed in may send as an address of its own only (RFC 6409 §6.1).
     NotYourAddress,
+    /// 530 5.7.0: addresses of that domain are for those who have signed in (RFC 4954 §6).
+    SignInFirst,
     /// 550 5.7.1: the message's `From` is not theirs, either.
     NotYourFrom,
     /// 550 5.6.0: the header of a submitted message cannot be worked on.
@@ -301,6 +303,7 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::NoSuchUser => line!("550 5.1.1 User [", "] not local."),
         Refusal::RelayDenied => line!("550 5.7.1 Relay denied for [", "]"),
         Refusal::NotYourAddress => line!("553 5.7.1 Sender [", "] is not an address of yours"),
+        Refusal::SignInFirst => line!("530 5.7.0 Authentication required for [", "]"),
         Refusal::NotYourFrom => line!("550 5.7.1 From names an address that is not yours"),
         Refusal::BadHeader => line!("550 5.6.0 The header has no single From, or is too large"),
         Refusal::MailboxFull => line!("452 4.2.2 Mailbox of [", "] is full"),
@@ -351,7 +354,8 @@ const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
 
-    const REFUSALS: [Refusal; 19] = [
+    const REFUSALS: [Refusal; 20] = [
+        Refusal::SignInFirst,
         Refusal::NotYourFrom,
         Refusal::BadHeader,
         Refusal::NoSuchUser,
