@@ -61,8 +61,10 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
             let mut opened =
                 Link::open(&shard.rt, &settings, (to, &host.name), ports, connector.as_ref()).await;
             if trusted {
+                // SIGHUP may exchange them meanwhile.
+                let keys = shard.trust.borrow().clone();
                 opened = match opened {
-                    Ok(link) => link.prove(&shard.trust.borrow().clone(), &shard.node).await,
+                    Ok(link) => link.prove(&keys, &shard.node).await,
                     failed => failed,
                 };
             } else if let Err(Fault::Tls(_)) = opened {
