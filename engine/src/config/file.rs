@@ -32,10 +32,10 @@ pub(super) struct File {
     /// Where mail for other domains is handed over, in place of the hosts that their MX records
     /// name: `"example.net" = "10.0.0.1:25"`, for all below one `".example.net"`, and `"*"` for all
     /// that is left (a smart host). Several hosts are tried in order:
-    /// `"mx1.example.net, mx2.example.net:2525"`. In front, `lmtp:` means LMTP (RFC 2033), and `node:`
-    /// that the hosts are nodes of yours: mail goes there only under TLS, and when both sides have
-    /// proved that they share a key (`fsmtp-engine trust`). Mail for the domains that this node
-    /// serves never goes by a route.
+    /// `"mx1.example.net, mx2.example.net:2525"`. In front, `lmtp:` means LMTP (RFC 2033), and
+    /// `node:` that the hosts are nodes of yours: mail goes there only under TLS, and when both
+    /// sides have proved that they share a key (`fsmtp-engine trust`). Mail for the domains that
+    /// this node serves never goes by a route.
     pub(super) routes: BTreeMap<String, String>,
     /// How names are looked up: the hosts of other domains, and who a client is. `fsmtp-engine
     /// resolve` shows it at work.

@@ -37,7 +37,6 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
         }
     };
     let settings = settings(shard, protocol);
-    let ports = &shard.outbound.plan.own_ports;
     let mut last: Option<Failed> = None;
     let mut left = ADDRESSES_MAX;
     for host in hosts {
@@ -57,21 +56,7 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
         for ip in addresses.into_iter().take(left) {
             left -= 1;
             let to = SocketAddr::new(ip, host.port);
-            let connector = shard.connector.borrow().clone();
-            let mut opened =
-                Link::open(&shard.rt, &settings, (to, &host.name), ports, connector.as_ref()).await;
-            if trusted {
-                // SIGHUP may exchange them meanwhile.
-                let keys = shard.trust.borrow().clone();
-                opened = match opened {
-                    Ok(link) => link.prove(&keys, &shard.node).await,
-                    failed => failed,
-                };
-            } else if let Err(Fault::Tls(_)) = opened {
-                // RFC 7435 §3: where encryption does not come about, mail goes without it.
-                opened = Link::open(&shard.rt, &settings, (to, &host.name), ports, None).await;
-            }
-            match opened {
+            match open(shard, &settings, (to, &host.name), trusted).await {
                 Ok(link) => return Ok(link),
                 // RFC 5321 §5.1: behind this node nobody is nearer. A host in front of it that is
                 // down may come back.
@@ -96,6 +81,28 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
         }
     }
     Err(last.unwrap_or_else(|| Failed::later(Cause::Unreachable, "it has no address")))
+}
+
+/// A connection to one address of a host, encrypted if that can be, or proved to be trusted.
+async fn open<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Shard<R, M>,
+    settings: &Rc<Settings>,
+    host: (SocketAddr, &str),
+    trusted: bool,
+) -> Result<Link<R>, Fault> {
+    let ports = &shard.outbound.plan.own_ports;
+    let connector = shard.connector.borrow().clone();
+    let opened = Link::open(&shard.rt, settings, host, ports, connector.as_ref()).await;
+    if trusted {
+        // SIGHUP may exchange them meanwhile.
+        let keys = shard.trust.borrow().clone();
+        return opened?.prove(&keys, &shard.node).await;
+    }
+    match opened {
+        // RFC 7435 §3: where encryption does not come about, mail goes without it.
+        Err(Fault::Tls(_)) => Link::open(&shard.rt, settings, host, ports, None).await,
+        opened => opened,
+    }
 }
 
 fn settings<R: Dial, M: Mailboxes>(shard: &Shard<R, M>, protocol: Protocol) -> Rc<Settings> {

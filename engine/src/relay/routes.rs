@@ -78,7 +78,8 @@ impl FromStr for Route {
     type Err = RouteError;
 
     /// `host`, `host:port`, `[address]:port`; several behind each other with commas; all over LMTP
-    /// with `lmtp:` in front, or with `node:`, which says that they are nodes of the same owner. Without a port it is 25, and 24 for LMTP.
+    /// with `lmtp:` in front, or with `node:`, which says that they are nodes of the same owner.
+    /// Without a port it is 25, and 24 for LMTP.
     fn from_str(text: &str) -> Result<Self, RouteError> {
         let (trusted, text) = text.strip_prefix("node:").map_or((false, text), |rest| (true, rest));
         let (protocol, port, rest) = match text.strip_prefix("lmtp:") {

@@ -11,9 +11,10 @@
 //!
 //! Follows the turn contract of the crate, with these turns: the driver is told each reply and what
 //! it is to ([`Then::Reply`]), when nothing is under way ([`Then::Ready`]: it calls one of
-//! `start_tls`, `auth_plain`, `fcapa`, `su`, `message`, `reset`, `quit`), and when the server is ready for
-//! the message ([`Then::Body`]). The envelope stays the driver's and is lent to every turn, so a
-//! session allocates nothing after its start. Used by `loadgen`; made for the outbound queue.
+//! `start_tls`, `auth_plain`, `fcapa`, `su`, `message`, `reset`, `quit`), and when the server is
+//! ready for the message ([`Then::Body`]). The envelope stays the driver's and is lent to every
+//! turn, so a session allocates nothing after its start. Used by `loadgen`; made for the outbound
+//! queue.
 //!
 //! * A transaction that cannot go on, though MAIL was accepted, is reset by the session itself.
 //! * With PIPELINING at most [`UNHEARD_MAX`] commands wait for their replies, so that neither side

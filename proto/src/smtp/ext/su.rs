@@ -18,8 +18,8 @@
 //! [`FRESH`]. The two roles sign different texts: nothing that one says can be sent back to it.
 //!
 //! Used by both sessions' drivers; nothing here has a clock or draws random numbers. Limits:
-//! [`KEYS_COUNT_MAX`], [`NAME_BYTES_MAX`], [`TOKEN_BYTES_MAX`]. Fails by [`Denied`]; the server says
-//! the same 651 to all of them.
+//! [`KEYS_COUNT_MAX`], [`NAME_BYTES_MAX`], [`TOKEN_BYTES_MAX`]. Fails by [`Denied`]; the server has
+//! one reply to all of it, 651.
 
 use core::fmt;
 use core::time::Duration;

@@ -118,8 +118,8 @@ pub enum Ask<'b> {
     /// Who is this? Answered, as [`sasl::Question`] says, by [`Answer::Keys`] or
     /// [`Answer::SignedIn`], or refused.
     Auth(sasl::Question),
-    /// Is the client a node of the same owner? Asked under TLS with a channel binding only. Answered
-    /// by [`Answer::Granted`] or a refusal.
+    /// Is the client a node of the same owner? Asked under TLS with a channel binding only.
+    /// Answered by [`Answer::Granted`] or a refusal.
     Su {
         /// What it has shown.
         token: &'b [u8],

@@ -1,8 +1,8 @@
 //! SU: a node of the same owner shows its token; the desk checks it. The token is in `ext/su.rs`.
 //!
-//! Granted once, it holds until the connection ends or TLS begins. It changes nothing here: the
-//! desk asks [`Session::node`]. What is not as it must be (no TLS, TLS without a channel binding, no
-//! token, an open transaction, a listener for submission, any refusal) is 651 and the end.
+//! Granted once, it holds until the connection ends. It changes nothing here: the desk asks
+//! [`Session::node`]. What is not as it must be (no TLS, TLS without a channel binding, no token,
+//! an open transaction, a listener for submission, any refusal) is 651 and the end.
 
 use core::fmt::Write as _;
 
