@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use ring::hmac;
+use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -283,6 +284,17 @@ fn a_token_is_good_once_for_one_channel_and_grants_little() {
     let mut node = Client::secured(&keyless);
     let (right, _) = token(&key, &node.exporter, seconds());
     assert_eq!(node.su(&right), (DENIED.to_owned(), true));
+    // Until it gets one: beside a key of its own, and without a restart.
+    done(&keyless.beside(&["trust", "create", "--name", "own"], "").expect("a command"));
+    let [from, to] = [folder.path().join("data"), keyless.data().to_owned()];
+    let file = Path::new("keys/trust/shared.key");
+    fs::copy(from.join(file), to.join(file)).expect("a copy");
+    keyless.signal(Signal::HUP).expect("a signal");
+    until("the key", || {
+        let mut node = Client::secured(&keyless);
+        let (right, proof) = token(&key, &node.exporter, seconds());
+        node.su(&right).0.starts_with(&format!("600-6.1.0 {proof}\r\n600 "))
+    });
 }
 
 #[test]
