@@ -135,7 +135,7 @@ fn transaction() -> Box<dyn FnMut()> {
     let (now, unix) = (Instant::from_ns(1), UnixTime::from_ms(1_700_000_000_000));
     Box::new(move || {
         let mut out = Outbox::new(std::mem::take(&mut buffer));
-        let peer = Peer { ip: Ipv4Addr::LOCALHOST.into(), host: None };
+        let peer = Peer { ip: Ipv4Addr::LOCALHOST.into(), port: 40_001, host: None };
         let mut session = Session::new(Rc::clone(&settings), peer, now, unix, &mut out);
         let mut rest = black_box(wire.as_slice());
         let mut stored = false;

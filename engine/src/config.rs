@@ -120,6 +120,8 @@ pub struct Smtp {
     pub size_bytes_max: u64,
     /// The most recipients of one message.
     pub recipients_max: u32,
+    /// Whether senders of domains that are served here must have signed in, or be nodes.
+    pub own_domains_closed: bool,
     /// How long a client may take for its next command.
     pub command_timeout: Duration,
     /// How long a client may send nothing in the middle of a message.

@@ -4,6 +4,7 @@
 //! envelope and a message in the spool. Whatever fails here is a reply, and a line in the log when
 //! it is ours to mend.
 
+mod su;
 mod transaction;
 
 use core::fmt::Write as _;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 
 use fsmtp_proto::sasl::{Nonce, Question, ScramKeys};
 use fsmtp_proto::smtp::address::{Domain, Mailbox, Path};
+use fsmtp_proto::smtp::ext::su::Granted;
 use fsmtp_proto::smtp::ext::{BodyType, Return};
-use fsmtp_proto::smtp::hops::Hops;
+use fsmtp_proto::smtp::header::Header;
 use fsmtp_proto::smtp::reply::Refusal;
 use fsmtp_proto::smtp::server::{Answer, Ask, Recipient, Sender, Session};
 use fsmtp_rt::{Instant, Runtime};
@@ -57,6 +59,8 @@ pub enum Said {
     SignedIn(Arc<Account>),
     /// What SCRAM goes on with.
     Keys(Rc<(ScramKeys, Nonce)>),
+    /// The client is a node of the same owner.
+    Granted(Rc<Granted>),
     /// No.
     Refused(Refusal),
 }
@@ -70,6 +74,7 @@ impl Said {
             Self::Stored(id) => Answer::Stored { id: core::str::from_utf8(id).unwrap_or("") },
             Self::SignedIn(account) => Answer::SignedIn { user: &account.address },
             Self::Keys(said) => Answer::Keys { keys: &said.0, nonce: &said.1 },
+            Self::Granted(said) => Answer::Granted { node: &said.node, proof: &said.proof },
             Self::Refused(refusal) => Answer::Refused(*refusal),
         }
     }
@@ -84,7 +89,7 @@ pub struct Desk<'s, R: Runtime, M: Mailboxes> {
     user: Option<Box<str>>,
     /// When its message began.
     since: Instant,
-    hops: Hops,
+    header: Header,
     failed: Option<StoreError>,
     /// A user's message is mended on its way.
     submission: Option<Box<Submission>>,
@@ -106,7 +111,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             incoming: None,
             user: None,
             since: Instant::FAR,
-            hops: Hops::default(),
+            header: Header::default(),
             failed: None,
             submission: None,
             wrong: None,
@@ -121,7 +126,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
 
     fn drop_message(&mut self) {
         self.incoming = None;
-        self.hops = Hops::default();
+        self.header = Header::default();
         self.failed = None;
         self.submission = None;
         self.wrong = None;
@@ -137,10 +142,13 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     }
 
     /// Takes bytes of the message.
-    pub async fn body(&mut self, bytes: &[u8]) {
-        self.hops.feed(bytes);
-        if self.submission.is_some() {
-            match self.mend(Some(bytes)) {
+    pub async fn body(&mut self, mut bytes: &[u8]) {
+        while let Some(kept) = self.header.next(&mut bytes) {
+            if self.submission.is_none() {
+                self.push(kept.as_ref()).await;
+                continue;
+            }
+            match self.mend(Some(kept.as_ref())) {
                 Ok(mended) => self.push(&mended).await,
                 Err(wrong) => {
                     // The rest is read past.
@@ -148,8 +156,6 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                     self.wrong.get_or_insert(wrong);
                 }
             }
-        } else {
-            self.push(bytes).await;
         }
     }
 
@@ -204,6 +210,10 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             Ask::Begin => self.begin(session),
             Ask::Commit => self.commit(session).await,
             Ask::Auth(question) => self.sign_in(question, session).await,
+            Ask::Su { token } => match su::granted(self.shard, token, session).await {
+                Some(granted) => Said::Granted(Rc::new(granted)),
+                None => Said::Refused(Refusal::Credentials),
+            },
         }
     }
 
@@ -233,10 +243,15 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     }
 
     fn sender(&mut self, sender: &Sender<'_>, session: &Session) -> Said {
-        if let Some(user) = session.user()
-            && !self.is_own(user, &sender.path)
-        {
-            return self.refuse_sender(&sender.path.text(), Refusal::NotYourAddress);
+        let may = match session.user() {
+            Some(user) if !self.is_own(user, &sender.path) => Err(Refusal::NotYourAddress),
+            None if session.node().is_none() && self.is_closed_to(&sender.path) => {
+                Err(Refusal::SignInFirst)
+            }
+            _ => Ok(()),
+        };
+        if let Err(refusal) = may {
+            return self.refuse_sender(&sender.path.text(), refusal);
         }
         let envelope = Envelope {
             reverse_path: sender.path.text().as_bytes().to_vec(),
@@ -255,6 +270,13 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         };
         self.transaction = Some(Box::new(Transaction::new(envelope)));
         Said::Accepted
+    }
+
+    /// Whether strangers may not send as `path`.
+    fn is_closed_to(&self, path: &Path<'_>) -> bool {
+        let Path::Mailbox(mailbox) = path else { return false };
+        let Domain::Name(domain) = mailbox.domain() else { return false };
+        self.shard.own_domains_closed && self.shard.directory.borrow().serves(domain)
     }
 
     /// Whether `user` may send as `path`: as an address that leads to its mailbox, alone or among
@@ -395,6 +417,9 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     fn begin(&mut self, session: &Session) -> Said {
         self.drop_message();
         self.user = session.user().map(Into::into);
+        // What only nodes write is not believed when strangers have written it; what users have
+        // goes with the rest that they should not send.
+        self.header = Header::new(self.user.is_none() && session.node().is_none());
         if self.user.is_some() {
             self.submission = Some(Box::new(Submission::new(self.signer())));
         }
@@ -444,7 +469,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         Vec::new()
     }
 
-    /// Mail of who signed in that is not from him, by its envelope or by its header.
+    /// Mail that is not from who sends it, by its envelope or by its header.
     fn refuse_sender(&self, from: &dyn core::fmt::Display, refusal: Refusal) -> Said {
         let user = self.user.as_deref().unwrap_or("");
         let fields: [(&str, &dyn core::fmt::Display); 3] =
@@ -455,7 +480,10 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     }
 
     async fn commit(&mut self, session: &Session) -> Said {
-        let hops = self.hops.count();
+        if let Some(kept) = self.header.end() {
+            self.push(kept.as_ref()).await;
+        }
+        let hops = self.header.hops();
         let signatures = if self.submission.is_some() { self.sign().await } else { Vec::new() };
         let wrong = self.wrong.take();
         let failed = self.failed.take();
@@ -581,6 +609,12 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             out.0.push(b'>');
         }
         let _ = write!(out, ";\r\n\t{}\r\n", envelope.received);
+        if session.node().is_some() {
+            // The seeds' words.
+            let ip = session.peer().ip;
+            let why = "using FSMTP-V2 extensions";
+            let _ = write!(out, "X-Fannst-Auth: su=pass (access granted for {ip}, {why})\r\n");
+        }
         out.0
     }
 }

@@ -145,6 +145,19 @@ pub fn inspect(folder: &Path) -> Result<DirState, DirError> {
     Ok(if known.is_some() { DirState::Free } else { DirState::Fresh })
 }
 
+/// For a command that adds a file and does not care whether an engine runs there: a folder that is
+/// new becomes a data folder, and is locked as long as what comes back lives.
+///
+/// # Errors
+/// As [`inspect`], but for a folder that is in use.
+pub fn take_if_fresh(folder: &Path) -> Result<Option<DirLock>, DirError> {
+    match inspect(folder) {
+        Ok(DirState::Fresh) => DirLock::take(folder).map(Some),
+        Ok(DirState::Free) | Err(DirError::InUse { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn failed(operation: &'static str, path: &Path, error: io::Error) -> DirError {
     DirError::Io { operation, path: path.to_owned(), error }
 }

@@ -23,15 +23,12 @@
 //! # Ok::<(), fsmtp_engine::dkim::DkimError>(())
 //! ```
 //!
-//! Limits: [`KEYS_COUNT_MAX`] keys of a domain, [`FILE_BYTES_MAX`] bytes of a file. Fails by
+//! Limits: [`KEYS_COUNT_MAX`] keys of a domain, what a file with a key may have. Fails by
 //! [`DkimError`], which names the file or folder; nothing is overwritten, and what fails on the way
 //! leaves at most an empty folder.
 
 use core::fmt;
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,17 +39,15 @@ use fsmtp_proto::dkim::{Algorithm, Key, SignError, Signer, Terms};
 use fsmtp_proto::time::UnixTime;
 use fsmtp_store::seal::{RsaBits, rsa_pkcs8};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
+use crate::keyfile::{self, KeyFileError};
+
 /// The most keys of a domain; each makes a field of every message. Two are usual, four while they
 /// are exchanged.
 pub const KEYS_COUNT_MAX: usize = 8;
-
-/// The longest file with a key; 4096 bits of RSA take about 3,300 bytes.
-pub const FILE_BYTES_MAX: u64 = 16 * 1024;
 
 /// Below the data folder.
 const FOLDER: &str = "keys/dkim";
@@ -77,6 +72,12 @@ impl fmt::Display for DkimError {
 
 impl core::error::Error for DkimError {}
 
+impl From<KeyFileError> for DkimError {
+    fn from(error: KeyFileError) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// The keys of all domains. Clones are the same ones.
 #[derive(Clone, Debug, Default)]
 pub struct DkimKeys {
@@ -91,7 +92,7 @@ impl DkimKeys {
     pub fn load(data: &Path) -> Result<Self, DkimError> {
         let root = data.join(FOLDER);
         let mut domains = BTreeMap::new();
-        for name in names(&root)? {
+        for name in keyfile::names(&root)? {
             let folder = root.join(&name);
             let domain = host_name(&name).filter(|domain| *domain == name);
             let domain =
@@ -203,34 +204,12 @@ pub fn create(data: &Path, domain: &str, selector: &str, pkcs8: &[u8]) -> Result
     if path.exists() {
         return Err(DkimError::at(&path, "is there already"));
     }
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-    made.map_err(|error| DkimError::at(&folder, error))?;
     if selectors(&folder)?.len() >= KEYS_COUNT_MAX {
         let why = format!("{KEYS_COUNT_MAX} keys are there already, and each signs every message");
         return Err(DkimError::at(&folder, why));
     }
-    // No other process has this name; one of the same number that died may have left it.
-    let new = folder.join(format!(".{}.{}", key.selector(), std::process::id()));
-    let _ = fs::remove_file(&new);
-    let kept = keep(&new, &path, &pem(pkcs8));
-    if kept.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    kept.map_err(|error| DkimError::at(&path, error))?;
-    // The names of the folders have to last, too.
-    for folder in folder.ancestors().take(4) {
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| DkimError::at(folder, error))?;
-    }
+    keyfile::keep(data, &folder, &format!("{}{ENDING}", key.selector()), &pem(pkcs8))?;
     Ok(key)
-}
-
-/// Writes a file for its owner only, which is there whole or not at all, and takes nobody's place.
-fn keep(new: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    Ok(renameat_with(CWD, new, CWD, path, RenameFlags::NOREPLACE)?)
 }
 
 /// RFC 7468 §10.
@@ -253,28 +232,10 @@ fn not_a_domain(name: &str) -> DkimError {
     DkimError(format!("{name:?} is not a domain of ASCII letters, digits and hyphens"))
 }
 
-/// The names in a folder, sorted, but for hidden ones; none when there is no such folder.
-fn names(folder: &Path) -> Result<Vec<String>, DkimError> {
-    let failed = |error| DkimError::at(folder, error);
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(failed)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
 /// The selectors of a domain's folder; other files may lie beside the keys.
 fn selectors(folder: &Path) -> Result<Vec<String>, DkimError> {
     let selector = |name: String| name.strip_suffix(ENDING).map(str::to_owned);
-    Ok(names(folder)?.into_iter().filter_map(selector).collect())
+    Ok(keyfile::names(folder)?.into_iter().filter_map(selector).collect())
 }
 
 fn read_domain(root: &Path, domain: &str) -> Result<Vec<Key>, DkimError> {
@@ -286,7 +247,7 @@ fn read_domain(root: &Path, domain: &str) -> Result<Vec<Key>, DkimError> {
     }
     let key = |selector: &String| {
         let path = folder.join(format!("{selector}{ENDING}"));
-        let text = read(&path)?;
+        let text = keyfile::read(&path)?;
         let der = PrivatePkcs8KeyDer::from_pem_slice(&text).map_err(|error| {
             let hint = "no key in PKCS #8; `openssl pkcs8 -topk8 -nocrypt` makes it one";
             DkimError::at(&path, format!("{hint} ({error})"))
@@ -295,27 +256,6 @@ fn read_domain(root: &Path, domain: &str) -> Result<Vec<Key>, DkimError> {
             .map_err(|error| DkimError::at(&path, error))
     };
     selectors.iter().map(key).collect()
-}
-
-/// What is in a file that nobody else may read.
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, DkimError> {
-    let failed = |error| DkimError::at(path, error);
-    // A pipe would be waited for without end.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(DkimError::at(path, "not a file"));
-    }
-    let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let why = format!("others may read or write it (mode {mode:o}): chmod 600");
-        return Err(DkimError::at(path, why));
-    }
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(DkimError::at(path, "too large for a key"));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

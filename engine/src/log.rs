@@ -81,7 +81,7 @@ events! {
     ConnectionClosed "connection-closed" Debug "A connection has ended, and how.";
     CertificatesReloaded "certificates-reloaded" Info "SIGHUP: the files as they are now.";
     CertificatesKept "certificates-kept" Error "SIGHUP: the files are wrong, the old stay.";
-    KeysKept "keys-kept" Error "SIGHUP: a key of DKIM is wrong, the old ones stay.";
+    KeysKept "keys-kept" Error "SIGHUP: a key of DKIM or trust is wrong, the old stay.";
     TlsFailed "tls-failed" Info "A client and the engine could not agree on TLS.";
     SessionPanicked "session-panicked" Error "A session ended by a panic; others go on.";
     MessageStored "message-stored" Info "A message is on stable storage and was answered with 250.";
@@ -92,13 +92,15 @@ events! {
     NotSigned "not-signed" Warn "A message of a user goes without a DKIM signature, and why.";
     ReportSent "report-sent" Info "A sender is told what became of a message.";
     ReportFailed "report-failed" Error "A report about a message cannot be made or stored.";
-    SenderRefused "sender-refused" Warn "A user tried to send as an address of somebody else.";
+    SenderRefused "sender-refused" Warn "Somebody tried to send as an address of somebody else.";
     RecipientRefused "recipient-refused" Info "A recipient was refused.";
     StorageFailed "storage-failed" Error "A write failed: the shard takes no mail until a restart.";
     DiskLow "disk-low" Warn "Free space is below the reserve: new mail is deferred.";
     SignInOk "sign-in-ok" Info "A user has signed in.";
     SignInFailed "sign-in-failed" Warn "A sign-in was refused.";
     SignInDeferred "sign-in-deferred" Warn "Locked, told once a minute with a count; or too busy.";
+    NodeGranted "node-granted" Info "A node of the same owner has proved itself (SU).";
+    NodeDenied "node-denied" Warn "SU was refused: a wrong key, a wrong clock, or a stranger.";
     AccountSealed "account-sealed" Info "An account has got keys: its mail is sealed from now on.";
     MaildropClosed "maildrop-closed" Info "A POP3 session has ended and its deletions are done.";
     SegmentFreed "segment-freed" Info "A segment of the log was compacted or is used again.";

@@ -30,8 +30,8 @@ use crate::admin::queue::{Answer, Ask, Door, answer};
 use crate::config::Config;
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
-use crate::dkim::DkimKeys;
 use crate::entrance::{Entrance, certificates, entrances};
+use crate::keys::NodeKeys;
 use crate::latest::Latest;
 use crate::locks::{self, Protection};
 use crate::log::{Event, Sink};
@@ -190,7 +190,7 @@ fn start_shards(
     let files = Helpers::new("files", FILE_THREADS).map_err(started)?;
     let hashes = Helpers::new("passwords", HASH_THREADS).map_err(started)?;
     let keys = Helpers::new("keys", KEY_THREADS).map_err(started)?;
-    let dkim = DkimKeys::load(&config.data).map_err(|e| e.to_string())?;
+    let loaded = NodeKeys::load(&config.data)?;
     let cpus = processors();
     let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
     let mut shards = Vec::new();
@@ -204,7 +204,7 @@ fn start_shards(
         let orders = Latest::default();
         let directory = Latest::default();
         let signing = Latest::default();
-        signing.put(dkim.clone());
+        signing.put(loaded.clone());
         let newest_keys = signing.clone();
         let door = doors.get(usize::from(n)).cloned().unwrap_or_default();
         let newest = directory.clone();
@@ -276,8 +276,8 @@ struct Body {
     hashes: Helpers,
     keys: Helpers,
     directory: Latest<Arc<Directory>>,
-    /// The keys of DKIM.
-    signing: Latest<DkimKeys>,
+    /// The keys of DKIM and of trust.
+    signing: Latest<NodeKeys>,
     /// Questions about the queue.
     door: Door,
     orphans: Vec<ShardId>,
@@ -312,8 +312,9 @@ impl Body {
         let (newest, inner) = (self.signing.clone(), Rc::clone(&shard));
         rt.spawn(Class::Background, async move {
             loop {
-                let keys = newest.take().await;
-                inner.dkim.replace(keys);
+                let NodeKeys { dkim, trust } = newest.take().await;
+                inner.dkim.replace(dkim);
+                inner.trust.replace(trust);
             }
         });
         let (door, inner) = (self.door.clone(), Rc::clone(&shard));
@@ -402,6 +403,7 @@ impl Body {
             secret: (*self.mailboxes.secret()).into(),
             sealing: config.store.sealing,
             gate: Arc::clone(&self.gate),
+            own_domains_closed: config.smtp.own_domains_closed,
             magic: config.dev.is_some(),
             node: config.node.as_str().into(),
             domain: config.domain.as_str().into(),

@@ -9,6 +9,7 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use fsmtp_proto::smtp::ext::su::Keys;
 use fsmtp_rt::Runtime;
 use fsmtp_store::ShardId;
 use fsmtp_store::directory::{Account, Directory, Opened};
@@ -65,7 +66,7 @@ pub struct Counters {
     pub legs_deferred: Cell<u64>,
     /// Reports to senders that were stored.
     pub reports: Cell<u64>,
-    /// Senders refused to users who have signed in.
+    /// Senders refused because they are somebody else's.
     pub senders_refused: Cell<u64>,
     /// Recipients refused.
     pub recipients_refused: Cell<u64>,
@@ -75,6 +76,8 @@ pub struct Counters {
     pub handshakes_failed: Cell<u64>,
     /// Sign-ins refused.
     pub sign_ins_refused: Cell<u64>,
+    /// Tokens of SU that were not right.
+    pub nodes_denied: Cell<u64>,
     /// Messages given out over POP3.
     pub messages_retrieved: Cell<u64>,
 }
@@ -110,6 +113,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub windows: Windows,
     /// What signs mail of the domains that have keys; replaced as a whole on SIGHUP.
     pub dkim: RefCell<DkimKeys>,
+    /// What the nodes of one owner share; replaced with them.
+    pub trust: RefCell<Keys>,
     /// Looks names up, once mail may be sent.
     pub resolver: RefCell<Option<Resolver<R>>>,
     /// How TLS to other servers is made, once mail may be sent.
@@ -118,6 +123,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub outbound: Outbound,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
+    /// Whether own domains are for those who have signed in, and nodes.
+    pub own_domains_closed: bool,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
     /// The node's host name.

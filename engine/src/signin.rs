@@ -167,8 +167,7 @@ impl Gate {
     pub fn admits(&self, user: &str, from: IpAddr, now: UnixTime) -> Result<(), Refused> {
         let Limits { address_failures_max, account_failures_max } = self.limits;
         self.with(|state| {
-            let address = live(&mut state.addresses, &network(from), now)
-                .filter(|found| !from.is_loopback() && found.count >= address_failures_max);
+            let address = locked(&mut state.addresses, from, address_failures_max, now);
             let account = live(&mut state.accounts, &user.to_ascii_lowercase(), now)
                 .filter(|found| found.count >= account_failures_max);
             match address.or(account) {
@@ -181,11 +180,27 @@ impl Gate {
     /// Counts a failure; says how long the answer should take.
     #[must_use]
     pub fn failed(&self, user: &str, from: IpAddr, now: UnixTime) -> Duration {
-        self.with(|state| {
-            add(&mut state.accounts, user.to_ascii_lowercase(), now);
-            let count = add(&mut state.addresses, network(from), now);
-            (SLOWER * count).min(SLOWEST)
+        self.with(|state| add(&mut state.accounts, user.to_ascii_lowercase(), now));
+        self.failed_address(from, now)
+    }
+
+    /// Whether `from` may try now what belongs to no account.
+    ///
+    /// # Errors
+    /// So many refusals the log is to be told of; 0 most times.
+    pub fn admits_address(&self, from: IpAddr, now: UnixTime) -> Result<(), u32> {
+        let most = self.limits.address_failures_max;
+        self.with(|state| match locked(&mut state.addresses, from, most, now) {
+            None => Ok(()),
+            Some(lock) => Err(lock.refuse(now)),
         })
+    }
+
+    /// Counts a failure of an address only; says how long the answer should take.
+    #[must_use]
+    pub fn failed_address(&self, from: IpAddr, now: UnixTime) -> Duration {
+        let count = self.with(|state| add(&mut state.addresses, network(from), now));
+        (SLOWER * count).min(SLOWEST)
     }
 
     /// Forgets the failures of an address whose user has signed in, and remembers the password.
@@ -289,6 +304,16 @@ fn live<'a, K: Ord>(
         of.remove(key);
     }
     of.get_mut(key)
+}
+
+/// The failures of an address that is locked.
+fn locked(
+    of: &mut BTreeMap<IpAddr, Failures>,
+    from: IpAddr,
+    most: u32,
+    now: UnixTime,
+) -> Option<&mut Failures> {
+    live(of, &network(from), now).filter(|found| !from.is_loopback() && found.count >= most)
 }
 
 fn add<K: Ord>(to: &mut BTreeMap<K, Failures>, key: K, now: UnixTime) -> u32 {

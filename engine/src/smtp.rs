@@ -82,7 +82,8 @@ async fn talk<R: Runtime, M: Mailboxes>(
 ) -> Result<End, End> {
     let rt = &shard.rt;
     let mut out = Outbox::new(rt.buffer());
-    let peer = Peer { ip: visit.stream.peer().ip().to_canonical(), host: None };
+    let from = visit.stream.peer();
+    let peer = Peer { ip: from.ip().to_canonical(), port: from.port(), host: None };
     let mut session = Session::new(Rc::clone(settings), peer, rt.now(), rt.unix(), &mut out);
     if let Some(tls) = visit.tls.take() {
         session.secured(rt.now(), tls);

@@ -54,6 +54,8 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub secret: Zeroizing<[u8; 32]>,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
+    /// Whether own domains are for those who have signed in, and nodes.
+    pub own_domains_closed: bool,
     /// Whether the magic recipients of `--dev` exist.
     pub magic: bool,
     /// The node's host name.
@@ -94,10 +96,12 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         gate: parts.gate,
         windows: Windows::new(parts.begin),
         dkim: RefCell::default(),
+        trust: RefCell::default(),
         resolver: RefCell::default(),
         connector: RefCell::default(),
         outbound: Outbound::new(parts.sending, &parts.node, &parts.secret),
         sealing: parts.sealing,
+        own_domains_closed: parts.own_domains_closed,
         magic: parts.magic,
         node: parts.node,
         domain: parts.domain,

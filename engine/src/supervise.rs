@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli;
 use crate::config::Config;
-use crate::dkim::DkimKeys;
+use crate::keys::NodeKeys;
 use crate::latest::Latest;
 use crate::log::Event;
 use crate::notify::Notify;
@@ -53,8 +53,8 @@ pub(crate) enum Order {
 pub(crate) struct Running {
     pub(crate) handle: ShardHandle,
     pub(crate) orders: Latest<Order>,
-    /// Keys of DKIM that were read anew.
-    pub(crate) signing: Latest<DkimKeys>,
+    /// Keys of DKIM and of trust that were read anew.
+    pub(crate) signing: Latest<NodeKeys>,
 }
 
 /// Waits for what happens, until all shards have ended their sessions or one has failed.
@@ -179,7 +179,7 @@ impl<'a> Life<'a> {
                 self.log.event(now(), Event::CertificatesKept, &[("why", &why)]);
             }
         }
-        match DkimKeys::load(&self.config.data) {
+        match NodeKeys::load(&self.config.data) {
             Ok(keys) => self.shards.iter().for_each(|shard| shard.signing.put(keys.clone())),
             Err(why) => self.log.event(now(), Event::KeysKept, &[("why", &why)]),
         }

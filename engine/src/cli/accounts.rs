@@ -81,6 +81,7 @@ pub(super) fn execute(
         | Command::Doctor(_)
         | Command::Plan(_)
         | Command::Dkim(_)
+        | Command::Trust(_)
         | Command::Resolve(_)
         | Command::Mailtest(_) => return Err("not a command about accounts".to_owned()),
     };

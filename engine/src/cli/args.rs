@@ -3,6 +3,7 @@
 //! Called by `cli::main`. Wrong usage is clap's error, which ends the process with status 2.
 
 use super::dkim::{Dkim, Make};
+use super::trust::Trust;
 use super::{mailtest, plan, resolve};
 use crate::config::Protocol;
 use crate::relay::routes::Route;
@@ -203,6 +204,9 @@ pub(super) enum Command {
     /// Keys that sign what a domain sends
     #[command(subcommand)]
     Dkim(Dkim),
+    /// Keys that the nodes of one owner share
+    #[command(subcommand)]
+    Trust(Trust),
     /// Checks and explains the configuration
     #[command(subcommand)]
     Config(Config),

@@ -6,7 +6,7 @@
 use super::table::table;
 use super::{Terminal, say};
 use crate::config::Config;
-use crate::dirlock::{self, DirError, DirLock, DirState};
+use crate::dirlock;
 use crate::dkim::{self, DkimKeys};
 use crate::run::now;
 use clap::{Subcommand, ValueEnum};
@@ -138,12 +138,7 @@ fn create(
     algorithm: Make,
     bits: RsaBits,
 ) -> Result<Vec<Key>, String> {
-    // A folder that is new becomes a data folder; in one that an engine works in this is no harm.
-    let _lock = match dirlock::inspect(data) {
-        Ok(DirState::Fresh) => Some(DirLock::take(data).map_err(|error| error.to_string())?),
-        Ok(DirState::Free) | Err(DirError::InUse { .. }) => None,
-        Err(error) => return Err(error.to_string()),
-    };
+    let _lock = dirlock::take_if_fresh(data).map_err(|error| error.to_string())?;
     let date: String = now().rfc3339().to_string().chars().take(10).filter(|c| *c != '-').collect();
     let wanted = match algorithm {
         Make::Rsa => &[Algorithm::RsaSha256][..],

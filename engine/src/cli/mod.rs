@@ -17,6 +17,7 @@ mod resolve;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use crate::config::{self, Config, Overrides};
 use crate::control::Admin;
@@ -157,6 +158,9 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         }
         Command::Dkim(command) => {
             dkim::execute(command, &load(path, &overrides)?, common.json, terminal)
+        }
+        Command::Trust(command) => {
+            trust::execute(command, &load(path, &overrides)?, common.json, terminal)
         }
         command => {
             let config = load(path, &overrides)?;

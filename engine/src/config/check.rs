@@ -103,6 +103,7 @@ pub(super) fn check(
         smtp: Smtp {
             size_bytes_max: file.smtp.size_max,
             recipients_max: file.smtp.recipients_max,
+            own_domains_closed: file.smtp.own_domains_closed,
             command_timeout: seconds(file.smtp.command_timeout_s),
             data_timeout: seconds(file.smtp.data_timeout_s),
         },

@@ -32,8 +32,10 @@ pub(super) struct File {
     /// Where mail for other domains is handed over, in place of the hosts that their MX records
     /// name: `"example.net" = "10.0.0.1:25"`, for all below one `".example.net"`, and `"*"` for all
     /// that is left (a smart host). Several hosts are tried in order:
-    /// `"mx1.example.net, mx2.example.net:2525"`. In front, `lmtp:` means LMTP (RFC 2033). Mail for
-    /// the domains that this node serves never goes by a route.
+    /// `"mx1.example.net, mx2.example.net:2525"`. In front, `lmtp:` means LMTP (RFC 2033), and
+    /// `node:` that the hosts are nodes of yours: mail goes there only under TLS, and when both
+    /// sides have proved that they share a key (`fsmtp-engine trust`). Mail for the domains that
+    /// this node serves never goes by a route.
     pub(super) routes: BTreeMap<String, String>,
     /// How names are looked up: the hosts of other domains, and who a client is. `fsmtp-engine
     /// resolve` shows it at work.
@@ -185,6 +187,11 @@ pub(super) struct Smtp {
     /// The most recipients of one message; RFC 5321 §4.5.3.1.8 asks for 100 at least.
     #[schemars(range(min = 100, max = 10_000))]
     pub(super) recipients_max: u32,
+    /// Whether mail from senders of domains that are served here is taken from users who have
+    /// signed in and from nodes of the same owner (SU) only; everybody else hears 530 to MAIL. That
+    /// keeps strangers from naming themselves one of yours in the envelope, and also refuses what a
+    /// forwarder sends back in under its first sender.
+    pub(super) own_domains_closed: bool,
     /// How long a client may take for its next command, in seconds; RFC 5321 §4.5.3.2.7 asks for
     /// 300 at least.
     #[schemars(range(min = 1, max = 3600))]
@@ -200,6 +207,7 @@ impl Default for Smtp {
         Self {
             size_max: 10_485_760,
             recipients_max: 1000,
+            own_domains_closed: false,
             command_timeout_s: 300,
             data_timeout_s: 180,
         }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fsmtp_proto::smtp::client::{Envelope as _, Protocol, Settings, Timeouts};
+use fsmtp_proto::smtp::ext::su::Keys;
 use fsmtp_rt::{Datagrams, Dial};
 use fsmtp_store::envelope::{BodyFlags, EnvelopeRecipient, Notify};
 use fsmtp_store::{Envelope, MailboxId};
@@ -43,6 +44,8 @@ pub(crate) struct Errand {
     pub(crate) plan: Plan,
     /// Instead of the routes of the plan.
     pub(crate) routes: Arc<Routes>,
+    /// What proves to nodes of the same owner that this is one.
+    pub(crate) trust: Keys,
     /// How names are looked up.
     pub(crate) resolver: config::Resolver,
     /// How long each reply, and a connection, may take.
@@ -106,6 +109,7 @@ impl Errand {
             settings: &settings,
             resolver: Some(Resolver::new(rt.clone(), &self.resolver)),
             connector: Some(connector),
+            trust: self.trust.clone(),
             watcher,
         };
         let mut link = match connect(&road, domain).await {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use fsmtp_proto::dns::{Failure, Mx};
 use fsmtp_proto::smtp::client::{Protocol, Settings};
+use fsmtp_proto::smtp::ext::su::Keys;
 use fsmtp_rt::{Datagrams, Dial, Runtime};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::Cause;
@@ -36,6 +37,8 @@ pub(super) struct Road<'s, R: Runtime> {
     pub(super) settings: &'s Rc<Settings>,
     pub(super) resolver: Option<Resolver<R>>,
     pub(super) connector: Option<Connector>,
+    /// What proves that nodes are of one owner.
+    pub(super) trust: Keys,
     pub(super) watcher: Watcher,
 }
 
@@ -49,6 +52,8 @@ impl<'s, R: Runtime> Road<'s, R> {
             settings: &shard.outbound.settings,
             resolver: shard.resolver.borrow().clone(),
             connector: shard.connector.borrow().clone(),
+            // SIGHUP may exchange them meanwhile.
+            trust: shard.trust.borrow().clone(),
             watcher: None,
         }
     }
@@ -63,10 +68,9 @@ pub(super) async fn connect<R: Dial + Datagrams>(
     road: &Road<'_, R>,
     domain: &str,
 ) -> Result<Link<R>, Failed> {
-    let (protocol, hosts) =
+    let Hosts { protocol, trusted, hosts } =
         hosts(road, domain).await.inspect_err(|failed| road.unknown(domain, failed))?;
     let settings = settings(road, protocol);
-    let (ports, watcher) = (&road.plan.own_ports, &road.watcher);
     let mut last: Option<Failed> = None;
     let mut left = ADDRESSES_MAX;
     for host in hosts {
@@ -87,16 +91,9 @@ pub(super) async fn connect<R: Dial + Datagrams>(
         for ip in addresses.into_iter().take(left) {
             left -= 1;
             let to = SocketAddr::new(ip, host.port);
-            let connector = road.connector.as_ref();
-            let at = (to, &*host.name);
-            let mut opened = Link::open(road.rt, &settings, at, ports, connector, watcher).await;
-            // RFC 7435 §3: where encryption does not come about, mail goes without it.
-            if let Err(Fault::Tls(why)) = &opened {
-                tell(watcher, Step::WithoutTls(why));
-                opened = Link::open(road.rt, &settings, at, ports, None, watcher).await;
-            }
+            let opened = open(road, &settings, (to, &host.name), trusted).await;
             if let Err(fault) = &opened {
-                tell(watcher, Step::Broken(&super::site::named(to, fault)));
+                tell(&road.watcher, Step::Broken(&super::site::named(to, fault)));
             }
             match opened {
                 Ok(link) => return Ok(link),
@@ -113,6 +110,9 @@ pub(super) async fn connect<R: Dial + Datagrams>(
                     failed.code = said.code;
                     last = Some(failed);
                 }
+                Err(fault @ (Fault::Tls(_) | Fault::Untrusted(_))) => {
+                    last = Some(Failed::later(Cause::Tls, super::site::named(to, &fault)));
+                }
                 Err(fault) => {
                     last = Some(Failed::later(Cause::Unreachable, super::site::named(to, &fault)));
                 }
@@ -122,19 +122,50 @@ pub(super) async fn connect<R: Dial + Datagrams>(
     Err(last.unwrap_or_else(|| Failed::later(Cause::Unreachable, "it has no address")))
 }
 
-/// Whom to try, in order, and what is spoken there.
-async fn hosts<R: Dial + Datagrams>(
-    road: &Road<'_, R>,
-    domain: &str,
-) -> Result<(Protocol, Vec<Host>), Failed> {
+/// Whom to try, in order, and how.
+struct Hosts {
+    protocol: Protocol,
+    /// They must prove that they are of this owner.
+    trusted: bool,
+    hosts: Vec<Host>,
+}
+
+async fn hosts<R: Dial + Datagrams>(road: &Road<'_, R>, domain: &str) -> Result<Hosts, Failed> {
     match road.plan.routes.way(domain) {
         Way::Route(route) => {
             tell(&road.watcher, Step::Hosts(domain, &route.hosts, "by a route"));
-            Ok((route.protocol, route.hosts.clone()))
+            let (protocol, trusted) = (route.protocol, route.trusted);
+            Ok(Hosts { protocol, trusted, hosts: route.hosts.clone() })
         }
-        Way::Mx => Ok((Protocol::Smtp, exchanges(road, domain).await?)),
+        Way::Mx => {
+            let hosts = exchanges(road, domain).await?;
+            Ok(Hosts { protocol: Protocol::Smtp, trusted: false, hosts })
+        }
         // Another configuration may.
         Way::Nowhere => Err(Failed::later(Cause::Route, "this node sends nothing there")),
+    }
+}
+
+/// A connection to one address of a host, encrypted if that can be, or proved to be trusted.
+async fn open<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
+    settings: &Rc<Settings>,
+    host: (SocketAddr, &str),
+    trusted: bool,
+) -> Result<Link<R>, Fault> {
+    let (ports, watcher) = (&road.plan.own_ports, &road.watcher);
+    let connector = road.connector.as_ref();
+    let opened = Link::open(road.rt, settings, host, ports, connector, watcher).await;
+    if trusted {
+        return opened?.prove(&road.trust, &settings.name).await;
+    }
+    match opened {
+        // RFC 7435 §3: where encryption does not come about, mail goes without it.
+        Err(Fault::Tls(why)) => {
+            tell(watcher, Step::WithoutTls(&why));
+            Link::open(road.rt, settings, host, ports, None, watcher).await
+        }
+        opened => opened,
     }
 }
 

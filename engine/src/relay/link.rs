@@ -12,7 +12,9 @@ use std::rc::Rc;
 
 use fsmtp_proto::smtp::client::{
     Class, Content, Envelope, Extensions, Failure, Nobody, Reply, Session, Settings, Then, To,
+    proof,
 };
+use fsmtp_proto::smtp::ext::su::{Exporter, Keys, NONCE_BYTES};
 use fsmtp_proto::wire::outbox::Outbox;
 use fsmtp_proto::wire::stuff::Stuffer;
 use fsmtp_rt::{Conn, Dial, IoError, IoKind};
@@ -79,6 +81,8 @@ pub(super) enum Fault {
     Gone,
     /// The handshake of TLS failed.
     Tls(String),
+    /// It should be a node of the same owner, and has not proved it.
+    Untrusted(String),
     /// It leads back to this node.
     Loop,
     /// The message could not be read here.
@@ -99,7 +103,7 @@ impl fmt::Display for Fault {
             Self::Protocol(failure) => failure.fmt(f),
             Self::Refused(said) => said.fmt(f),
             Self::Gone => f.write_str("the connection was closed"),
-            Self::Tls(why) => f.write_str(why),
+            Self::Tls(why) | Self::Untrusted(why) => f.write_str(why),
             Self::Loop => f.write_str("it leads back to this node"),
             Self::Storage(why) => f.write_str(why),
         }
@@ -141,6 +145,8 @@ pub(super) struct Link<R: Dial> {
     heard: bool,
     tls: Option<&'static str>,
     watcher: Watcher,
+    /// What is unique about its channel.
+    exporter: Option<Exporter>,
 }
 
 impl<R: Dial> Link<R> {
@@ -169,6 +175,7 @@ impl<R: Dial> Link<R> {
             heard: false,
             tls: None,
             watcher: watcher.clone(),
+            exporter: None,
         };
         link.ready().await?;
         if let Some(connector) = tls.filter(|_| link.extensions().start_tls) {
@@ -213,8 +220,38 @@ impl<R: Dial> Link<R> {
         let agreed = agreed.map_err(|error| Fault::Tls(error.to_string()))?;
         self.tls = Some(agreed.version);
         tell(&self.watcher, Step::Encrypted(&agreed));
+        self.exporter = agreed.exporter;
         self.session.secured(self.rt.now(), &mut self.out);
         self.ready().await
+    }
+
+    /// Has both sides prove that they are nodes of one owner; nothing is sent where they are not.
+    pub(super) async fn prove(mut self, keys: &Keys, node: &str) -> Result<Self, Fault> {
+        let untrusted = |why: &str| Fault::Untrusted(why.to_owned());
+        let exporter = self.exporter.ok_or_else(|| untrusted("it offers no TLS to prove it in"))?;
+        let mut nonce = [0; NONCE_BYTES];
+        self.rt.random(&mut nonce);
+        let token = keys.token(node, &exporter, &nonce, self.rt.unix());
+        let token = token.ok_or_else(|| untrusted("this node has no key of trust"))?;
+        self.session.fcapa(self.rt.now(), &mut self.out);
+        let mut known = false;
+        self.next(&Nobody, &mut |_, reply| known = reply.code() == 601).await?;
+        if !known {
+            return Err(untrusted("FCAPA is not supported there"));
+        }
+        self.session.su(self.rt.now(), &token, &mut self.out);
+        let mut said = None;
+        let heard = &mut |_, reply: &Reply<'_>| {
+            let proved = proof(reply).is_some_and(|p| keys.confirm(p, &token, &exporter));
+            said = Some((Said::new(reply), proved));
+        };
+        self.next(&Nobody, heard).await?;
+        match said {
+            Some((Said { code: 600, .. }, true)) => Ok(self),
+            Some((Said { code: 600, .. }, false)) => Err(untrusted("it has no key of ours itself")),
+            Some((said, _)) => Err(Fault::Untrusted(said.to_string())),
+            None => Err(Fault::Gone),
+        }
     }
 
     /// The version of TLS; none in clear.

@@ -49,6 +49,8 @@ impl fmt::Display for Host {
 pub struct Route {
     /// What is spoken there.
     pub protocol: Protocol,
+    /// The hosts are nodes of the same owner, and have to prove it.
+    pub trusted: bool,
     /// Tried in order; at least one.
     pub hosts: Vec<Host>,
 }
@@ -76,9 +78,14 @@ impl FromStr for Route {
     type Err = RouteError;
 
     /// `host`, `host:port`, `[address]:port`; several behind each other with commas; all over LMTP
-    /// with `lmtp:` in front. Without a port it is 25, and 24 for LMTP.
+    /// with `lmtp:` in front, or with `node:`, which says that they are nodes of the same owner.
+    /// Without a port it is 25, and 24 for LMTP.
     fn from_str(text: &str) -> Result<Self, RouteError> {
+        let (trusted, text) = text.strip_prefix("node:").map_or((false, text), |rest| (true, rest));
         let (protocol, port, rest) = match text.strip_prefix("lmtp:") {
+            Some(_) if trusted => {
+                return Err(RouteError("a node of yours does not speak LMTP".to_owned()));
+            }
             Some(rest) => (Protocol::Lmtp, 24, rest),
             None => (Protocol::Smtp, 25, text),
         };
@@ -87,7 +94,7 @@ impl FromStr for Route {
         if hosts.len() > HOSTS_COUNT_MAX {
             return Err(RouteError(format!("there are more than {HOSTS_COUNT_MAX} hosts")));
         }
-        Ok(Self { protocol, hosts })
+        Ok(Self { protocol, trusted, hosts })
     }
 }
 
@@ -197,8 +204,23 @@ mod tests {
             assert_eq!((hosts.join(" ").as_str(), route.protocol), (shown, protocol));
         }
         assert_eq!(route("[::1]").hosts[0].ip(), Some("::1".parse().unwrap()));
-        for text in ["", "a b", "host:0", "host:70000", "host:", "[::1]x", "[x]:25", "::1", "a,,b"]
-        {
+        let node = route("node:b.example.net:2525");
+        assert!(node.trusted && !route("node").trusted && node.protocol == Protocol::Smtp);
+        assert_eq!(node.hosts[0].to_string(), "b.example.net:2525");
+        for text in [
+            "node:",
+            "node:lmtp:a",
+            "lmtp:node:a",
+            "",
+            "a b",
+            "host:0",
+            "host:70000",
+            "host:",
+            "[::1]x",
+            "[x]:25",
+            "::1",
+            "a,,b",
+        ] {
             assert!(text.parse::<Route>().is_err(), "{text}");
         }
         assert!("a,".repeat(HOSTS_COUNT_MAX).trim_end_matches(',').parse::<Route>().is_ok());

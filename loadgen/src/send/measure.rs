@@ -53,7 +53,8 @@ impl Phase {
             To::Greeting => Self::Banner,
             To::Hello => Self::Hello,
             To::StartTls => Self::Tls,
-            To::Auth => Self::Auth,
+            // The load generator does not say the other two.
+            To::Auth | To::Fcapa | To::Su => Self::Auth,
             To::Mail => Self::Mail,
             To::Recipient(_) => Self::Rcpt,
             To::Data => Self::Data,

@@ -225,7 +225,8 @@ impl<R: Runtime> Core<R> {
     async fn serve(&self, conn: &mut Stream<R>) -> Result<(), IoError> {
         let rt = &self.rt;
         let mut out = Outbox::new(rt.buffer());
-        let peer = Peer { ip: conn.peer().ip().to_canonical(), host: None };
+        let (ip, port) = (conn.peer().ip().to_canonical(), conn.peer().port());
+        let peer = Peer { ip, port, host: None };
         let settings = Rc::clone(&self.settings);
         let implicit = settings.access().tls == TlsMode::Implicit;
         if implicit {
@@ -388,8 +389,8 @@ impl<R: Runtime> Core<R> {
                 Said::Accepted
             }
             Ask::Commit => self.commit(visit).await,
-            // AUTH is not offered.
-            Ask::Auth(_) => Said::Refused(Refusal::SignInLater),
+            // AUTH is not offered, and there is no key of trust.
+            Ask::Auth(_) | Ask::Su { .. } => Said::Refused(Refusal::SignInLater),
         }
     }
 

@@ -48,6 +48,7 @@ impl Desk {
         seen.questions += 1;
         match ask {
             Ask::Auth(question) => return self.auth(question),
+            Ask::Su { .. } => panic!("there is no TLS"),
             Ask::Sender(_) if seen.questions % 5 == 4 => return Answer::Refused(Refusal::Busy),
             Ask::Sender(_) => {
                 assert!(!self.open, "the transaction before has ended");
@@ -97,7 +98,7 @@ fn play(wire: &[u8], piece_bytes: usize) -> Seen {
         Access { mechanisms: Mechanisms::ALL, clear_auth_allowed: true, ..Access::default() };
     let Ok(settings) = settings.with_access(access) else { unreachable!() };
     let now = Instant::from_ns(0);
-    let peer = Peer { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), host: None };
+    let peer = Peer { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 40_001, host: None };
     let mut out = Outbox::new(Vec::new());
     let unix = UnixTime::from_ms(0);
     let mut session = Session::new(Rc::new(settings), peer, now, unix, &mut out);

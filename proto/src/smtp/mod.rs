@@ -15,7 +15,7 @@
 //! * [`client`]: the other side: replies, what a server offers, a transaction.
 //! * [`address`]: paths, mailboxes, domains.
 //! * [`body`]: end of data, dots, bare newlines.
-//! * [`hops`]: counting `Received` fields.
+//! * [`header`]: a message's header streams by: hops, fields that only nodes write.
 //! * [`reply`]: all codes and texts.
 //! * [`ext`]: one file for each ESMTP extension, and the table of them.
 
@@ -23,7 +23,7 @@ pub mod address;
 pub mod body;
 pub mod client;
 pub mod ext;
-pub mod hops;
+pub mod header;
 pub mod reply;
 pub mod server;
 mod text;

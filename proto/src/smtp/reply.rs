@@ -26,6 +26,8 @@ pub enum Refusal {
     RelayDenied,
     /// 553 5.7.1: who has signed in may send as an address of its own only (RFC 6409 §6.1).
     NotYourAddress,
+    /// 530 5.7.0: addresses of that domain are for those who have signed in (RFC 4954 §6).
+    SignInFirst,
     /// 550 5.7.1: the message's `From` is not theirs, either.
     NotYourFrom,
     /// 550 5.6.0: the header of a submitted message cannot be worked on.
@@ -109,6 +111,9 @@ pub(crate) enum Reply {
     CannotVerify,
     NoExpansion,
     ExtensionsHere,
+    AccessProof,
+    AccessGranted,
+    AccessDenied,
     StartData,
     SenderOk,
     RecipientOk,
@@ -196,6 +201,10 @@ impl Reply {
             Self::CannotVerify => line!("252 2.0.0 Not verified, send a message and see"),
             Self::NoExpansion => line!("502 5.5.1 Lists are not expanded"),
             Self::ExtensionsHere => line!("601 6.1.1 FSMTP-V2 Extensions implemented, Proceed."),
+            // More than the seeds said, in a line of its own: their clients read the code.
+            Self::AccessProof => ("600-6.1.0 ", "\r\n"),
+            Self::AccessGranted => line!("600 6.1.0 Access granted for ", ""),
+            Self::AccessDenied => line!("651 6.5.1 Access denied, closing transmission channel."),
             Self::StartData => line!("354 End data with <CR><LF>.<CR><LF>"),
             Self::SenderOk => line!("250 2.1.0 OK, proceed [", "]"),
             Self::RecipientOk => line!("250 2.1.5 OK, proceed [", "]"),
@@ -246,6 +255,7 @@ impl Reply {
         match self {
             Self::Refused(refusal) => refusal.closes(),
             Self::Closing | Self::TimedOut | Self::TooManyBadLines | Self::TooManyMails => true,
+            Self::AccessDenied => true,
             // Nobody knows where the chunk ends, and it must not be read as commands.
             Self::ChunkSizeUnknown => true,
             Self::Secure(Secure::TlsTooEarly | Secure::TooManyFailures) => true,
@@ -293,6 +303,7 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::NoSuchUser => line!("550 5.1.1 User [", "] not local."),
         Refusal::RelayDenied => line!("550 5.7.1 Relay denied for [", "]"),
         Refusal::NotYourAddress => line!("553 5.7.1 Sender [", "] is not an address of yours"),
+        Refusal::SignInFirst => line!("530 5.7.0 Authentication required for [", "]"),
         Refusal::NotYourFrom => line!("550 5.7.1 From names an address that is not yours"),
         Refusal::BadHeader => line!("550 5.6.0 The header has no single From, or is too large"),
         Refusal::MailboxFull => line!("452 4.2.2 Mailbox of [", "] is full"),
@@ -343,7 +354,8 @@ const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
 
-    const REFUSALS: [Refusal; 19] = [
+    const REFUSALS: [Refusal; 20] = [
+        Refusal::SignInFirst,
         Refusal::NotYourFrom,
         Refusal::BadHeader,
         Refusal::NoSuchUser,

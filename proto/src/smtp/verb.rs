@@ -5,7 +5,7 @@
 
 use super::reply::Reply;
 use super::server::command as handlers;
-use super::server::{Session, Then, auth, starttls};
+use super::server::{Session, Then, auth, starttls, su};
 use crate::wire::outbox::Outbox;
 
 /// Carries out one command. The argument is what follows the verb and one space, without trailing
@@ -35,10 +35,11 @@ static VERBS: [Row; 17] = [
     row("HELP", |session, _, out| session.say(Reply::Help, out)),
     // The seeds' question whether this peer speaks their extensions.
     row("FCAPA", |session, _, out| session.say(Reply::ExtensionsHere, out)),
+    // And the one by which nodes of one owner get in at each other.
+    row("SU", su::su),
     row("AUTH", auth::auth),
     row("STARTTLS", starttls::start_tls),
-    // Known words of commands that this server does not have (RFC 5321 §4.2.4: 502, not 500).
-    row("SU", |session, _, out| session.say(Reply::NotImplemented, out)),
+    // A known word of a command that this server does not have (RFC 5321 §4.2.4: 502, not 500).
     row("TURN", |session, _, out| session.say(Reply::NotImplemented, out)),
 ];
 

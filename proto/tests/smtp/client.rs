@@ -8,8 +8,9 @@ use fsmtp_proto::sasl::{Mechanism, Mechanisms};
 use fsmtp_proto::smtp::address::{Mailbox, Path};
 use fsmtp_proto::smtp::client::{
     Content, Envelope, Extensions, Failure, Garbage, Nobody, Protocol, Session, Settings, Then,
-    Timeouts, To, UNHEARD_MAX,
+    Timeouts, To, UNHEARD_MAX, proof,
 };
+use fsmtp_proto::smtp::ext::su::Exporter;
 use fsmtp_proto::smtp::ext::{BodyType, Notify, Return};
 use fsmtp_proto::smtp::server::{Limits, Peer, Recipient, Sender};
 use fsmtp_proto::time::Instant;
@@ -17,7 +18,7 @@ use fsmtp_proto::wire::outbox::{OUTBOX_BYTES_MAX, Outbox};
 use fsmtp_proto::wire::stuff::Stuffer;
 use fsmtp_proto::wire::token::Xtext;
 
-use crate::harness::{Seen, World};
+use crate::harness::{Seen, TOKEN_TIME, World, trust};
 
 struct Letter {
     from: &'static str,
@@ -65,6 +66,8 @@ impl Envelope for Letter {
 enum Step {
     StartTls,
     Auth(&'static str, &'static str),
+    Fcapa,
+    Su(Exporter),
     Message(usize, Content),
     Reset,
     Quit,
@@ -84,7 +87,8 @@ struct Ours {
 impl Ours {
     fn new(access: Access) -> (Self, Vec<u8>) {
         let ip = std::net::Ipv4Addr::new(192, 0, 2, 7).into();
-        let world = World::with_access(Limits::default(), Peer { ip, host: None }, access);
+        let world =
+            World::with_access(Limits::default(), Peer { ip, port: 40_001, host: None }, access);
         let mut ours = Self { world, told: 0 };
         let greeting = ours.news();
         (ours, greeting)
@@ -104,7 +108,8 @@ impl Server for Ours {
     }
 
     fn handshake(&mut self) -> Vec<u8> {
-        self.world.handshake(Tls { version: "TLS1.3", ..Tls::default() });
+        let exporter = Some(CHANNEL);
+        self.world.handshake(Tls { version: "TLS1.3", exporter, ..Tls::default() });
         self.news()
     }
 }
@@ -131,6 +136,7 @@ struct Heard {
     sent: Vec<u8>,
     sends_count: usize,
     offered: Extensions,
+    proof: Option<Vec<u8>>,
 }
 
 const BODY: &[u8] = b"Subject: x\r\n\r\n.dot\r\nend\r\n";
@@ -162,6 +168,7 @@ struct Driver<'a, S> {
 }
 
 const NOW: Instant = Instant::from_ns(1_000);
+const CHANNEL: Exporter = [5; 32];
 
 impl<S: Server> Driver<'_, S> {
     fn send(&mut self, bytes: &[u8]) {
@@ -178,6 +185,11 @@ impl<S: Server> Driver<'_, S> {
             Step::StartTls => session.start_tls(NOW, out),
             Step::Auth(user, password) => {
                 assert!(session.auth_plain(NOW, user, password.as_bytes(), out));
+            }
+            Step::Fcapa => session.fcapa(NOW, out),
+            Step::Su(exporter) => {
+                let token = trust().token("client.example", &exporter, &[7; 16], TOKEN_TIME);
+                session.su(NOW, &token.expect("a token"), out);
             }
             Step::Message(index, content) => {
                 self.letter = Some((index, content));
@@ -234,7 +246,10 @@ fn talk(run: &Run<'_>, settings: &Rc<Settings>, server: &mut impl Server, first:
                 assert!(!out.is_empty());
                 driver.send(&out.take());
             }
-            Then::Reply(to, reply) => driver.heard.replies.push((to, reply.code())),
+            Then::Reply(to, reply) => {
+                driver.heard.proof = proof(&reply).map(<[u8]>::to_vec).or(driver.heard.proof);
+                driver.heard.replies.push((to, reply.code()));
+            }
             Then::Ready => {
                 driver.heard.offered = *session.extensions();
                 assert_eq!(session.deadline(), Instant::FAR);
@@ -447,6 +462,46 @@ fn tls_forgets_what_was_said_before_and_signing_in_goes_on_from_there() {
     assert_eq!(codes, [535, 235]);
     assert!(heard.offered.mechanisms.contains(Mechanism::Plain) && !heard.offered.start_tls);
     assert_eq!(heard.replies.iter().filter(|r| r.0 == To::Hello).count(), 2);
+}
+
+#[test]
+fn nodes_of_one_owner_prove_themselves_to_each_other() {
+    let access = Access { tls: TlsMode::StartTls, ..Access::default() };
+    let letters = [letter("a@example.test", &["b@example.test"])];
+    let message = Step::Message(0, Content::Chunks);
+    let steps = [Step::Fcapa, Step::StartTls, Step::Fcapa, Step::Su(CHANNEL), message, Step::Quit];
+    let (heard, seen) = with_ours(&letters, &steps, access, true);
+    assert!(heard.replies.contains(&(To::Fcapa, 601)) && heard.replies.contains(&(To::Su, 600)));
+    let token = trust().token("client.example", &CHANNEL, &[7; 16], TOKEN_TIME).expect("a token");
+    let proof = heard.proof.expect("a proof");
+    assert!(trust().confirm(&proof, &token, &CHANNEL) && !trust().confirm(b"", &token, &CHANNEL));
+    assert_eq!(seen.messages, [SENT]);
+    // Somebody in the middle has a channel of his own to each side.
+    let steps = [Step::StartTls, Step::Su([6; 32]), message];
+    let (heard, seen) = with_ours(&letters, &steps, access, true);
+    assert_eq!((heard.replies.last(), heard.proof), (Some(&(To::Su, 651)), None));
+    assert!(seen.closed && seen.messages.is_empty());
+}
+
+#[test]
+fn whoever_does_not_know_the_private_verbs_is_no_node() {
+    let steps = [Step::Fcapa, Step::Quit];
+    for (said, to, failed) in [
+        ("502 5.5.1 no\r\n", Some((To::Fcapa, 502)), None),
+        ("250 ok\r\n", None, Some(Failure::Unexpected(To::Fcapa, 250))),
+        ("600 ok\r\n", None, Some(Failure::Unexpected(To::Fcapa, 600))),
+        ("651 no\r\n", Some((To::Fcapa, 651)), None),
+        ("701 no\r\n", None, Some(Failure::Garbage(Garbage::Code))),
+    ] {
+        let script = ["220 mx\r\n", "250 mx\r\n", said, "221 bye\r\n"];
+        let heard = scripted(&steps, true, Protocol::Smtp, &script);
+        let expected = to.or(Some((To::Hello, 250)));
+        let last = heard.replies.iter().rev().find(|(to, _)| *to != To::Quit).copied();
+        assert_eq!((last, heard.failed), (expected, failed), "{said}");
+    }
+    // And nobody says these codes elsewhere.
+    let heard = scripted(&[], true, Protocol::Smtp, &["220 mx\r\n", "601 mx\r\n"]);
+    assert_eq!(heard.failed, Some(Failure::Garbage(Garbage::Code)));
 }
 
 #[test]

@@ -126,7 +126,8 @@ impl Dialogue {
     }
 
     fn world(&self) -> World {
-        let peer = Peer { ip: "192.0.2.7".parse().expect("an address"), host: self.host.clone() };
+        let ip = "192.0.2.7".parse().expect("an address");
+        let peer = Peer { ip, port: 40_001, host: self.host.clone() };
         World::with_access(self.limits, peer, self.access)
     }
 

@@ -215,8 +215,10 @@ fn the_reply_to_ehlo_shows_the_client_its_address_and_name() {
         ("192.0.2.7", Some(&"h".repeat(129)[..]), "[192.0.2.7]"),
     ] {
         let ip: IpAddr = ip.parse().expect("an address");
-        let mut world =
-            World::with_peer(Limits::default(), Peer { ip, host: host.map(Into::into) });
+        let mut world = World::with_peer(
+            Limits::default(),
+            Peer { ip, port: 40_001, host: host.map(Into::into) },
+        );
         world.receive(b"EHLO client.example\r\nHELO client.example\r\n");
         let text = replies(&world);
         assert!(text.contains(&format!("250-mx.example.test, at your service {shown}\r\n")));

@@ -68,7 +68,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn run(wire: &[u8], mut piece: impl FnMut() -> usize) -> Seen {
-    let peer = Peer { ip: [192, 0, 2, 7].into(), host: None };
+    let peer = Peer { ip: [192, 0, 2, 7].into(), port: 40_001, host: None };
     // Without TLS: what comes behind STARTTLS depends on time, which `secure.rs` looks at.
     let access =
         Access { mechanisms: Mechanisms::ALL, clear_auth_allowed: true, ..Access::default() };

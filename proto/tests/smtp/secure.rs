@@ -8,7 +8,7 @@ use fsmtp_proto::smtp::server::{FAILURES_MAX, Limits, Peer, Settings, SettingsEr
 
 use super::harness::World;
 
-const PEER: Peer = Peer { ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), host: None };
+const PEER: Peer = Peer { ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), port: 40_001, host: None };
 const SUBMISSION: Access = Access {
     tls: TlsMode::StartTls,
     mechanisms: Mechanisms::PASSWORD,

@@ -21,6 +21,7 @@ use crate::dkim::DkimKeys;
 use crate::relay::direct::{Errand, Fate};
 use crate::relay::routes::{Route, RouteError, Routes};
 use crate::run::now;
+use crate::trust;
 use core::time::Duration;
 use dialogue::Told;
 use fsmtp_proto::dkim::key::host_name;
@@ -87,6 +88,7 @@ pub(super) fn mailtest(
                 node: config.node.clone(),
                 plan: config.sending.clone(),
                 routes,
+                trust: trust::load(&config.data).map_err(|error| error.to_string())?,
                 resolver: config.resolver.clone(),
                 patience: Duration::from_secs(ask.timeout.unwrap_or(TIMEOUT_S)),
             };

@@ -88,6 +88,8 @@ impl Teller {
             To::Chunk => "BDAT",
             To::Message | To::Delivery(_) | To::Emptied => "message",
             To::Reset => "RSET",
+            To::Fcapa => "FCAPA",
+            To::Su => "SU",
             To::Quit => "QUIT",
             To::Nothing => "goodbye",
         };

@@ -11,9 +11,10 @@
 //!
 //! Follows the turn contract of the crate, with these turns: the driver is told each reply and what
 //! it is to ([`Then::Reply`]), when nothing is under way ([`Then::Ready`]: it calls one of
-//! `start_tls`, `auth_plain`, `message`, `reset`, `quit`), and when the server is ready for
-//! the message ([`Then::Body`]). The envelope stays the driver's and is lent to every turn, so a
-//! session allocates nothing after its start. Used by `loadgen`; made for the outbound queue.
+//! `start_tls`, `auth_plain`, `fcapa`, `su`, `message`, `reset`, `quit`), and when the server is
+//! ready for the message ([`Then::Body`]). The envelope stays the driver's and is lent to every
+//! turn, so a session allocates nothing after its start. Used by `loadgen`; made for the outbound
+//! queue.
 //!
 //! * A transaction that cannot go on, though MAIL was accepted, is reset by the session itself.
 //! * With PIPELINING at most [`UNHEARD_MAX`] commands wait for their replies, so that neither side
@@ -32,13 +33,14 @@ use core::fmt;
 use core::time::Duration;
 use std::rc::Rc;
 
+use super::ext::su::Token;
 use super::server::{Recipient, Sender};
 use crate::time::Instant;
 use crate::wire::outbox::Outbox;
 pub use command::COMMAND_BYTES_MAX;
 pub use extensions::{Extensions, Lack};
 pub use reply::{Class, Garbage, Reply};
-use reply::{Parsed, parse};
+use reply::{Parsed, parse, parse_private};
 use transaction::{Body, Transaction};
 
 /// Pipelined commands whose replies were not heard. Arbitrary: replies of 100 bytes each fill a
@@ -141,6 +143,10 @@ pub enum To {
     StartTls,
     /// AUTH.
     Auth,
+    /// FCAPA.
+    Fcapa,
+    /// SU.
+    Su,
     /// MAIL.
     Mail,
     /// RCPT number so and so, from 0.
@@ -226,6 +232,8 @@ enum Phase {
     StartTls,
     Handshake,
     Auth,
+    Fcapa,
+    Su,
     Transaction(Transaction),
     Reset,
     Quit,
@@ -275,7 +283,9 @@ impl Session {
         if let Some(then) = due {
             return Turn { consumed: 0, then };
         }
-        match parse(input) {
+        // Only there: whatever else a server says has the codes of RFC 5321.
+        let private = matches!(self.phase, Phase::Fcapa | Phase::Su);
+        match if private { parse_private(input) } else { parse(input) } {
             Parsed::Partial => Turn { consumed: 0, then: Then::NeedInput },
             Parsed::Bad(garbage) => {
                 Turn { consumed: 0, then: self.fail(Failure::Garbage(garbage)) }
@@ -316,6 +326,13 @@ impl Session {
             _ => 0,
         }
     }
+}
+
+/// What a server that grants SU says to prove itself: the second word of its reply's first line.
+#[must_use]
+pub fn proof<'b>(reply: &Reply<'b>) -> Option<&'b [u8]> {
+    let line = reply.lines().next().filter(|_| reply.code() == 600)?;
+    line.strip_prefix(b"6.1.0 ")
 }
 
 /// What the driver begins when nothing is under way. In any other moment these do nothing.
@@ -359,6 +376,23 @@ impl Session {
         matches!(self.phase, Phase::Ready)
             && command::auth_plain(user, password, out)
             && self.begin(now, Phase::Auth)
+    }
+
+    /// Asks whether the server speaks the seeds' extensions: 601 says so.
+    pub fn fcapa(&mut self, now: Instant, out: &mut Outbox) {
+        if self.begin(now, Phase::Fcapa) {
+            out.push(b"FCAPA\r\n");
+        }
+    }
+
+    /// Shows that we are a node of the same owner. The reply, 600, holds the server's proof, see
+    /// [`proof`]; 651 says no.
+    pub fn su(&mut self, now: Instant, token: &Token, out: &mut Outbox) {
+        if self.begin(now, Phase::Su) {
+            for part in ["SU ", token.text(), "\r\n"] {
+                out.push(part.as_bytes());
+            }
+        }
     }
 
     /// Begins a transaction with so many recipients, at least one.
@@ -444,7 +478,11 @@ impl Session {
             return Then::Reply(to, reply);
         }
         let wanted = if to == To::Data { Class::GoOn } else { Class::Done };
-        let done = reply.class() == wanted;
+        let done = match to {
+            To::Fcapa => reply.code() == 601,
+            To::Su => reply.code() == 600,
+            _ => reply.class() == wanted,
+        };
         // RFC 5321 §3.1: 220 and no other 2yz is a greeting.
         let strange = to == To::Greeting && done && reply.code() != 220;
         if to == To::Nothing || strange || !(done || reply.refuses()) {
@@ -487,6 +525,8 @@ impl Session {
             Phase::Hello { .. } => To::Hello,
             Phase::StartTls => To::StartTls,
             Phase::Auth => To::Auth,
+            Phase::Fcapa => To::Fcapa,
+            Phase::Su => To::Su,
             Phase::Transaction(transaction) => transaction.awaited(self.settings.protocol),
             Phase::Reset => To::Reset,
             Phase::Quit => To::Quit,

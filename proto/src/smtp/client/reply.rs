@@ -38,7 +38,7 @@ pub struct Reply<'b> {
 }
 
 impl<'b> Reply<'b> {
-    /// The code, 200 to 559.
+    /// The code, 200 to 559; 200 to 659 from [`parse_private`].
     #[must_use]
     pub const fn code(&self) -> u16 {
         self.code
@@ -49,6 +49,8 @@ impl<'b> Reply<'b> {
     pub const fn class(&self) -> Class {
         match self.code / 100 {
             2 => Class::Done,
+            // The seeds' own codes: 600 and 601 say yes, 651 no.
+            6 if self.code < 650 => Class::Done,
             3 => Class::GoOn,
             4 => Class::Transient,
             _ => Class::Permanent,
@@ -136,12 +138,22 @@ pub enum Parsed<'b> {
 /// Reads the reply at the front of `window`.
 #[must_use]
 pub fn parse(window: &[u8]) -> Parsed<'_> {
+    parse_up_to(window, b'5')
+}
+
+/// The same where the seeds' private verbs are answered, by codes from 600 on.
+#[must_use]
+pub fn parse_private(window: &[u8]) -> Parsed<'_> {
+    parse_up_to(window, b'6')
+}
+
+fn parse_up_to(window: &[u8], highest: u8) -> Parsed<'_> {
     // Only these bytes decide, so that what came behind them makes no difference.
     let window = window.get(..REPLY_BYTES_MAX).unwrap_or(window);
     let (mut from, mut code) = (0, None);
     for _ in 0..LINES_MAX {
         let rest = window.get(from..).unwrap_or_default();
-        let last = match start(rest, &mut code) {
+        let last = match start(rest, highest, &mut code) {
             Ok(last) => last,
             Err(garbage) => return Parsed::Bad(garbage),
         };
@@ -165,9 +177,9 @@ pub fn parse(window: &[u8]) -> Parsed<'_> {
 /// Judges the front of a line, and says whether the line is the last of its reply. `code` is that
 /// of the reply, once it is there. Bytes are looked at in order, and no more than four, so that a
 /// cut line is judged as the whole one will be.
-fn start(line: &[u8], code: &mut Option<u16>) -> Result<bool, Garbage> {
+fn start(line: &[u8], highest: u8, code: &mut Option<u16>) -> Result<bool, Garbage> {
     // RFC 5321 §4.2: Reply-code = %x32-35 %x30-35 %x30-39
-    let allowed = [b'2'..=b'5', b'0'..=b'5', b'0'..=b'9'];
+    let allowed = [b'2'..=highest, b'0'..=b'5', b'0'..=b'9'];
     if line.iter().zip(&allowed).any(|(byte, allowed)| !allowed.contains(byte)) {
         return Err(Garbage::Code);
     }
@@ -231,6 +243,24 @@ mod tests {
         ] {
             assert_eq!(codes(bytes), found, "{:?}", bytes.escape_ascii().to_string());
             assert_eq!(dripped(bytes), found, "{:?}", bytes.escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn private_codes_are_codes_where_they_are_awaited_only() {
+        for (bytes, class) in [
+            (&b"600-6.1.0 x\r\n600 y\r\n"[..], Class::Done),
+            (b"601 x\r\n", Class::Done),
+            (b"651 6.5.1 x\r\n", Class::Permanent),
+            (b"250 x\r\n", Class::Done),
+            (b"502 x\r\n", Class::Permanent),
+        ] {
+            let Parsed::Whole(reply) = parse_private(bytes) else { panic!("{bytes:?}") };
+            assert_eq!(reply.class(), class);
+            assert_eq!(parse(bytes) == Parsed::Bad(Garbage::Code), bytes[0] == b'6');
+        }
+        for bytes in [&b"700 x\r\n"[..], b"660 x\r\n", b"600-x\r\n601 y\r\n"] {
+            assert!(matches!(parse_private(bytes), Parsed::Bad(_)));
         }
     }
 

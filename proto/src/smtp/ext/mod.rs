@@ -15,6 +15,7 @@ mod limits;
 mod pipelining;
 mod size;
 mod starttls;
+pub mod su;
 mod utf8;
 
 pub use auth::Submitter;

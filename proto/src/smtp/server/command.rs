@@ -3,11 +3,15 @@
 //! A handler writes its reply, or asks the desk and leaves the reply to `Session::answer`. It gets
 //! a line free of NUL, CR and LF, of at most 2,046 bytes.
 
+use core::fmt::Write as _;
+use core::net::IpAddr;
+
 use super::super::address::{self, AddressError, Domain, Path};
 use super::super::ext::{self, BodyType};
 use super::super::reply::{Reply, Secure};
 use super::super::text::Text;
 use super::phase::{Chunk, Chunks, Envelope, Phase, Question};
+use super::settings::HOST_BYTES_MAX;
 use super::{Ask, Hello, Recipient, Sender, Session, Then};
 use crate::wire::outbox::Outbox;
 use crate::wire::token;
@@ -68,6 +72,37 @@ fn client_name(argument: &[u8]) -> Result<&str, Reply> {
 pub(super) fn is_host_name(name: &str) -> bool {
     let plain = |name: &str| matches!(Domain::parse(name), Ok(Domain::Name(_)));
     name.is_ascii() && (plain(name) || (name.contains('_') && plain(&name.replace('_', "x"))))
+}
+
+/// Who is at the other end, as replies say it.
+impl Session {
+    /// The name of the client's host, if it may stand in a reply.
+    pub(super) fn shown_host(&self) -> Option<&str> {
+        self.peer.host.as_deref().filter(|host| {
+            host.len() <= HOST_BYTES_MAX && host.bytes().all(|b| b.is_ascii_graphic())
+        })
+    }
+
+    /// `<node>, at your service <host> [<ip>]`, as the seeds have it.
+    fn write_hello(&self, out: &mut Outbox) {
+        out.push(self.settings.hello().as_bytes());
+        if let Some(host) = self.shown_host() {
+            out.push(host.as_bytes());
+            out.push(b" ");
+        }
+        out.push(b"[");
+        match self.peer.ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                let mut buffer = [0; token::IPV4_BYTES_MAX];
+                out.push(token::push_ipv4(ip, &mut buffer));
+            }
+            IpAddr::V6(ip) => {
+                let written = write!(out, "{ip}");
+                debug_assert!(written.is_ok(), "turn has seen to the room");
+            }
+        }
+        out.push(b"]");
+    }
 }
 
 /// RFC 5321 §4.1.1.2.

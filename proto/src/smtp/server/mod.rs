@@ -23,14 +23,15 @@ pub(crate) mod command;
 mod phase;
 mod settings;
 pub(crate) mod starttls;
+pub(crate) mod su;
 
-use core::fmt::Write as _;
 use core::mem;
 use core::net::IpAddr;
 use std::rc::Rc;
 
 use super::address::Path;
 use super::body::Piece;
+use super::ext::su::Proof;
 use super::ext::{BodyType, Notify, OriginalRecipient, Return, Submitter};
 use super::reply::{Refusal, Reply, Secure};
 use super::text::Text;
@@ -65,6 +66,8 @@ const _: () = assert!(size_of::<Session>() <= 256, "what 10,000 idle connections
 pub struct Peer {
     /// The address that the connection comes from.
     pub ip: IpAddr,
+    /// And the port.
+    pub port: u16,
     /// The host name of that address, if it was looked up; shown in the reply to EHLO.
     pub host: Option<Rc<str>>,
 }
@@ -115,6 +118,12 @@ pub enum Ask<'b> {
     /// Who is this? Answered, as [`sasl::Question`] says, by [`Answer::Keys`] or
     /// [`Answer::SignedIn`], or refused.
     Auth(sasl::Question),
+    /// Is the client a node of the same owner? Asked under TLS with a channel binding only.
+    /// Answered by [`Answer::Granted`] or a refusal.
+    Su {
+        /// What it has shown.
+        token: &'b [u8],
+    },
 }
 
 /// What MAIL said.
@@ -174,7 +183,7 @@ impl<'b> Recipient<'b> {
 /// What the desk says.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
-    /// Yes, to any question but `Commit` and `Auth`.
+    /// Yes, to any question but `Commit`, `Auth` and `Su`.
     Accepted,
     /// The message is on stable storage; only to `Commit`.
     Stored {
@@ -193,6 +202,13 @@ pub enum Answer<'a> {
         /// Random bytes that were never used before.
         nonce: &'a Nonce,
     },
+    /// It is; only to `Su`.
+    Granted {
+        /// Its name, which [`Session::node`] gives from now on.
+        node: &'a str,
+        /// What shows it that this server is one, too.
+        proof: &'a Proof,
+    },
     /// No.
     Refused(Refusal),
 }
@@ -205,6 +221,15 @@ enum Hello {
     Ehlo(Text),
 }
 
+/// An encrypted connection, and who has proved to be at its end.
+#[derive(Debug)]
+struct Channel {
+    /// What the handshake gave.
+    tls: Tls,
+    /// Which node of the same owner; none for anybody else.
+    node: Option<Box<str>>,
+}
+
 /// One connection, as far as the protocol goes.
 #[derive(Debug)]
 pub struct Session {
@@ -212,8 +237,8 @@ pub struct Session {
     peer: Peer,
     hello: Hello,
     phase: Phase,
-    /// What the handshake gave; none in clear.
-    tls: Option<Box<Tls>>,
+    /// None in clear.
+    channel: Option<Box<Channel>>,
     /// Who has signed in.
     user: Option<Box<str>>,
     /// When the session last got on: the deadline counts from here.
@@ -244,7 +269,7 @@ impl Session {
             peer,
             hello: Hello::None,
             phase: Phase::Command(None),
-            tls: None,
+            channel: None,
             user: None,
             since: now,
             mails_count: 0,
@@ -319,6 +344,7 @@ impl Session {
                 Reply::Queued.write_with(id.as_bytes(), out);
             }
             (Question::Auth(pending), answer) => self.auth_answered(pending, answer, out),
+            (Question::Su, answer) => self.su_answered(answer, out),
             (question, Answer::Refused(refusal)) => self.refused(question, refusal, out),
             (question, _) => {
                 debug_assert!(false, "an answer to another question");
@@ -343,7 +369,7 @@ impl Session {
                 return;
             }
             Question::BeginChunk(_) => (None, Phase::Closed),
-            Question::Auth(_) => (None, Phase::Command(None)),
+            Question::Auth(_) | Question::Su => (None, Phase::Command(None)),
         };
         reply.write_with(echo.as_ref().map_or(b"", Text::as_bytes), out);
         if refusal.closes() {
@@ -413,7 +439,7 @@ impl Session {
     /// What TLS gave; `None` in clear.
     #[must_use]
     pub fn tls(&self) -> Option<&Tls> {
-        self.tls.as_deref()
+        self.channel.as_ref().map(|channel| &channel.tls)
     }
 
     /// The user who has signed in, as the desk named it.
@@ -426,7 +452,7 @@ impl Session {
     #[must_use]
     pub const fn protocol(&self, sender_utf8: bool) -> &'static str {
         let extended = matches!(self.hello, Hello::Ehlo(_));
-        match (sender_utf8, extended, self.tls.is_some(), self.user.is_some()) {
+        match (sender_utf8, extended, self.channel.is_some(), self.user.is_some()) {
             (true, _, false, false) => "UTF8SMTP",
             (true, _, true, false) => "UTF8SMTPS",
             (true, _, false, true) => "UTF8SMTPA",
@@ -653,29 +679,5 @@ impl Session {
     ) -> Then<'b> {
         self.phase = Phase::SkipChunk { bytes_left, reply, envelope };
         Then::Again
-    }
-
-    /// `<node>, at your service <host> [<ip>]`, as the seeds have it.
-    fn write_hello(&self, out: &mut Outbox) {
-        out.push(self.settings.hello().as_bytes());
-        let host = self.peer.host.as_deref().filter(|host| {
-            host.len() <= settings::HOST_BYTES_MAX && host.bytes().all(|b| b.is_ascii_graphic())
-        });
-        if let Some(host) = host {
-            out.push(host.as_bytes());
-            out.push(b" ");
-        }
-        out.push(b"[");
-        match self.peer.ip.to_canonical() {
-            IpAddr::V4(ip) => {
-                let mut buffer = [0; token::IPV4_BYTES_MAX];
-                out.push(token::push_ipv4(ip, &mut buffer));
-            }
-            IpAddr::V6(ip) => {
-                let written = write!(out, "{ip}");
-                debug_assert!(written.is_ok(), "turn has seen to the room");
-            }
-        }
-        out.push(b"]");
     }
 }

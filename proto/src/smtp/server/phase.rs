@@ -61,6 +61,7 @@ pub(super) enum Question {
     BeginChunk(Chunk),
     Commit,
     Auth(Pending),
+    Su,
 }
 
 /// A message that comes after DATA.

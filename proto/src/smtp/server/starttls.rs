@@ -5,7 +5,7 @@
 
 use super::super::reply::{Reply, Secure};
 use super::phase::Phase;
-use super::{Hello, Session, Then, Turn};
+use super::{Channel, Hello, Session, Then, Turn};
 use crate::access::{Tls, TlsMode};
 use crate::time::Instant;
 use crate::wire::outbox::Outbox;
@@ -26,7 +26,7 @@ pub(crate) fn start_tls<'b>(
 }
 
 fn may_start(session: &Session, argument: &[u8]) -> Result<(), Reply> {
-    if session.tls.is_some() {
+    if session.channel.is_some() {
         return Err(Reply::Secure(Secure::TlsAlready));
     }
     if session.settings.access().tls != TlsMode::StartTls {
@@ -62,11 +62,11 @@ impl Session {
     pub fn secured(&mut self, now: Instant, tls: Tls) {
         let begins =
             matches!(self.phase, Phase::Command(None)) && matches!(self.hello, Hello::None);
-        let expected = self.tls.is_none() && (begins || matches!(self.phase, Phase::Handshake));
+        let expected = self.channel.is_none() && (begins || matches!(self.phase, Phase::Handshake));
         debug_assert!(expected, "TLS begins once, and not in the middle of anything");
         self.hello = Hello::None;
         self.user = None;
-        self.tls = Some(Box::new(tls));
+        self.channel = Some(Box::new(Channel { tls, node: None }));
         self.since = now;
         self.phase = if expected { Phase::Command(None) } else { Phase::Closed };
     }
