@@ -3,14 +3,13 @@
 //! Called by `cli::main`. Wrong usage is clap's error, which ends the process with status 2.
 
 use super::dkim::{Dkim, Make};
+use super::resolve::Resolve;
 use super::trust::Trust;
-use super::{mailtest, plan, resolve};
+use super::{mailtest, plan};
 use crate::config::Protocol;
 use crate::relay::routes::Route;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use core::net::SocketAddr;
-use fsmtp_proto::dns::Kind;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -279,19 +278,6 @@ pub(super) struct Plan {
     #[arg(long, value_name = "S", default_value_t = 60,
         value_parser = clap::value_parser!(u32).range(3..=600))]
     pub(super) seconds: u32,
-}
-
-/// `resolve`
-#[derive(Debug, Args)]
-pub(super) struct Resolve {
-    /// A name, or an address for the names of its host
-    pub(super) name: String,
-    /// A, AAAA, MX, TXT, PTR, TLSA or CNAME [default: MX, and PTR for an address]
-    #[arg(value_name = "TYPE", value_parser = resolve::kind)]
-    pub(super) kind: Option<Kind>,
-    /// The name server to ask, instead of those of the configuration
-    #[arg(long, value_name = "HOST:PORT", value_parser = resolve::server)]
-    pub(super) dns: Option<SocketAddr>,
 }
 
 /// `mailtest`

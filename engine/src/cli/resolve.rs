@@ -7,6 +7,7 @@
 use super::{Terminal, checks, say, table};
 use crate::config;
 use crate::resolver::{Resolver, Step, server_address};
+use clap::Args;
 use core::net::{IpAddr, SocketAddr};
 use fsmtp_proto::dns::message::Transport;
 use fsmtp_proto::dns::{Kind, Outcome, Question, reverse_name};
@@ -15,13 +16,26 @@ use fsmtp_rt::helpers::Helpers;
 use std::fmt::Write as _;
 use std::sync::mpsc::channel;
 
+/// `resolve`
+#[derive(Debug, Args)]
+pub(super) struct Resolve {
+    /// A name, or an address for the names of its host
+    pub(super) name: String,
+    /// A, AAAA, MX, TXT, PTR, TLSA or CNAME [default: MX, and PTR for an address]
+    #[arg(value_name = "TYPE", value_parser = kind)]
+    pub(super) kind: Option<Kind>,
+    /// The name server to ask, instead of those of the configuration
+    #[arg(long, value_name = "HOST:PORT", value_parser = server)]
+    pub(super) dns: Option<SocketAddr>,
+}
+
 /// Reads TYPE.
-pub(super) fn kind(text: &str) -> Result<Kind, String> {
+fn kind(text: &str) -> Result<Kind, String> {
     text.parse().map_err(str::to_owned)
 }
 
 /// Reads HOST:PORT.
-pub(super) fn server(text: &str) -> Result<SocketAddr, String> {
+fn server(text: &str) -> Result<SocketAddr, String> {
     server_address(text).ok_or_else(|| "an address, like 127.0.0.1:53 or [::1]:53".to_owned())
 }
 
@@ -42,7 +56,7 @@ struct Found {
 
 /// Looks a name up and prints what came.
 pub(super) fn resolve(
-    ask: &super::args::Resolve,
+    ask: &Resolve,
     config: &config::Config,
     json: bool,
     terminal: &mut Terminal<'_>,
@@ -156,7 +170,6 @@ fn row(step: &Step) -> [String; 5] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::args::Resolve;
     use super::*;
     use crate::config::{Config, Overrides};
     use fsmtp_proto::dns::testing::Zone;
