@@ -1,10 +1,10 @@
 """Debian's MTAs as neighbours of the engine: mailboxes of their own, and the way to the engine.
 
-Called by peers.py. bench/peers/servers.py knows where each is had from and what it needs in order to
-run, and this only says what it does here: it keeps mail for demo@ and second@ of its own domain in
-Maildirs, refuses everybody else there, and sends what is for example.test on to the engine. With
-`tls` it offers STARTTLS under a certificate that signs itself, and uses it where it is offered;
-without, neither. A package that cannot be had raises `obtain.Absent`.
+Called by peers.py. bench/peers/servers.py knows where each is had from and what it needs in order
+to run, and this only says what it does here: it keeps mail for demo@ and second@ of its own domain
+in Maildirs, refuses everybody else there, and sends what is for example.test on to the engine.
+With `tls` it offers STARTTLS under a certificate that signs itself, and uses it where it is
+offered; without, neither. A package that cannot be had raises `obtain.Absent`.
 """
 import glob, os, subprocess, sys
 
@@ -19,7 +19,7 @@ ENGINE_DOMAIN = "example.test"
 class Neighbour:
     """What all have in common. The classes below put it in front of one of bench/peers."""
     tls = False
-    key = ["rsa:2048"]
+    log = "log"
 
     def meet(self, tls, port, engine):
         """Tells it how to run next: with TLS or not, on which port, and the engine's."""
@@ -29,13 +29,20 @@ class Neighbour:
     def certificate(self, box, owner=None):
         """Paths of a certificate and its key that the owner alone can read."""
         paths = box.path("cert.pem"), box.path("key.pem")
-        openssl = ["openssl", "req", "-x509", "-newkey", *self.key, "-nodes", "-days", "2"]
+        openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
         openssl += ["-subj", f"/CN=mx.{self.domain}", "-out", paths[0], "-keyout", paths[1]]
         subprocess.run(openssl, capture_output=True, check=True)
         os.chmod(paths[1], 0o600)
         if owner:
             os.chown(paths[1], box.users[owner][0], -1)
         return paths
+
+    def said(self, box):
+        """The last of what it has logged."""
+        if not os.path.exists(box.path(self.log)):
+            return f"{self.name} has logged nothing"
+        with open(box.path(self.log), errors="replace") as file:
+            return f"{self.name} has logged:\n" + "".join(file.readlines()[-30:])
 
     def arrived(self, box, user):
         """The messages in a mailbox, ends of lines as in SMTP."""
@@ -44,7 +51,7 @@ class Neighbour:
 
 
 class Postfix(Neighbour, servers.Postfix):
-    mail = "/var/mail/vhosts/{}"
+    mail, log = "/var/mail/vhosts/{}", "disk/var/log/postfix/mail.log"
 
     def command(self, box):
         boxes = ",".join(f"{{{user}@{self.domain}={user}/}}" for user in USERS)
@@ -75,7 +82,7 @@ smtpd_tls_received_header = yes
 
 
 class Exim(Neighbour, servers.Exim):
-    mail = "/var/lib/demo/{}"
+    mail, log = "/var/lib/demo/{}", "disk/var/log/exim4/mainlog"
 
     def command(self, box):
         command = super().command(box)
@@ -133,6 +140,8 @@ onward:
 
 
 class OpenSmtpd(Neighbour, servers.OpenSmtpd):
+    """Debian 12's 6.8.0p2 offers STARTTLS and then fails, since it was built with OpenSSL 3: for
+    "missing private key" (its issue 1171). As a client it does speak TLS."""
     mail = "/var/lib/{}/maildir"
 
     def command(self, box):
@@ -145,7 +154,7 @@ class OpenSmtpd(Neighbour, servers.OpenSmtpd):
         if self.tls:
             certificate, key = self.certificate(box)
             pki = f'pki neighbour cert "{certificate}"\npki neighbour key "{key}"'
-            offered, scheme = "tls pki neighbour", "smtp"  # the latter takes TLS where it is offered
+            offered, scheme = "tls pki neighbour", "smtp"  # which takes TLS where offered
         box.file("/etc/mailname", f"mx.{self.domain}\n")
         box.file("/etc/smtpd.conf", f"""
 {pki}
