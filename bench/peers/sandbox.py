@@ -9,7 +9,7 @@ Called by run.py; servers.py says what is in it. Needs root, cgroup2 and overlay
 import os, shutil, signal, socket, subprocess, sys, threading, time
 
 FIRST_UID = 64500  # arbitrary, above what Debian gives out by itself
-MOUNTED = ("/var/spool", "/var/lib", "/var/log")  # get a tmpfs each when something lies below them
+MOUNTED = ("/var/spool", "/var/lib", "/var/log", "/var/mail")  # get a tmpfs each when something lies below them
 REST_US = 2_000  # a server that spends less in a second has come to rest
 REST_SECONDS = 20  # and one that does not rest for so long is measured all the same
 
