@@ -30,8 +30,8 @@
 use core::fmt;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -297,25 +297,9 @@ fn read_domain(root: &Path, domain: &str) -> Result<Vec<Key>, DkimError> {
     selectors.iter().map(key).collect()
 }
 
-/// What is in a file that nobody else may read.
+/// What is in the file of a key.
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, DkimError> {
-    let failed = |error| DkimError::at(path, error);
-    // A pipe would be waited for without end.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(DkimError::at(path, "not a file"));
-    }
-    let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let why = format!("others may read or write it (mode {mode:o}): chmod 600");
-        return Err(DkimError::at(path, why));
-    }
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(DkimError::at(path, "too large for a key"));
-    }
-    Ok(bytes)
+    crate::private::read(path, FILE_BYTES_MAX).map_err(|why| DkimError::at(path, why))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod log;
 mod notify;
 pub mod pop3;
 mod post;
+mod private;
 pub mod relay;
 pub mod report;
 pub mod resolver;

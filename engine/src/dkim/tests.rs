@@ -2,6 +2,7 @@
 
 use super::*;
 use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 
 const NOW: UnixTime = UnixTime::from_ms(1_700_000_000_000);
 const MESSAGE: &[u8] = b"From: a@example.org\r\n\r\nHi.\r\n";

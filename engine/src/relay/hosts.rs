@@ -4,19 +4,26 @@
 //! their turn comes. Limits: [`HOSTS_MAX`] hosts of one domain, [`ADDRESSES_MAX`] addresses in one
 //! attempt. Failure: [`Failed`], for good where nobody will ever be found there.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use fsmtp_proto::dns::{Failure, Mx};
 use fsmtp_proto::smtp::client::{Protocol, Settings};
+use fsmtp_proto::sts;
 use fsmtp_rt::{Datagrams, Dial};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::Cause;
 
 use super::link::{Fault, Link};
+use super::policy::{Policy, Rule};
 use super::routes::{Host, Way};
 use super::site::Failed;
+use super::sts::Fetching;
+use super::tally;
+use crate::log::Event;
+use crate::resolver::{Addresses, Resolver};
 use crate::shard::Shard;
+use crate::tls;
 
 /// Hosts of one domain that are looked at; arbitrary, ten times what large domains have.
 const HOSTS_MAX: usize = 100;
@@ -28,25 +35,38 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     domain: &str,
 ) -> Result<Link<R>, Failed> {
-    let (protocol, hosts) = match shard.outbound.way(domain) {
-        Way::Route(route) => (route.protocol, route.hosts.clone()),
-        Way::Mx => (Protocol::Smtp, exchanges(shard, domain).await?),
+    let (protocol, hosts, rule) = match shard.outbound.way(domain) {
+        Way::Route(route) => (route.protocol, route.hosts.clone(), Rule::Route(route)),
+        Way::Mx => {
+            let (hosts, rule) = exchanges(shard, domain).await?;
+            (Protocol::Smtp, hosts, rule)
+        }
         Way::Nowhere => {
             // Another configuration may.
             return Err(Failed::later(Cause::Route, "this node sends nothing there"));
         }
     };
     let settings = settings(shard, protocol);
-    let ports = &shard.outbound.plan.own_ports;
+    let resolver = shard.resolver.borrow().clone();
     let mut last: Option<Failed> = None;
     let mut left = ADDRESSES_MAX;
     for host in hosts {
         if left == 0 {
             break;
         }
-        let addresses = match addresses(shard, &host).await {
-            Ok(addresses) => addresses,
+        let found = match addresses(shard, &host).await {
+            Ok(found) => {
+                let policy = rule.policy(resolver.as_ref(), &host, &found).await;
+                policy.map(|policy| (found.addresses, policy))
+            }
+            Err(failed) => Err(failed),
+        };
+        let (addresses, policy) = match found {
+            Ok(found) => found,
             Err(failed) => {
+                if failed.cause == Cause::Tls {
+                    tally::count(shard, domain, tally::Kind::Sts, tally::Result::Validation);
+                }
                 // What may pass goes before what stays: another attempt may find this host.
                 if last.as_ref().is_none_or(|last| last.permanent) {
                     last = Some(failed);
@@ -57,14 +77,7 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
         for ip in addresses.into_iter().take(left) {
             left -= 1;
             let to = SocketAddr::new(ip, host.port);
-            let connector = shard.connector.borrow().clone();
-            let mut opened =
-                Link::open(&shard.rt, &settings, (to, &host.name), ports, connector.as_ref()).await;
-            // RFC 7435 §3: where encryption does not come about, mail goes without it.
-            if let Err(Fault::Tls(_)) = opened {
-                opened = Link::open(&shard.rt, &settings, (to, &host.name), ports, None).await;
-            }
-            match opened {
+            match open(shard, &settings, domain, to, &policy).await {
                 Ok(link) => return Ok(link),
                 // RFC 5321 §5.1: behind this node nobody is nearer. A host in front of it that is
                 // down may come back.
@@ -73,19 +86,64 @@ pub(super) async fn connect<R: Dial + Datagrams, M: Mailboxes>(
                     let back = Failed::for_good(Cause::Route, 554, words);
                     return Err(last.filter(|last| !last.permanent).unwrap_or(back));
                 }
-                // RFC 5321 §4.2.1: a 5yz greeting is about this host; the next may be better.
-                Err(Fault::Refused(said)) => {
-                    let mut failed = Failed::later(Cause::Refused, format!("{to}: {said}"));
-                    failed.code = said.code;
-                    last = Some(failed);
-                }
                 Err(fault) => {
-                    last = Some(Failed::later(Cause::Unreachable, super::site::named(to, &fault)));
+                    let failed = failed(to, fault, &policy);
+                    // What a host said or lacks tells more than that another is not there.
+                    let told = |last: &Failed| {
+                        matches!(last.cause, Cause::Refused | Cause::Tls | Cause::SignIn)
+                    };
+                    if failed.cause != Cause::Unreachable || !last.as_ref().is_some_and(told) {
+                        last = Some(failed);
+                    }
                 }
             }
         }
     }
     Err(last.unwrap_or_else(|| Failed::later(Cause::Unreachable, "it has no address")))
+}
+
+/// A connection as the policy wants it, or the best below that it allows.
+async fn open<R: Dial, M: Mailboxes>(
+    shard: &Shard<R, M>,
+    settings: &Rc<Settings>,
+    domain: &str,
+    to: SocketAddr,
+    policy: &Policy,
+) -> Result<Link<R>, Fault> {
+    let ports = &shard.outbound.plan.own_ports;
+    let connector = shard.connector.borrow().clone();
+    let mut opened = Err(Fault::Tls(tls::Failed::other("TLS cannot be set up here")));
+    // RFC 8460 §4.3: what counts is whether all came out as demanded.
+    let mut counted = policy.counted;
+    for manner in policy.manners(connector.as_ref()) {
+        opened = Link::open(&shard.rt, settings, to, ports, manner).await;
+        let result = match &opened {
+            Ok(link) if link.tls().is_some() => Some(tally::Result::Success),
+            Ok(_) => Some(tally::Result::NotSupported),
+            Err(Fault::Tls(why)) => Some(why.flaw.into()),
+            Err(_) => None,
+        };
+        if let Some((kind, result)) = counted.take().zip(result) {
+            tally::count(shard, domain, kind, result);
+        }
+        if !matches!(opened, Err(Fault::Tls(_))) {
+            break;
+        }
+    }
+    opened
+}
+
+/// What a host that cannot be used means for mail: the next may be better.
+fn failed(to: SocketAddr, fault: Fault, policy: &Policy) -> Failed {
+    let words = super::site::named(to, &fault);
+    match fault {
+        // RFC 5321 §4.2.1: a 5yz greeting is about this host.
+        Fault::Refused(said) => Failed { code: said.code, ..Failed::later(Cause::Refused, words) },
+        Fault::Tls(_) => Failed::later(Cause::Tls, format!("{words}; {}", policy.demand)),
+        // RFC 4954 §6: 535 is about us, not about the message; who mends it here sends it then.
+        Fault::SignIn(code, _) => Failed { code, ..Failed::later(Cause::SignIn, words) },
+        _ => Failed::later(Cause::Unreachable, words),
+    }
 }
 
 fn settings<R: Dial, M: Mailboxes>(shard: &Shard<R, M>, protocol: Protocol) -> Rc<Settings> {
@@ -96,20 +154,23 @@ fn settings<R: Dial, M: Mailboxes>(shard: &Shard<R, M>, protocol: Protocol) -> R
     }
 }
 
-/// The hosts that MX records name, best first.
+/// The hosts that MX records name, best first, and what holds for them.
 async fn exchanges<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     domain: &str,
-) -> Result<Vec<Host>, Failed> {
+) -> Result<(Vec<Host>, Rule), Failed> {
     let Some(resolver) = shard.resolver.borrow().clone() else {
         return Err(Failed::later(Cause::Resolver, "no name server is set up"));
     };
     let port = shard.outbound.plan.mx_port;
     let host = |name: &str| Host { name: name.into(), port };
-    let exchanges = match resolver.mx(domain).await {
-        Ok(exchanges) => exchanges.hosts,
-        // RFC 5321 §5.1: a domain without MX is its own host.
-        Err(Failure::NoData) => return Ok(vec![host(domain)]),
+    let sts = demanded(shard, &resolver, domain).await;
+    let rule = |secure| Rule::Mx { domain: domain.into(), secure, sts };
+    let (exchanges, secure) = match resolver.mx(domain).await {
+        Ok(exchanges) => (exchanges.hosts, exchanges.secure),
+        // RFC 5321 §5.1: a domain without MX is its own host. That there are none is as sure as
+        // its addresses are: they lie in the same zone.
+        Err(Failure::NoData) => return Ok((vec![host(domain)], rule(true))),
         Err(failure) => return Err(unknown(domain, failure)),
     };
     // RFC 7505 §3: it takes no mail.
@@ -123,7 +184,27 @@ async fn exchanges<R: Dial + Datagrams, M: Mailboxes>(
         let words = format!("5.4.6 {domain} is to be found here, and is not served here");
         return Err(Failed::for_good(Cause::Route, 554, words));
     }
-    Ok(ours.iter().take(HOSTS_MAX).map(|name| host(name)).collect())
+    Ok((ours.iter().take(HOSTS_MAX).map(|name| host(name)).collect(), rule(secure)))
+}
+
+/// The MTA-STS policy of a domain.
+async fn demanded<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    resolver: &Resolver<R>,
+    domain: &str,
+) -> Option<Rc<sts::Policy>> {
+    let port = shard.outbound.plan.sts_port?;
+    let connector = shard.connector.borrow().clone()?;
+    if !connector.knows_authorities() {
+        return None;
+    }
+    let way = Fetching { rt: &shard.rt, resolver, connector: &connector, port };
+    let failed = |why: &str| {
+        let fields: [(&str, &dyn core::fmt::Display); 2] = [("domain", &domain), ("why", &why)];
+        shard.log.event(shard.rt.unix(), Event::PolicyFailed, &fields);
+        tally::count(shard, domain, tally::Kind::Sts, tally::Result::PolicyFetch);
+    };
+    shard.outbound.sts.policy(&way, domain, failed).await
 }
 
 /// Names to try: by preference, equals in random order, without this node and all that are no
@@ -146,21 +227,19 @@ fn ordered(mut exchanges: Vec<Mx>, node: &str, random: u64) -> Vec<Box<str>> {
 async fn addresses<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     host: &Host,
-) -> Result<Vec<IpAddr>, Failed> {
+) -> Result<Addresses, Failed> {
+    let known = |addresses| Addresses { addresses, name: host.name.clone(), secure: false };
     if let Some(ip) = host.ip() {
-        return Ok(vec![ip]);
+        return Ok(known(vec![ip]));
     }
     // RFC 6761 §6.3: never asked for.
     if &*host.name == "localhost" {
-        return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        return Ok(known(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]));
     }
     let Some(resolver) = shard.resolver.borrow().clone() else {
         return Err(Failed::later(Cause::Resolver, "no name server is set up"));
     };
-    match resolver.addresses(&host.name).await {
-        Ok(found) => Ok(found.addresses),
-        Err(failure) => Err(unknown(&host.name, failure)),
-    }
+    resolver.addresses(&host.name).await.map_err(|failure| unknown(&host.name, failure))
 }
 
 /// What a failed lookup means for mail (RFC 3463 §3.2, §3.5).

@@ -23,8 +23,11 @@ mod letter;
 mod link;
 mod notice;
 mod pieces;
+mod policy;
 pub mod routes;
 mod site;
+mod sts;
+mod tally;
 
 use core::cell::{Cell, RefCell};
 use core::pin::pin;
@@ -48,9 +51,11 @@ use crate::log::Event;
 use crate::resolver::Resolver;
 use crate::shard::Shard;
 use crate::start::first;
-use crate::tls::Connector;
+use crate::tls::{Connector, Roots};
 use pieces::Stored;
 use routes::{Routes, Way};
+use sts::Sts;
+use tally::Tally;
 
 /// How long the pump sleeps at most: the wall clock may be set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -97,6 +102,8 @@ pub struct Plan {
     pub routes: Arc<Routes>,
     /// The port of hosts that MX records name.
     pub mx_port: u16,
+    /// The port of the web servers that policies of MTA-STS are fetched from; none: they are not.
+    pub sts_port: Option<u16>,
     /// Where this node listens: what leads there is a loop.
     pub own_ports: Vec<u16>,
 }
@@ -131,6 +138,8 @@ pub struct Outbound {
     settling: Cell<bool>,
     /// The index takes nothing: nothing is sent that it could not be told of.
     refused: Cell<bool>,
+    sts: Sts,
+    tally: Tally,
     key: MailboxKey,
     windows: RefCell<BTreeMap<WindowId, OpenWindow>>,
 }
@@ -162,6 +171,8 @@ impl Outbound {
             settle: Latest::default(),
             settling: Cell::new(false),
             refused: Cell::new(false),
+            sts: Sts::default(),
+            tally: Tally::default(),
             key: MailboxKey::of_queue(secret),
             windows: RefCell::default(),
         }
@@ -308,10 +319,14 @@ fn later<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, id: QueueId, octets:
     });
 }
 
-/// Begins to send. Nothing is sent before.
-pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolver: Resolver<R>) {
+/// Begins to send. Nothing is sent before. `roots` prove the names of servers that must.
+pub fn start<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    resolver: Resolver<R>,
+    roots: Option<&Roots>,
+) {
     shard.resolver.replace(Some(resolver));
-    match Connector::new() {
+    match Connector::new(roots) {
         Ok(connector) => drop(shard.connector.replace(Some(connector))),
         Err(why) => shard.log.event(shard.rt.unix(), Event::TlsFailed, &[("why", &why)]),
     }
@@ -319,6 +334,7 @@ pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolve
     shard.rt.spawn(Class::Background, async move {
         loop {
             let all = dispatch(&inner);
+            tally::write(&inner, false);
             let sleep = if !all {
                 // What it waits for rings; looking again and again would only burn the core.
                 SLEEP_MAX
@@ -401,6 +417,11 @@ async fn one_by_one<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, batch: Ve
             Err(_) => shard.outbound.keep(id),
         }
     }
+}
+
+/// Writes what was counted since the day began: nobody will know it any more.
+pub fn summarize<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>) {
+    tally::write(shard, true);
 }
 
 /// Waits until the index has what is known, at most `patience`: the last thing that a relay does.

@@ -84,10 +84,12 @@ pub enum Cause {
     Storage = 6,
     /// The way there leads back to this node, or makes no sense.
     Route = 7,
+    /// A host did not accept who we are.
+    SignIn = 8,
 }
 
 impl Cause {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Untried,
         Self::Resolver,
         Self::Unreachable,
@@ -96,6 +98,7 @@ impl Cause {
         Self::Tls,
         Self::Storage,
         Self::Route,
+        Self::SignIn,
     ];
 
     fn from_number(number: u8) -> Option<Self> {
@@ -114,6 +117,7 @@ impl Cause {
             Self::Tls => "tls-required",
             Self::Storage => "unreadable-here",
             Self::Route => "no-route",
+            Self::SignIn => "sign-in-refused",
         }
     }
 }

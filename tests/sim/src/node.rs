@@ -421,6 +421,7 @@ impl Boot {
                 limits: relay::Limits::default(),
                 routes: Arc::new(Routes::new(true)),
                 mx_port: 25,
+                sts_port: None,
                 own_ports: Vec::new(),
             },
             secret: [7; 32].into(),
