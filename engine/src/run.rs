@@ -193,6 +193,10 @@ fn start_shards(
     let keys = Helpers::new("keys", KEY_THREADS).map_err(started)?;
     let dkim = DkimKeys::load(&config.data).map_err(|e| e.to_string())?;
     let roots = Roots::load(config.roots.as_deref()).map_err(|e| e.to_string())?;
+    if roots.is_none() && config.sending.sts_port.is_some() && config.dev.is_none() {
+        let why = "queue.mta_sts has no effect: no certificate authority is known here";
+        sink.log(None).event(now(), Event::SettingIgnored, &[("why", &why)]);
+    }
     let cpus = processors();
     let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
     let mut shards = Vec::new();

@@ -139,7 +139,7 @@ fn failed(to: SocketAddr, fault: Fault, policy: &Policy) -> Failed {
     match fault {
         // RFC 5321 §4.2.1: a 5yz greeting is about this host.
         Fault::Refused(said) => Failed { code: said.code, ..Failed::later(Cause::Refused, words) },
-        Fault::Tls(_) => Failed::later(Cause::Tls, format!("{words}; {}", policy.demand)),
+        Fault::Tls(_) => Failed::later(Cause::Tls, format!("{}; {words}", policy.demand)),
         // RFC 4954 §6: 535 is about us, not about the message; who mends it here sends it then.
         Fault::SignIn(code, _) => Failed { code, ..Failed::later(Cause::SignIn, words) },
         _ => Failed::later(Cause::Unreachable, words),

@@ -1,9 +1,10 @@
 //! What a host must do about TLS before it gets mail: decided before anybody connects.
 //!
 //! For routes the configuration says it. For hosts that MX records name it is DANE where the name
-//! servers vouch for the records (RFC 7672), else MTA-STS where the domain has such a policy (RFC
-//! 8461), else whatever the host can (RFC 7435). `hosts` asks for a [`Policy`] for each host; `link`
-//! keeps to it. Failure: [`Failed`], which passes: the next host, or the next attempt, may do.
+//! servers vouch for the records (RFC 7672), else MTA-STS where the domain has such a policy
+//! (RFC 8461), else whatever the host can (RFC 7435). `hosts` asks for a [`Policy`] for each host;
+//! `link` keeps to it. Failure: [`Failed`], which passes: the next host, or the next attempt, may
+//! do.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub(super) struct Policy {
     pub(super) implicit: bool,
     /// How we sign in there.
     pub(super) login: Option<Login>,
-    /// Who demands this, as the reason of a message that waits ends.
+    /// Who demands this, as the reason of a message that waits begins.
     pub(super) demand: String,
     /// How connections are counted; none: they are not, for they obey no domain.
     pub(super) counted: Option<Kind>,
@@ -116,7 +117,7 @@ impl Rule {
             Self::Route(route) => return Ok(Policy::of_route(route, host)),
             Self::Mx { domain, secure, sts } => (domain, *secure, sts),
         };
-        // RFC 7672 §2.2.1, §2.2.2: records below names that anybody could have forged prove nothing.
+        // RFC 7672 §2.2.1, §2.2.2: records below names that may be forged prove nothing.
         if let Some(resolver) = resolver.filter(|_| secure && addresses.secure)
             && let Some(policy) = by_dane(resolver, domain, host, &addresses.name).await?
         {
@@ -133,7 +134,7 @@ fn by_sts(sts: &sts::Policy, domain: &str, host: &str) -> Result<Policy, Failed>
     let offered = Policy::offered(host);
     if sts.names(host) {
         // RFC 8461 §4.1: a certificate for the name of the host, of an authority that is known.
-        let demand = format!("the MTA-STS policy of {domain} demands it");
+        let demand = format!("the MTA-STS policy of {domain} demands TLS");
         let counted = Some(Kind::Sts);
         return Ok(Policy { proof: Proof::Name, may_less: !enforced, demand, counted, ..offered });
     }
@@ -178,7 +179,7 @@ async fn by_dane<R: Dial + Datagrams>(
         return Ok(Some(Policy {
             proof,
             may_less: false,
-            demand: format!("the TLSA records at {name} demand it"),
+            demand: format!("the TLSA records at {name} demand TLS"),
             counted: Some(Kind::Tlsa),
             ..Policy::offered(base)
         }));

@@ -28,6 +28,8 @@ use crate::tls::{Connector, Proof, Stream};
 const DOMAINS_MAX: usize = 1000;
 /// RFC 8461 §3.3: how long a web server may take, in all.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one address of it may take to answer at all; arbitrary, so that others get their turn.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// RFC 8461 §3.3: how long to wait after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(300);
 /// How often a policy is fetched anew though its record has not changed; arbitrary. RFC 8461 §10.2
@@ -185,7 +187,8 @@ async fn get<R: Dial>(
     fn words(error: impl core::fmt::Display) -> String {
         error.to_string()
     }
-    let conn = way.rt.dial(None, to, end).await.map_err(words)?;
+    let soon = end.min(way.rt.now() + CONNECT_TIMEOUT);
+    let conn = way.rt.dial(None, to, soon).await.map_err(words)?;
     let mut stream = Stream::new(way.rt.clone(), conn);
     stream.connect_tls(way.connector, (host, &Proof::Name), end).await.map_err(words)?;
     stream.send(request(host).into_bytes(), end).await.map_err(words)?;

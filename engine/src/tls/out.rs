@@ -68,6 +68,12 @@ impl Roots {
         }
         Ok(Some(Self(Arc::new(roots))))
     }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// What a server must show.

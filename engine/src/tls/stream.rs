@@ -85,8 +85,8 @@ impl<R: Runtime> Stream<R> {
         Ok(tls.agreed())
     }
 
-    /// Makes the handshake as the client of `host`, which must show `proof`; from then on everything
-    /// is encrypted.
+    /// Makes the handshake as the client of `host`, which must show `proof`; from then on all is
+    /// encrypted.
     ///
     /// # Errors
     /// Why it did not come about; the connection is of no use then.

@@ -1,6 +1,8 @@
 //! What protects mail on its way to other servers: TLS that must be there, names that must be
 //! proved, passwords that go to nobody else.
 
+#![expect(clippy::unwrap_used, reason = "what helps a test may fail as a test does")]
+
 mod server;
 
 use std::io::Write as _;
@@ -20,7 +22,7 @@ const MESSAGE: &[u8] = b"From: demo@example.test\r\nSubject: hello\r\n\r\nbody\r
 fn file(folder: &TempDir, name: &str, text: &str) -> String {
     let path = folder.path().join(name);
     let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).mode(0o600).open(&path).unwrap();
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
     path.to_string_lossy().into_owned()
 }
@@ -119,7 +121,7 @@ fn nobody_else_gets_the_password_and_the_message_waits() {
         (Some(authority.server(&["other.test"], 2100)), "not valid for name"),
         (Some(authority.server(&["localhost"], 2002)), "expired"),
         (Some(other.server(&["localhost"], 2100)), "UnknownIssuer"),
-        (None, "it offers no TLS; the route demands TLS"),
+        (None, "it offers no TLS"),
     ];
     for (tls, words) in cases {
         let login = Some(base64::encode(b"\0us\0secret"));
@@ -131,7 +133,11 @@ fn nobody_else_gets_the_password_and_the_message_waits() {
             format!("hosts = \"localhost:{port}\", user = \"us\", password_file = \"{password}\"");
         let engine = engine(&smart_host(&folder, &authority, &route));
         submit(&engine, "a@remote.test");
-        deferred(&engine, "tls-required", &[words, &format!("127.0.0.1:{port}: ")]);
+        deferred(
+            &engine,
+            "tls-required",
+            &[words, &format!("the route demands TLS; 127.0.0.1:{port}: ")],
+        );
         assert!(host.taken().is_empty());
     }
 }
@@ -172,7 +178,7 @@ fn a_route_may_demand_tls_of_anybody() {
     assert!(taken(&good, 1)[0].encrypted);
     let clear = engine(&smart_host(&folder, &authority, &route(&bare)));
     submit(&clear, "a@remote.test");
-    deferred(&clear, "tls-required", &["it offers no TLS; the route demands TLS"]);
+    deferred(&clear, "tls-required", &["the route demands TLS", "it offers no TLS"]);
     assert!(bare.taken().is_empty());
 }
 
@@ -239,8 +245,8 @@ fn with_dane_a_host_shows_what_its_records_say_or_gets_nothing() {
         (Some(&secured), [3, 1, 1], fits(&valid), Err("no TLSA record fits it")),
         (Some(&secured), [2, 0, 1], tlsa_of(authority.der()), Err("expired")),
         (Some(&valid), [2, 0, 1], tlsa_of(other.der()), Err("no TLSA record fits it")),
-        (None, [3, 1, 1], fits(&valid), Err("it offers no TLS; the TLSA records at _")),
-        (None, [1, 1, 1], fits(&valid), Err("it offers no TLS; the TLSA records at _")),
+        (None, [3, 1, 1], fits(&valid), Err("it offers no TLS")),
+        (None, [1, 1, 1], fits(&valid), Err("it offers no TLS")),
     ] {
         let host = mail(Manners { tls: tls.cloned(), ..Manners::default() });
         let port = host.address().port();
@@ -250,7 +256,8 @@ fn with_dane_a_host_shows_what_its_records_say_or_gets_nothing() {
         match good {
             Ok(()) => assert!(taken(&host, 1)[0].encrypted, "{fields:?}"),
             Err(words) => {
-                deferred(&engine, "tls-required", &[words]);
+                let demand = format!("the TLSA records at _{port}._tcp.mx.remote.test demand TLS");
+                deferred(&engine, "tls-required", &[words, &demand]);
                 assert!(host.taken().is_empty(), "{fields:?}");
             }
         }
@@ -322,7 +329,7 @@ fn a_policy_is_kept_to_as_its_mode_says() {
     for (page, tls, good) in [
         (&enforce, Some(&good), Ok(true)),
         (&enforce, Some(&bad), Err("not valid for name")),
-        (&enforce, None, Err("it offers no TLS; the MTA-STS policy of remote.test demands it")),
+        (&enforce, None, Err("it offers no TLS")),
         (&policy("enforce", "mx.test"), Some(&good), Err(not_named)),
         (&testing, Some(&bad), Ok(true)),
         (&testing, None, Ok(false)),
@@ -343,7 +350,7 @@ fn a_policy_is_kept_to_as_its_mode_says() {
         match good {
             Ok(encrypted) => assert_eq!(taken(&host, 1)[0].encrypted, encrypted, "{page}"),
             Err(words) => {
-                deferred(&engine, "tls-required", &[words]);
+                deferred(&engine, "tls-required", &[words, "the MTA-STS policy of remote.test"]);
                 assert!(host.taken().is_empty());
             }
         }
@@ -398,6 +405,39 @@ fn a_policy_is_fetched_once_and_again_when_its_record_changes() {
         engine.log().contains("it is not named by the MTA-STS policy of remote.test")
     });
     assert_eq!(web.taken().len(), 2);
+}
+
+#[test]
+fn sessions_are_resumed_where_a_name_was_proved_and_never_under_dane() {
+    let authority = Authority::new("one");
+    let secured = authority.server(&["mx.remote.test"], 2100);
+    let host = mail(Manners { tls: Some(secured.clone()), ..Manners::default() });
+    let port = host.address().port();
+    let page = Arc::new(Mutex::new(policy("enforce", "mx.remote.test")));
+    let web = web(&authority.server(&["mta-sts.remote.test"], 2100), page);
+    let record = tlsa(port, [3, 1, 1], &tlsa_of(&secured.public_key));
+    for (more, resumed) in [(&[][..], true), (&[record][..], false)] {
+        let before = host.taken().len();
+        let all = [&announced("1")[..], more].concat();
+        let names = Names::knowing(records(&all), true).expect("names");
+        let folder = tempfile::tempdir().unwrap();
+        let config = with_sts(&folder, &authority, (&names, port), &web);
+        let mut engine = engine(&format!("{config}messages_per_connection = 1\n"));
+        for count in 1..=2 {
+            submit(&engine, "a@remote.test");
+            taken(&host, before + count);
+        }
+        let of_this: Vec<bool> = host.taken()[before..].iter().map(|mail| mail.resumed).collect();
+        assert_eq!(of_this, [false, resumed]);
+        // What came out is counted, and written at the latest at the end.
+        engine.signal(rustix::process::Signal::TERM).expect("a process");
+        assert!(engine.wait(PATIENCE).is_some_and(|status| status.success()));
+        let kind = if resumed { "sts" } else { "tlsa" };
+        let counted = format!(
+            "\"domain\":\"remote.test\",\"policy\":\"{kind}\",\"result\":\"success\",\"count\":2}}"
+        );
+        until("a line", || engine.log().contains(&counted));
+    }
 }
 
 #[test]
