@@ -300,6 +300,9 @@ pub struct Names {
 /// A record: name, type, data as it stands on the wire.
 pub type Record = (String, u16, Vec<u8>);
 
+/// The type of an alias, which answers whatever is asked.
+const CNAME: u16 = 5;
+
 /// A name on the wire.
 #[must_use]
 pub fn labels(name: &str) -> Vec<u8> {
@@ -377,7 +380,7 @@ fn answer(query: &[u8], records: &[Record], authentic: bool) -> Option<Vec<u8>> 
     let of_name = |record: &&Record| labels(&record.0) == asked;
     let known = records.iter().any(|record| of_name(&record));
     let found: Vec<&Record> =
-        records.iter().filter(of_name).filter(|record| record.1 == kind).collect();
+        records.iter().filter(of_name).filter(|record| [kind, CNAME].contains(&record.1)).collect();
     let mut out = query.get(..2)?.to_vec();
     let code = match (known, records.iter().any(|record| of_name(&record) && record.1 == 0)) {
         (_, true) => 2,

@@ -21,8 +21,13 @@ const MESSAGE: &[u8] = b"From: demo@example.test\r\nSubject: hello\r\n\r\nbody\r
 /// A file that only we may read.
 fn file(folder: &TempDir, name: &str, text: &str) -> String {
     let path = folder.path().join(name);
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .unwrap();
     file.write_all(text.as_bytes()).unwrap();
     path.to_string_lossy().into_owned()
 }
@@ -264,6 +269,29 @@ fn with_dane_a_host_shows_what_its_records_say_or_gets_nothing() {
     }
 }
 
+#[test]
+fn records_are_found_where_aliases_lead_and_else_where_the_name_stands() {
+    let authority = Authority::new("one");
+    let secured = authority.server(&["other.test"], 2002);
+    let host = mail(Manners { tls: Some(secured.clone()), ..Manners::default() });
+    let port = host.address().port();
+    let alias = |more: &[Record]| {
+        let mut records = records(more).lock().unwrap().clone();
+        records.retain(|record| record.0 != "mx.remote.test");
+        records.push(("mx.remote.test".to_owned(), 5, labels("real.test")));
+        records.push(("real.test".to_owned(), 1, vec![127, 0, 0, 1]));
+        Names::knowing(Arc::new(Mutex::new(records)), true).expect("names")
+    };
+    let good = tlsa(port, [3, 1, 1], &tlsa_of(&secured.public_key));
+    let wrong = tlsa(port, [3, 1, 1], &[7; 32]);
+    let led_to = |record: &Record| (format!("_{port}._tcp.real.test"), 52, record.2.clone());
+    for (count, names) in [(1, alias(&[led_to(&good), wrong])), (2, alias(&[good]))] {
+        let engine = engine(&by_mx(&names, port));
+        submit(&engine, "a@remote.test");
+        assert!(taken(&host, count).iter().all(|mail| mail.encrypted));
+    }
+}
+
 /// What a record with matching type 1 holds.
 fn tlsa_of(content: &[u8]) -> Vec<u8> {
     ring::digest::digest(&ring::digest::SHA256, content).as_ref().to_vec()
@@ -405,6 +433,33 @@ fn a_policy_is_fetched_once_and_again_when_its_record_changes() {
         engine.log().contains("it is not named by the MTA-STS policy of remote.test")
     });
     assert_eq!(web.taken().len(), 2);
+}
+
+#[test]
+fn a_policy_counts_on_when_its_record_is_gone() {
+    let authority = Authority::new("one");
+    let tls = Some(authority.server(&["mx.remote.test", "mx.other.test"], 2100));
+    let host = mail(Manners { tls, ..Manners::default() });
+    let page = Arc::new(Mutex::new(policy("enforce", "mx.remote.test")));
+    let web = web(&authority.server(&["mta-sts.remote.test"], 2100), page);
+    let known = records(&announced("1"));
+    let names = Names::knowing(Arc::clone(&known), false).expect("names");
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_sts(&folder, &authority, (&names, host.address().port()), &web);
+    let engine = engine(&format!("{config}messages_per_connection = 1\n"));
+    submit(&engine, "a@remote.test");
+    taken(&host, 1);
+    // Somebody who forges answers leads mail elsewhere, and hides that there is a policy.
+    let mut records = known.lock().unwrap();
+    records.retain(|record| record.1 == 1 && record.0 != "mta-sts.remote.test");
+    records.push(("remote.test".to_owned(), 15, [vec![0, 10], labels("mx.other.test")].concat()));
+    records.push(("mx.other.test".to_owned(), 1, vec![127, 0, 0, 1]));
+    drop(records);
+    until("a deferral", || {
+        submit(&engine, "a@remote.test");
+        engine.log().contains("mx.other.test: it is not named by the MTA-STS policy of remote.test")
+    });
+    assert_eq!(web.taken().len(), 1);
 }
 
 #[test]
