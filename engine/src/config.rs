@@ -69,6 +69,8 @@ pub struct Config {
     pub certificates: Vec<Pair>,
     /// The authorities of clients' certificates; none: nobody is asked for one.
     pub client_ca: Option<PathBuf>,
+    /// The file of authorities that prove names of other servers; none: those of the system.
+    pub roots: Option<PathBuf>,
     /// Mail that comes in.
     pub smtp: Smtp,
     /// Mail that is fetched.

@@ -1,6 +1,7 @@
 //! Files with secret keys: for their owner only, made whole or not at all.
 //!
-//! Used by what keeps keys below the data folder: DKIM, and the trust among nodes. Nothing is
+//! Used by what keeps keys below the data folder, DKIM and the trust among nodes, and by routes for
+//! their passwords. Nothing is
 //! overwritten. Fails by [`KeyFileError`], which names the file or folder; what fails on the way
 //! leaves at most an empty folder.
 
@@ -65,10 +66,11 @@ pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
         let why = format!("others may read or write it (mode {mode:o}): chmod 600");
         return Err(KeyFileError::at(path, why));
     }
-    let mut bytes = Zeroizing::new(Vec::new());
+    // Room for all of it: a buffer that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize + 1));
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(KeyFileError::at(path, "too large for a key"));
+        return Err(KeyFileError::at(path, "too large"));
     }
     Ok(bytes)
 }

@@ -89,6 +89,8 @@ events! {
     MessageSent "message-sent" Info "Another server has taken a message for a recipient.";
     MessageDeferred "message-deferred" Info "A message could not be sent on for now, and why.";
     MessageFailed "message-failed" Warn "A recipient elsewhere gets no message, and why.";
+    PolicyFailed "policy-failed" Info "A domain's MTA-STS policy cannot be fetched, and why.";
+    TlsCounted "tls-counted" Info "How TLS to a domain came out on a day, and how often.";
     NotSigned "not-signed" Warn "A message of a user goes without a DKIM signature, and why.";
     ReportSent "report-sent" Info "A sender is told what became of a message.";
     ReportFailed "report-failed" Error "A report about a message cannot be made or stored.";

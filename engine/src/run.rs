@@ -42,6 +42,7 @@ use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
 use crate::supervise::{Happening, Life, Order, Running, say_damage, supervise};
+use crate::tls::Roots;
 use crate::windows::by_public_key;
 
 /// How long running transactions may take to finish after SIGTERM.
@@ -191,6 +192,11 @@ fn start_shards(
     let hashes = Helpers::new("passwords", HASH_THREADS).map_err(started)?;
     let keys = Helpers::new("keys", KEY_THREADS).map_err(started)?;
     let loaded = NodeKeys::load(&config.data)?;
+    let roots = Roots::load(config.roots.as_deref()).map_err(|e| e.to_string())?;
+    if roots.is_none() && config.sending.sts_port.is_some() && config.dev.is_none() {
+        let why = "queue.mta_sts has no effect: no certificate authority is known here";
+        sink.log(None).event(now(), Event::SettingIgnored, &[("why", &why)]);
+    }
     let cpus = processors();
     let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
     let mut shards = Vec::new();
@@ -210,7 +216,7 @@ fn start_shards(
         let newest = directory.clone();
         store.mailboxes.subscribe(move |directory| newest.put(directory));
         let (config, events) = (config.clone(), events.clone());
-        let (hashes, keys) = (hashes.clone(), keys.clone());
+        let (hashes, keys, roots) = (hashes.clone(), keys.clone(), roots.clone());
         let (entrances, gate) = (entrances.to_vec(), Arc::clone(&gate));
         let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
         // Logs without a core are read by the shards in turn.
@@ -232,6 +238,7 @@ fn start_shards(
                 door,
                 orphans,
                 beat,
+                roots,
                 id: ShardId(n),
             };
             let outcome = body.run(rt, &read, &report.events).await;
@@ -283,6 +290,8 @@ struct Body {
     orphans: Vec<ShardId>,
     /// How often to say that it goes round.
     beat: Option<Duration>,
+    /// What proves the names of other servers.
+    roots: Option<Roots>,
     id: ShardId,
 }
 
@@ -341,7 +350,8 @@ impl Body {
         let _ = events.send(Happening::Recovered);
         if let Order::Listen = orders.take().await {
             self.listen(&rt, &shard)?;
-            relay::start(&shard, Resolver::new(rt.clone(), &self.config.resolver));
+            let resolver = Resolver::new(rt.clone(), &self.config.resolver);
+            relay::start(&shard, resolver, self.roots.as_ref());
             let _ = events.send(Happening::Ready);
             self.beat(&rt, events);
             orders.take().await;

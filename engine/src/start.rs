@@ -214,6 +214,7 @@ pub async fn drain<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, patience: Dura
     shard.drain.hurry();
     finished(shard, CLOSE_TIMEOUT).await;
     relay::settled(shard, CLOSE_TIMEOUT).await;
+    relay::summarize(shard);
     shard.log.flush(shard.rt.unix());
 }
 

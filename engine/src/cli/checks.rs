@@ -7,7 +7,7 @@ use super::{Terminal, load, say};
 use crate::config::{Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
 use crate::latest::Latest;
-use crate::tls::{Certs, check_client_ca};
+use crate::tls::{Certs, Roots, check_client_ca};
 use core::net::SocketAddr;
 use core::time::Duration;
 use fsmtp_rt::glommio::{ACCEPTS_MAX, DESCRIPTORS_PER_FILE, ShardOptions, start_shard};
@@ -76,6 +76,10 @@ pub(super) fn test(
             if let Some(file) = &config.client_ca {
                 add("client authorities", client_ca(file));
             }
+            // With --dev mail goes nowhere but where routes lead.
+            if config.roots.is_some() || config.dev.is_none() {
+                add("server authorities", roots(config.roots.as_deref()));
+            }
             for listener in &config.listeners {
                 let free = |()| format!("{} is free", listener.address);
                 add("port", ports_are_free(core::slice::from_ref(listener)).map(free));
@@ -107,6 +111,15 @@ fn certificates(config: &Config) -> Result<String, String> {
 fn client_ca(file: &Path) -> Result<String, String> {
     let read = check_client_ca(file).map(|()| format!("{} usable", file.display()));
     read.map_err(|error| error.to_string())
+}
+
+/// Whether there are authorities that prove names of other servers.
+fn roots(file: Option<&Path>) -> Result<String, String> {
+    match Roots::load(file) {
+        Ok(Some(roots)) => Ok(format!("{} usable", roots.count())),
+        Ok(None) => Ok("none known here, so no policy of MTA-STS is kept to".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Whether every address can be bound. All are held until all were tried, so that two listeners
@@ -376,6 +389,9 @@ mod tests {
         assert!(certificates(&config).unwrap_err().contains("key.pem"));
         let said = client_ca(&folder.path().join("users.pem")).unwrap_err();
         assert!(said.contains("users.pem: No such file"), "{said}");
+        let said = roots(Some(&folder.path().join("roots.pem"))).unwrap_err();
+        assert!(said.contains("roots.pem: No such file"), "{said}");
+        assert_eq!(roots(Some(&pair.certificate)), Ok("1 usable".to_owned()));
         // One that signs itself and is no authority.
         assert!(client_ca(&pair.certificate).unwrap_err().contains("not a certificate authority"));
     }

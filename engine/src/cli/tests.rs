@@ -323,7 +323,7 @@ fn checks_are_one_line_each() {
     let line = ["test", "--cores", "1", "--json", "--config", &file];
     let ran = run_with(&engine, &data, &line, "");
     let checks: Vec<serde_json::Value> = serde_json::from_str(&ran.output).unwrap();
-    assert_eq!((ran.status, checks.len()), (0, 7), "{}", ran.output);
+    assert_eq!((ran.status, checks.len()), (0, 8), "{}", ran.output);
     // A reserve that no disk has.
     let file = temp.path().join("huge.toml");
     std::fs::write(&file, "[store]\nreserve_bytes = 1125899906842624\n[server]\ncores = 0\n")

@@ -2,12 +2,12 @@
 //!
 //! Called by `Config::load` after the keys are known and the types fit. Collects every problem.
 
-use super::file::{self, File, LogFormat, LogLevel, Protocol, TlsMode};
+use super::file::{self, File, LogFormat, LogLevel, Protocol, RouteTls, TlsMode};
 use super::{
     Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Resolver, Smtp, Store, keys,
 };
 use crate::log;
-use crate::relay::routes::{Host, Route, RouteError, Routes};
+use crate::relay::routes::{Host, Level, Login, Route, RouteError, Routes};
 use crate::relay::{self, Plan};
 use crate::resolver::{server_address, system_servers};
 use crate::tls::Pair;
@@ -16,7 +16,7 @@ use core::time::Duration;
 use fsmtp_proto::dns::resolver::SERVERS_MAX;
 use fsmtp_store::queue::{Pauses, Terms, duration};
 use fsmtp_store::seal::RsaBits;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::de::DeTable;
 
@@ -100,6 +100,7 @@ pub(super) fn check(
         listeners,
         certificates,
         client_ca,
+        roots: file.tls.roots.as_ref().map(PathBuf::from),
         smtp: Smtp {
             size_bytes_max: file.smtp.size_max,
             recipients_max: file.smtp.recipients_max,
@@ -162,11 +163,8 @@ fn sending(
         false => (&["routes"], &file.routes),
     };
     let mut routes = Routes::new(overrides.dev);
-    for (pattern, text) in texts {
-        let route = text.parse::<Route>().and_then(|route| {
-            let strays = overrides.dev && !route.hosts.iter().all(is_here);
-            if strays { Err(RouteError::strays(text)) } else { routes.add(pattern, route) }
-        });
+    for (pattern, raw) in texts {
+        let route = route(raw, overrides.dev).and_then(|route| routes.add(pattern, route));
         if let Err(why) = route {
             checker.problem(&[section, &[pattern.as_str()]].concat(), why.to_string());
         }
@@ -185,8 +183,41 @@ fn sending(
         },
         routes: Arc::new(routes),
         mx_port: queue.mx_port,
+        sts_port: Some(queue.mta_sts_port).filter(|_| queue.mta_sts),
         own_ports: listeners.iter().map(|listener| listener.address.port()).collect(),
     }
+}
+
+/// What stands at one of `[routes]`.
+fn route(raw: &file::Route, dev: bool) -> Result<Route, RouteError> {
+    let (text, table) = match raw {
+        file::Route::Hosts(text) => (text, None),
+        file::Route::Table(table) => (&table.hosts, Some(table)),
+    };
+    let mut route = text.parse::<Route>()?;
+    if dev && !route.hosts.iter().all(is_here) {
+        return Err(RouteError::strays(text));
+    }
+    let Some(table) = table else { return Ok(route) };
+    route.login = match (&table.user, &table.password_file) {
+        (Some(user), Some(file)) => Some(Login::read(user, Path::new(file))?),
+        (None, None) => None,
+        _ => return Err(RouteError::half()),
+    };
+    let level = match table.tls {
+        None if route.login.is_some() => Level::Verified,
+        None => route.tls,
+        // With TLS from the first byte nothing goes in clear.
+        Some(RouteTls::Offered) => route.tls,
+        Some(RouteTls::Encrypted) => Level::Encrypted,
+        Some(RouteTls::Verified) => Level::Verified,
+    };
+    // RFC 4954 §4: a password goes to nobody but the one who is meant.
+    if route.login.is_some() && level != Level::Verified && !dev {
+        return Err(RouteError::unverified());
+    }
+    route.tls = level;
+    Ok(route)
 }
 
 /// Whether a host is this machine.

@@ -33,10 +33,18 @@ pub(super) struct File {
     /// name: `"example.net" = "10.0.0.1:25"`, for all below one `".example.net"`, and `"*"` for all
     /// that is left (a smart host). Several hosts are tried in order:
     /// `"mx1.example.net, mx2.example.net:2525"`. In front, `lmtp:` means LMTP (RFC 2033), and
-    /// `node:` that the hosts are nodes of yours: mail goes there only under TLS, and when both
-    /// sides have proved that they share a key (`fsmtp-engine trust`). Mail for the domains that
-    /// this node serves never goes by a route.
-    pub(super) routes: BTreeMap<String, String>,
+    /// `smtps:` TLS from the first byte, and `node:` that the hosts are nodes of yours: mail goes
+    /// there only under TLS, and when both sides have proved that they share a key (`fsmtp-engine
+    /// trust`). Mail for the domains that this node serves never goes by a route.
+    ///
+    /// A table says more:
+    /// `{ hosts = "smtp.example.net:587", tls = "verified", user = "us", password_file = "pw" }`.
+    /// Without more `tls` is `"offered"` (in clear where a host offers no TLS); `"encrypted"` asks
+    /// for TLS with anybody, `"verified"` for a certificate of the host's name from one of
+    /// `tls.roots`; a message waits until it is to be had. A password is sent by AUTH PLAIN, to
+    /// verified hosts only; it is the first line of the file, which nobody else may read (mode
+    /// 600), and is read at a start.
+    pub(super) routes: BTreeMap<String, Route>,
     /// How names are looked up: the hosts of other domains, and who a client is. `fsmtp-engine
     /// resolve` shows it at work.
     pub(super) resolver: Resolver,
@@ -153,6 +161,10 @@ pub(super) struct Tls {
     /// does not open a sealed mailbox, so POP3 does not ask for one. Where one is asked for, TLS
     /// sessions are not resumed. When absent: nobody is asked for a certificate.
     pub(super) client_ca: Option<String>,
+    /// A file with the certificates of the authorities, in PEM, that other servers' names are
+    /// proved by where that is asked for. When absent: those that the system trusts
+    /// (`/etc/ssl/certs/ca-certificates.crt` and the like). Read at a start.
+    pub(super) roots: Option<String>,
 }
 
 /// A certificate and its key.
@@ -265,6 +277,12 @@ pub(super) struct Queue {
     /// The most messages over one connection.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) messages_per_connection: u32,
+    /// Whether policies of other domains about TLS of their hosts are fetched and kept to (MTA-STS,
+    /// RFC 8461). It needs authorities: see `tls.roots`.
+    pub(super) mta_sts: bool,
+    /// The port of the web servers that these policies are on; 443 in the world.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub(super) mta_sts_port: u16,
 }
 
 impl Default for Queue {
@@ -277,8 +295,50 @@ impl Default for Queue {
             connections_max: 20,
             mx_port: 25,
             messages_per_connection: 1000,
+            mta_sts: true,
+            mta_sts_port: 443,
         }
     }
+}
+
+/// Where mail is handed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "a route is text like \"host:25\", or a table with `hosts` and perhaps `tls` \
+                 (\"offered\", \"encrypted\" or \"verified\"), `user` and `password_file`"
+)]
+pub(super) enum Route {
+    /// The hosts.
+    Hosts(String),
+    /// The hosts and what is done there.
+    Table(RouteTable),
+}
+
+/// Where mail is handed over, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteTable {
+    /// The hosts, as in a route that is text.
+    pub(super) hosts: String,
+    /// What they must do about TLS. When absent: `verified` where we sign in, else `offered`.
+    pub(super) tls: Option<RouteTls>,
+    /// Whom we sign in as.
+    pub(super) user: Option<String>,
+    /// The file with the password.
+    pub(super) password_file: Option<String>,
+}
+
+/// What hosts of a route must do about TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RouteTls {
+    /// What they can.
+    Offered,
+    /// Encrypt, whoever they are.
+    Encrypted,
+    /// Encrypt, and prove their name.
+    Verified,
 }
 
 /// How names are looked up.
@@ -392,8 +452,8 @@ pub(super) struct Dev {
     #[schemars(range(min = 1, max = 64_000))]
     pub(super) ports: u16,
     /// As `[routes]`, which has no effect with `--dev`: mail goes nowhere but where these lead, and
-    /// to loopback addresses only.
-    pub(super) routes: BTreeMap<String, String>,
+    /// to loopback addresses only. A password may go there in clear, with `tls = "offered"`.
+    pub(super) routes: BTreeMap<String, Route>,
 }
 
 impl Default for Dev {

@@ -295,3 +295,41 @@ fn the_reference_page_is_up_to_date() {
         reference()
     );
 }
+
+#[test]
+fn routes_may_say_what_tls_they_want_and_sign_in() {
+    use crate::relay::routes::{Level, Way};
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pw");
+    std::fs::write(&file, "secret\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let file = file.display();
+    let level = |route: &str| {
+        let config = parse(&format!("[routes]\n'*' = {route}\n"), &Overrides::default()).unwrap();
+        let Way::Route(route) = config.sending.routes.way("a.test") else { panic!() };
+        (route.tls, route.login.is_some())
+    };
+    assert_eq!(level("'mx.test'"), (Level::Offered, false));
+    assert_eq!(level("{ hosts = 'mx.test' }"), (Level::Offered, false));
+    assert_eq!(level("{ hosts = 'smtps:mx.test', tls = 'offered' }"), (Level::Encrypted, false));
+    assert_eq!(level("{ hosts = 'mx.test', tls = 'encrypted' }"), (Level::Encrypted, false));
+    let login = format!("hosts = 'mx.test', user = 'us', password_file = '{file}'");
+    assert_eq!(level(&format!("{{ {login} }}")), (Level::Verified, true));
+    let route = |text: &str| format!("[routes]\n'*' = {{ {text} }}\n");
+    for weak in ["offered", "encrypted"] {
+        let only = "2: routes.*: a password goes to hosts with `tls = \"verified\"` only";
+        wrong(&route(&format!("{login}, tls = '{weak}'")), &[only]);
+    }
+    wrong(
+        &route("hosts = 'mx.test', user = 'us'"),
+        &["2: routes.*: `user` and `password_file` stand together or not at all"],
+    );
+    let nowhere = "hosts = 'mx.test', user = 'us', password_file = '/nowhere/pw'";
+    let missing = "2: routes.*: /nowhere/pw: No such file or directory (os error 2)";
+    wrong(&route(nowhere), &[missing]);
+    for text in [route("host = 'mx.test'"), route("hosts = 'mx.test', tls = 'perhaps'")] {
+        let problems = parse(&text, &Overrides::default()).unwrap_err();
+        assert!(problems[0].contains("a route is text like"), "{problems:?}");
+    }
+}

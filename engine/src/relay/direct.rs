@@ -20,11 +20,12 @@ use super::letter::Letter;
 use super::link::{Fault, Said, Verdict};
 use super::pieces::Pieces;
 use super::site::named;
+use super::sts::Sts;
 use super::watch::{Step, Watcher, tell};
 use super::{Plan, routes::Routes};
 use crate::config;
 use crate::resolver::Resolver;
-use crate::tls::Connector;
+use crate::tls::{Connector, Roots};
 
 /// Bytes that are sent at a time; arbitrary, what a segment of the log is read in is alike.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -46,6 +47,8 @@ pub(crate) struct Errand {
     pub(crate) routes: Arc<Routes>,
     /// What proves to nodes of the same owner that this is one.
     pub(crate) trust: Keys,
+    /// Authorities of certificates.
+    pub(crate) roots: Option<Roots>,
     /// How names are looked up.
     pub(crate) resolver: config::Resolver,
     /// How long each reply, and a connection, may take.
@@ -97,7 +100,8 @@ impl Errand {
         let plan =
             Plan { routes: Arc::clone(&self.routes), own_ports: Vec::new(), ..self.plan.clone() };
         let all = |fate: Fate| vec![fate; to.len()];
-        let connector = match Connector::new() {
+        let sts = Sts::default();
+        let connector = match Connector::new(self.roots.as_ref()) {
             Ok(connector) => connector,
             Err(why) => return all(Fate::failed(false, why.to_string())),
         };
@@ -110,6 +114,9 @@ impl Errand {
             resolver: Some(Resolver::new(rt.clone(), &self.resolver)),
             connector: Some(connector),
             trust: self.trust.clone(),
+            sts: &sts,
+            // It is no mail of the engine's: nothing is counted.
+            note: Box::new(|_, _| ()),
             watcher,
         };
         let mut link = match connect(&road, domain).await {

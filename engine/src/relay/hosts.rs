@@ -1,32 +1,49 @@
 //! Which hosts to try for a domain, and in which order (RFC 5321 §5.1).
 //!
 //! Routes of the configuration go before MX records. Addresses are looked up host by host, when
-//! their turn comes. Limits: [`HOSTS_MAX`] hosts of one domain, [`ADDRESSES_MAX`] addresses in one
-//! attempt. Failure: [`Failed`], for good where nobody will ever be found there.
+//! their turn comes, and with them what the host must do about TLS. Limits: [`HOSTS_MAX`] hosts of
+//! one domain, [`ADDRESSES_MAX`] addresses in one attempt. Failure: [`Failed`], for good where
+//! nobody will ever be found there.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use fsmtp_proto::dns::{Failure, Mx};
 use fsmtp_proto::smtp::client::{Protocol, Settings};
 use fsmtp_proto::smtp::ext::su::Keys;
+use fsmtp_proto::sts;
 use fsmtp_rt::{Datagrams, Dial, Runtime};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::Cause;
 
 use super::Plan;
 use super::link::{Fault, Link};
+use super::policy::{Policy, Rule};
 use super::routes::{Host, Way};
 use super::site::Failed;
+use super::sts::{Fetching, Sts};
+use super::tally;
 use super::watch::{Step, Watcher, tell};
-use crate::resolver::Resolver;
+use crate::log::Event;
+use crate::resolver::{Addresses, Resolver};
 use crate::shard::Shard;
-use crate::tls::Connector;
+use crate::tls::{self, Connector};
 
 /// Hosts of one domain that are looked at; arbitrary, ten times what large domains have.
 const HOSTS_MAX: usize = 100;
 /// Addresses of one site that are tried in one attempt; arbitrary.
 const ADDRESSES_MAX: usize = 10;
+
+/// What is written down about a domain on the way there.
+pub(super) enum Note<'n> {
+    /// How TLS came out.
+    Tls(tally::Kind, tally::Result),
+    /// Its MTA-STS policy could not be had, and why.
+    NoPolicy(&'n str),
+}
+
+/// Who writes it down.
+pub(super) type Notes<'s> = Box<dyn Fn(&str, Note<'_>) + 's>;
 
 /// What it takes to find the hosts of a domain and to connect to one: a shard's, or a command's.
 pub(super) struct Road<'s, R: Runtime> {
@@ -39,12 +56,25 @@ pub(super) struct Road<'s, R: Runtime> {
     pub(super) connector: Option<Connector>,
     /// What proves that nodes are of one owner.
     pub(super) trust: Keys,
+    /// Policies of MTA-STS.
+    pub(super) sts: &'s Sts,
+    /// Writes down what concerns a domain.
+    pub(super) note: Notes<'s>,
     pub(super) watcher: Watcher,
 }
 
 impl<'s, R: Runtime> Road<'s, R> {
     /// That of a shard.
     pub(super) fn of<M: Mailboxes>(shard: &'s Shard<R, M>) -> Self {
+        let note = |domain: &str, note: Note<'_>| match note {
+            Note::Tls(kind, result) => tally::count(shard, domain, kind, result),
+            Note::NoPolicy(why) => {
+                let fields: [(&str, &dyn core::fmt::Display); 2] =
+                    [("domain", &domain), ("why", &why)];
+                shard.log.event(shard.rt.unix(), Event::PolicyFailed, &fields);
+                tally::count(shard, domain, tally::Kind::Sts, tally::Result::PolicyFetch);
+            }
+        };
         Self {
             rt: &shard.rt,
             node: &shard.node,
@@ -54,6 +84,8 @@ impl<'s, R: Runtime> Road<'s, R> {
             connector: shard.connector.borrow().clone(),
             // SIGHUP may exchange them meanwhile.
             trust: shard.trust.borrow().clone(),
+            sts: &shard.outbound.sts,
+            note: Box::new(note),
             watcher: None,
         }
     }
@@ -68,7 +100,7 @@ pub(super) async fn connect<R: Dial + Datagrams>(
     road: &Road<'_, R>,
     domain: &str,
 ) -> Result<Link<R>, Failed> {
-    let Hosts { protocol, trusted, hosts } =
+    let (protocol, hosts, rule) =
         hosts(road, domain).await.inspect_err(|failed| road.unknown(domain, failed))?;
     let settings = settings(road, protocol);
     let mut last: Option<Failed> = None;
@@ -77,10 +109,20 @@ pub(super) async fn connect<R: Dial + Datagrams>(
         if left == 0 {
             break;
         }
-        let addresses = match addresses(road, &host).await {
-            Ok(addresses) => addresses,
+        let found = match addresses(road, &host).await {
+            Ok(found) => {
+                let policy = rule.policy(road.resolver.as_ref(), &host, &found).await;
+                policy.map(|policy| (found.addresses, policy))
+            }
+            Err(failed) => Err(failed),
+        };
+        let (addresses, policy) = match found {
+            Ok(found) => found,
             Err(failed) => {
                 road.unknown(&host.name, &failed);
+                if failed.cause == Cause::Tls {
+                    (road.note)(domain, Note::Tls(tally::Kind::Sts, tally::Result::Validation));
+                }
                 // What may pass goes before what stays: another attempt may find this host.
                 if last.as_ref().is_none_or(|last| last.permanent) {
                     last = Some(failed);
@@ -91,7 +133,7 @@ pub(super) async fn connect<R: Dial + Datagrams>(
         for ip in addresses.into_iter().take(left) {
             left -= 1;
             let to = SocketAddr::new(ip, host.port);
-            let opened = open(road, &settings, (to, &host.name), trusted).await;
+            let opened = open(road, &settings, domain, to, &policy).await;
             if let Err(fault) = &opened {
                 tell(&road.watcher, Step::Broken(&super::site::named(to, fault)));
             }
@@ -104,68 +146,86 @@ pub(super) async fn connect<R: Dial + Datagrams>(
                     let back = Failed::for_good(Cause::Route, 554, words);
                     return Err(last.filter(|last| !last.permanent).unwrap_or(back));
                 }
-                // RFC 5321 §4.2.1: a 5yz greeting is about this host; the next may be better.
-                Err(Fault::Refused(said)) => {
-                    let mut failed = Failed::later(Cause::Refused, format!("{to}: {said}"));
-                    failed.code = said.code;
-                    last = Some(failed);
-                }
-                Err(fault @ (Fault::Tls(_) | Fault::Untrusted(_))) => {
-                    last = Some(Failed::later(Cause::Tls, super::site::named(to, &fault)));
-                }
-                Err(fault) => {
-                    last = Some(Failed::later(Cause::Unreachable, super::site::named(to, &fault)));
-                }
+                Err(fault) => last = Some(worse(last, failed(to, fault, &policy))),
             }
         }
     }
     Err(last.unwrap_or_else(|| Failed::later(Cause::Unreachable, "it has no address")))
 }
 
-/// Whom to try, in order, and how.
-struct Hosts {
-    protocol: Protocol,
-    /// They must prove that they are of this owner.
-    trusted: bool,
-    hosts: Vec<Host>,
+/// Which of two failures says more: what a host said or lacks, rather than that another is not
+/// there; else the later.
+fn worse(last: Option<Failed>, failed: Failed) -> Failed {
+    let told = |last: &Failed| matches!(last.cause, Cause::Refused | Cause::Tls | Cause::SignIn);
+    match last.filter(|last| failed.cause == Cause::Unreachable && told(last)) {
+        Some(last) => last,
+        None => failed,
+    }
 }
 
-async fn hosts<R: Dial + Datagrams>(road: &Road<'_, R>, domain: &str) -> Result<Hosts, Failed> {
+/// Whom to try, in order, what is spoken there, and what holds for all of them.
+async fn hosts<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
+    domain: &str,
+) -> Result<(Protocol, Vec<Host>, Rule), Failed> {
     match road.plan.routes.way(domain) {
         Way::Route(route) => {
             tell(&road.watcher, Step::Hosts(domain, &route.hosts, "by a route"));
-            let (protocol, trusted) = (route.protocol, route.trusted);
-            Ok(Hosts { protocol, trusted, hosts: route.hosts.clone() })
+            Ok((route.protocol, route.hosts.clone(), Rule::Route(route)))
         }
         Way::Mx => {
-            let hosts = exchanges(road, domain).await?;
-            Ok(Hosts { protocol: Protocol::Smtp, trusted: false, hosts })
+            let (hosts, rule) = exchanges(road, domain).await?;
+            Ok((Protocol::Smtp, hosts, rule))
         }
         // Another configuration may.
         Way::Nowhere => Err(Failed::later(Cause::Route, "this node sends nothing there")),
     }
 }
 
-/// A connection to one address of a host, encrypted if that can be, or proved to be trusted.
+/// A connection as the policy wants it, or the best below that it allows.
 async fn open<R: Dial + Datagrams>(
     road: &Road<'_, R>,
     settings: &Rc<Settings>,
-    host: (SocketAddr, &str),
-    trusted: bool,
+    domain: &str,
+    to: SocketAddr,
+    policy: &Policy,
 ) -> Result<Link<R>, Fault> {
     let (ports, watcher) = (&road.plan.own_ports, &road.watcher);
-    let connector = road.connector.as_ref();
-    let opened = Link::open(road.rt, settings, host, ports, connector, watcher).await;
-    if trusted {
-        return opened?.prove(&road.trust, &settings.name).await;
-    }
-    match opened {
-        // RFC 7435 §3: where encryption does not come about, mail goes without it.
-        Err(Fault::Tls(why)) => {
-            tell(watcher, Step::WithoutTls(&why));
-            Link::open(road.rt, settings, host, ports, None, watcher).await
+    let mut opened = Err(Fault::Tls(tls::Failed::other("TLS cannot be set up here")));
+    // RFC 8460 §4.3: what counts is whether all came out as demanded.
+    let mut counted = policy.counted;
+    for (manner, tries) in policy.manners(road.connector.as_ref()).into_iter().zip(0..) {
+        if let (Err(Fault::Tls(why)), 1..) = (&opened, tries) {
+            tell(watcher, Step::WithLessTls(&why.words));
         }
-        opened => opened,
+        opened = Link::open(road.rt, settings, to, ports, manner, watcher).await;
+        let result = match &opened {
+            Ok(link) if link.tls().is_some() => Some(tally::Result::Success),
+            Ok(_) => Some(tally::Result::NotSupported),
+            Err(Fault::Tls(why)) => Some(why.flaw.into()),
+            Err(_) => None,
+        };
+        if let Some((kind, result)) = counted.take().zip(result) {
+            (road.note)(domain, Note::Tls(kind, result));
+        }
+        if !matches!(opened, Err(Fault::Tls(_))) {
+            break;
+        }
+    }
+    if policy.trusted { opened?.prove(&road.trust, &settings.name).await } else { opened }
+}
+
+/// What a host that cannot be used means for mail: the next may be better.
+fn failed(to: SocketAddr, fault: Fault, policy: &Policy) -> Failed {
+    let words = super::site::named(to, &fault);
+    match fault {
+        // RFC 5321 §4.2.1: a 5yz greeting is about this host.
+        Fault::Refused(said) => Failed { code: said.code, ..Failed::later(Cause::Refused, words) },
+        Fault::Tls(_) => Failed::later(Cause::Tls, format!("{}; {words}", policy.demand)),
+        Fault::Untrusted(_) => Failed::later(Cause::Tls, words),
+        // RFC 4954 §6: 535 is about us, not about the message; who mends it here sends it then.
+        Fault::SignIn(code, _) => Failed { code, ..Failed::later(Cause::SignIn, words) },
+        _ => Failed::later(Cause::Unreachable, words),
     }
 }
 
@@ -176,23 +236,26 @@ fn settings<R: Runtime>(road: &Road<'_, R>, protocol: Protocol) -> Rc<Settings> 
     }
 }
 
-/// The hosts that MX records name, best first.
+/// The hosts that MX records name, best first, and what holds for them.
 async fn exchanges<R: Dial + Datagrams>(
     road: &Road<'_, R>,
     domain: &str,
-) -> Result<Vec<Host>, Failed> {
+) -> Result<(Vec<Host>, Rule), Failed> {
     let Some(resolver) = &road.resolver else {
         return Err(Failed::later(Cause::Resolver, "no name server is set up"));
     };
     let port = road.plan.mx_port;
     let host = |name: &str| Host { name: name.into(), port };
-    let exchanges = match resolver.mx(domain).await {
-        Ok(exchanges) => exchanges.hosts,
-        // RFC 5321 §5.1: a domain without MX is its own host.
+    let sts = demanded(road, resolver, domain).await;
+    let rule = |secure| Rule::Mx { domain: domain.into(), secure, sts };
+    let (exchanges, secure) = match resolver.mx(domain).await {
+        Ok(exchanges) => (exchanges.hosts, exchanges.secure),
+        // RFC 5321 §5.1: a domain without MX is its own host. That there are none is as sure as
+        // its addresses are: they lie in the same zone.
         Err(Failure::NoData) => {
             let itself = vec![host(domain)];
             tell(&road.watcher, Step::Hosts(domain, &itself, "itself, for it has no MX"));
-            return Ok(itself);
+            return Ok((itself, rule(true)));
         }
         Err(failure) => return Err(unknown(domain, failure)),
     };
@@ -209,7 +272,20 @@ async fn exchanges<R: Dial + Datagrams>(
     }
     let hosts: Vec<Host> = ours.iter().take(HOSTS_MAX).map(|name| host(name)).collect();
     tell(&road.watcher, Step::Hosts(domain, &hosts, "by MX"));
-    Ok(hosts)
+    Ok((hosts, rule(secure)))
+}
+
+/// The MTA-STS policy of a domain.
+async fn demanded<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
+    resolver: &Resolver<R>,
+    domain: &str,
+) -> Option<Rc<sts::Policy>> {
+    let port = road.plan.sts_port?;
+    let connector = road.connector.as_ref().filter(|connector| connector.knows_authorities())?;
+    let way = Fetching { rt: road.rt, resolver, connector, port };
+    let failed = |why: &str| (road.note)(domain, Note::NoPolicy(why));
+    road.sts.policy(&way, domain, failed).await
 }
 
 /// Names to try: by preference, equals in random order, without this node and all that are no
@@ -232,24 +308,22 @@ fn ordered(mut exchanges: Vec<Mx>, node: &str, random: u64) -> Vec<Box<str>> {
 async fn addresses<R: Dial + Datagrams>(
     road: &Road<'_, R>,
     host: &Host,
-) -> Result<Vec<IpAddr>, Failed> {
+) -> Result<Addresses, Failed> {
+    let known = |addresses| Addresses { addresses, name: host.name.clone(), secure: false };
     if let Some(ip) = host.ip() {
-        return Ok(vec![ip]);
+        return Ok(known(vec![ip]));
     }
     // RFC 6761 §6.3: never asked for.
     if &*host.name == "localhost" {
-        return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        return Ok(known(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]));
     }
     let Some(resolver) = &road.resolver else {
         return Err(Failed::later(Cause::Resolver, "no name server is set up"));
     };
-    match resolver.addresses(&host.name).await {
-        Ok(found) => {
-            tell(&road.watcher, Step::Addresses(host, &found.addresses));
-            Ok(found.addresses)
-        }
-        Err(failure) => Err(unknown(&host.name, failure)),
-    }
+    let found = resolver.addresses(&host.name).await;
+    let found = found.map_err(|failure| unknown(&host.name, failure))?;
+    tell(&road.watcher, Step::Addresses(host, &found.addresses));
+    Ok(found)
 }
 
 /// What a failed lookup means for mail (RFC 3463 §3.2, §3.5).

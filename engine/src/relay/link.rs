@@ -10,6 +10,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::rc::Rc;
 
+use fsmtp_proto::sasl::Mechanism;
 use fsmtp_proto::smtp::client::{
     Class, Content, Envelope, Extensions, Failure, Nobody, Reply, Session, Settings, Then, To,
     proof,
@@ -22,9 +23,11 @@ use fsmtp_store::queue::WORDS_BYTES_MAX;
 
 use super::letter::Letter;
 use super::pieces::Pieces;
+use super::policy::Manner;
+use super::routes::Login;
 use super::watch::{Step, Watcher, tell};
 use crate::shard::CLOSE_TIMEOUT;
-use crate::tls::{Connector, Stream};
+use crate::tls::{self, Connector, Proof, Stream};
 
 /// How long a host may take to accept a connection; arbitrary, far beyond what a way there takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,10 +82,12 @@ pub(super) enum Fault {
     Refused(Said),
     /// It closed the connection without a word.
     Gone,
-    /// The handshake of TLS failed.
-    Tls(String),
+    /// TLS did not come about as it should.
+    Tls(tls::Failed),
     /// It should be a node of the same owner, and has not proved it.
     Untrusted(String),
+    /// Who we are was not accepted; the code of the reply to that, if there was one.
+    SignIn(u16, String),
     /// It leads back to this node.
     Loop,
     /// The message could not be read here.
@@ -103,7 +108,8 @@ impl fmt::Display for Fault {
             Self::Protocol(failure) => failure.fmt(f),
             Self::Refused(said) => said.fmt(f),
             Self::Gone => f.write_str("the connection was closed"),
-            Self::Tls(why) | Self::Untrusted(why) => f.write_str(why),
+            Self::Tls(why) => why.fmt(f),
+            Self::Untrusted(why) | Self::SignIn(_, why) => f.write_str(why),
             Self::Loop => f.write_str("it leads back to this node"),
             Self::Storage(why) => f.write_str(why),
         }
@@ -144,6 +150,8 @@ pub(super) struct Link<R: Dial> {
     /// Something was said since the last message began.
     heard: bool,
     tls: Option<&'static str>,
+    /// How long a handshake may take.
+    patience: Duration,
     watcher: Watcher,
     /// What is unique about its channel.
     exporter: Option<Exporter>,
@@ -154,14 +162,14 @@ impl<R: Dial> Link<R> {
     pub(super) async fn open(
         rt: &R,
         settings: &Rc<Settings>,
-        (to, host): (SocketAddr, &str),
+        to: SocketAddr,
         own_ports: &[u16],
-        tls: Option<&Connector>,
+        Manner { policy, tls }: Manner<'_>,
         watcher: &Watcher,
     ) -> Result<Self, Fault> {
         let patience = settings.timeouts.command.min(CONNECT_TIMEOUT);
         let conn = rt.dial(None, to, rt.now() + patience).await?;
-        tell(watcher, Step::Connected(to, host));
+        tell(watcher, Step::Connected(to, &policy.name));
         // RFC 5321 §6.3: a way that begins and ends at one host, where we listen.
         if conn.local().ip() == conn.peer().ip() && own_ports.contains(&to.port()) {
             return Err(Fault::Loop);
@@ -174,15 +182,31 @@ impl<R: Dial> Link<R> {
             messages_count: 0,
             heard: false,
             tls: None,
+            patience,
             watcher: watcher.clone(),
             exporter: None,
         };
+        if let Some((connector, proof)) = tls.filter(|_| policy.implicit) {
+            // RFC 8314 §3.3
+            link.handshake(connector, (&policy.name, proof)).await?;
+        }
         link.ready().await?;
-        if let Some(connector) = tls.filter(|_| link.extensions().start_tls) {
+        if let Some((connector, proof)) = tls.filter(|_| link.offers_tls()) {
             link.session.start_tls(rt.now(), &mut link.out);
-            link.encrypt(connector, host, patience).await?;
+            link.encrypt(connector, (&policy.name, proof)).await?;
+        }
+        if link.tls.is_none() && !policy.may_less {
+            return Err(Fault::Tls(tls::Failed::unoffered()));
+        }
+        if let Some(login) = &policy.login {
+            link.sign_in(login).await?;
         }
         Ok(link)
+    }
+
+    /// Whether STARTTLS would do something.
+    const fn offers_tls(&self) -> bool {
+        self.tls.is_none() && self.extensions().start_tls
     }
 
     /// Goes on until nothing is under way.
@@ -201,26 +225,16 @@ impl<R: Dial> Link<R> {
     }
 
     /// STARTTLS was said: makes the handshake, if the server wants it.
-    async fn encrypt(
-        &mut self,
-        connector: &Connector,
-        host: &str,
-        patience: Duration,
-    ) -> Result<(), Fault> {
+    async fn encrypt(&mut self, connector: &Connector, host: (&str, &Proof)) -> Result<(), Fault> {
         // Whatever goes wrong here is about TLS: in clear the same server may do well.
-        let failed = |fault: Fault| Fault::Tls(fault.to_string());
+        let failed = |fault: Fault| Fault::Tls(tls::Failed::other(fault));
         match self.next(&Nobody, &mut |_, _| ()).await.map_err(failed)? {
             Event::StartTls => {}
             // It has thought better of it.
             Event::Ready => return Ok(()),
             Event::Body | Event::Closed => return Err(Fault::Gone),
         }
-        let deadline = self.rt.now() + patience;
-        let agreed = self.stream.connect_tls(connector, host, deadline).await;
-        let agreed = agreed.map_err(|error| Fault::Tls(error.to_string()))?;
-        self.tls = Some(agreed.version);
-        tell(&self.watcher, Step::Encrypted(&agreed));
-        self.exporter = agreed.exporter;
+        self.handshake(connector, host).await?;
         self.session.secured(self.rt.now(), &mut self.out);
         self.ready().await
     }
@@ -251,6 +265,48 @@ impl<R: Dial> Link<R> {
             Some((Said { code: 600, .. }, false)) => Err(untrusted("it has no key of ours itself")),
             Some((said, _)) => Err(Fault::Untrusted(said.to_string())),
             None => Err(Fault::Gone),
+        }
+    }
+
+    async fn handshake(
+        &mut self,
+        connector: &Connector,
+        host: (&str, &Proof),
+    ) -> Result<(), Fault> {
+        let deadline = self.rt.now() + self.patience;
+        let agreed = self.stream.connect_tls(connector, host, deadline).await;
+        let agreed = agreed.map_err(Fault::Tls)?;
+        self.tls = Some(agreed.version);
+        tell(&self.watcher, Step::Encrypted(&agreed, *host.1 != Proof::Anybody));
+        self.exporter = agreed.exporter;
+        Ok(())
+    }
+
+    /// Says who we are, by PLAIN.
+    async fn sign_in(&mut self, login: &Login) -> Result<(), Fault> {
+        let user = &login.user;
+        let failed = |code, why: &dyn fmt::Display| {
+            Err(Fault::SignIn(code, format!("cannot sign in as {user}: {why}")))
+        };
+        // RFC 4954 §4: who listens would have the password. The configuration has seen to that; no
+        // mistake there may cost it.
+        if self.tls.is_none() && !self.peer().ip().is_loopback() {
+            return failed(0, &"there is no TLS");
+        }
+        if !self.extensions().mechanisms.contains(Mechanism::Plain) {
+            return failed(0, &"AUTH PLAIN is not offered");
+        }
+        if !self.session.auth_plain(self.rt.now(), user, &login.password, &mut self.out) {
+            return failed(0, &"the name or the password is none");
+        }
+        let mut refused = None;
+        let heard = &mut |_, reply: &Reply<'_>| {
+            refused = reply.refuses().then(|| Said::new(reply));
+        };
+        match (self.next(&Nobody, heard).await?, refused) {
+            (Event::Ready, None) => Ok(()),
+            (_, Some(said)) => failed(said.code, &said),
+            (_, None) => Err(Fault::Gone),
         }
     }
 

@@ -26,8 +26,11 @@ mod letter;
 mod link;
 mod notice;
 mod pieces;
+mod policy;
 pub mod routes;
 mod site;
+mod sts;
+mod tally;
 pub(crate) mod watch;
 
 use core::cell::{Cell, RefCell};
@@ -52,9 +55,11 @@ use crate::log::Event;
 use crate::resolver::Resolver;
 use crate::shard::Shard;
 use crate::start::first;
-use crate::tls::Connector;
+use crate::tls::{Connector, Roots};
 use pieces::Stored;
 use routes::{Routes, Way};
+use sts::Sts;
+use tally::Tally;
 
 /// How long the pump sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -101,6 +106,8 @@ pub struct Plan {
     pub routes: Arc<Routes>,
     /// The port of hosts that MX records name.
     pub mx_port: u16,
+    /// The port of the web servers that policies of MTA-STS are fetched from; none: they are not.
+    pub sts_port: Option<u16>,
     /// Where this node listens: what leads there is a loop.
     pub own_ports: Vec<u16>,
 }
@@ -137,6 +144,8 @@ pub struct Outbound {
     moment: Cell<Option<(Instant, UnixTime)>>,
     /// The index takes nothing: nothing is sent that it could not be told of.
     refused: Cell<bool>,
+    sts: Sts,
+    tally: Tally,
     key: MailboxKey,
     windows: RefCell<BTreeMap<WindowId, OpenWindow>>,
 }
@@ -169,6 +178,8 @@ impl Outbound {
             settling: Cell::new(false),
             moment: Cell::default(),
             refused: Cell::new(false),
+            sts: Sts::default(),
+            tally: Tally::default(),
             key: MailboxKey::of_queue(secret),
             windows: RefCell::default(),
         }
@@ -341,10 +352,14 @@ fn later<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, id: QueueId, octets:
     });
 }
 
-/// Begins to send. Nothing is sent before.
-pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolver: Resolver<R>) {
+/// Begins to send. Nothing is sent before. `roots` prove the names of servers that must.
+pub fn start<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    resolver: Resolver<R>,
+    roots: Option<&Roots>,
+) {
     shard.resolver.replace(Some(resolver));
-    match Connector::new() {
+    match Connector::new(roots) {
         Ok(connector) => drop(shard.connector.replace(Some(connector))),
         Err(why) => shard.log.event(shard.rt.unix(), Event::TlsFailed, &[("why", &why)]),
     }
@@ -352,6 +367,7 @@ pub fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, resolve
     shard.rt.spawn(Class::Background, async move {
         loop {
             let all = dispatch(&inner);
+            tally::write(&inner, false);
             let sleep = if !all {
                 // What it waits for rings; looking again and again would only burn the core.
                 SLEEP_MAX
@@ -435,6 +451,11 @@ async fn one_by_one<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, batch: Ve
             Err(_) => shard.outbound.keep(id),
         }
     }
+}
+
+/// Writes what was counted since the day began: nobody will know it any more.
+pub fn summarize<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>) {
+    tally::write(shard, true);
 }
 
 /// Waits until the index has what is known, at most `patience`: the last thing that a relay does.

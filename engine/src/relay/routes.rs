@@ -1,18 +1,24 @@
 //! Which way mail for a domain goes: by a route of the configuration, or by its MX records.
 //!
 //! A route names a domain (`example.net`), everything below one (`.example.net`), or all that is
-//! left (`*`); the longest name that fits counts. It leads to hosts that are tried in order.
+//! left (`*`); the longest name that fits counts. It leads to hosts that are tried in order, says
+//! what TLS they must have, and may bring a name and a password to sign in with.
 //! Made by the configuration; nothing here looks anything up.
 
 use core::fmt;
 use core::net::IpAddr;
 use core::str::FromStr;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
+use fsmtp_proto::sasl::{NAME_BYTES_MAX, PASSWORD_BYTES_MAX};
 use fsmtp_proto::smtp::client::Protocol;
 
 use crate::config::is_domain;
+use crate::keyfile;
 
 /// Hosts of one route at most; arbitrary.
 pub const HOSTS_COUNT_MAX: usize = 16;
@@ -44,6 +50,55 @@ impl fmt::Display for Host {
     }
 }
 
+/// What the hosts of a route must do about TLS before they get mail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Level {
+    /// What they can: mail goes in clear to those that offer none.
+    #[default]
+    Offered,
+    /// Encrypt, whoever they are.
+    Encrypted,
+    /// Encrypt, and prove their name by a certificate of a known authority.
+    Verified,
+}
+
+/// How we sign in at the hosts of a route.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// As whom.
+    pub user: Box<str>,
+    /// Its password.
+    pub password: Arc<Zeroizing<Vec<u8>>>,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Login({})", self.user)
+    }
+}
+
+impl Login {
+    /// With the first line of `file`, which nobody else may read, as the password.
+    ///
+    /// # Errors
+    /// What is wrong with the file or the name.
+    pub fn read(user: &str, file: &Path) -> Result<Self, RouteError> {
+        let wrong = |what: String| RouteError(format!("{}: {what}", file.display()));
+        let bytes = keyfile::read(file).map_err(|error| RouteError(error.to_string()))?;
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let fits = (1..=PASSWORD_BYTES_MAX).contains(&line.len()) && !line.contains(&0);
+        if !fits {
+            let what = format!("its first line is no password of 1 to {PASSWORD_BYTES_MAX} bytes");
+            return Err(wrong(what));
+        }
+        if user.is_empty() || user.len() > NAME_BYTES_MAX || user.contains('\0') {
+            return Err(RouteError(format!("`{user}` is no name to sign in with")));
+        }
+        Ok(Self { user: user.into(), password: Arc::new(Zeroizing::new(line.to_vec())) })
+    }
+}
+
 /// Where mail for some domain is handed over.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
@@ -53,6 +108,12 @@ pub struct Route {
     pub trusted: bool,
     /// Tried in order; at least one.
     pub hosts: Vec<Host>,
+    /// TLS begins with the connection (RFC 8314 §3.3), not by STARTTLS.
+    pub implicit: bool,
+    /// What they must do about TLS.
+    pub tls: Level,
+    /// How we sign in there.
+    pub login: Option<Login>,
 }
 
 /// Why a text is no route.
@@ -60,6 +121,16 @@ pub struct Route {
 pub struct RouteError(String);
 
 impl RouteError {
+    /// A route that signs in where anybody could be at the other end.
+    pub(crate) fn unverified() -> Self {
+        Self("a password goes to hosts with `tls = \"verified\"` only".to_owned())
+    }
+
+    /// A name without a password, or the other way round.
+    pub(crate) fn half() -> Self {
+        Self("`user` and `password_file` stand together or not at all".to_owned())
+    }
+
     /// A route of `--dev` that leads away from this machine.
     pub(crate) fn strays(text: &str) -> Self {
         Self(format!("`{text}` leads to another host; `--dev` sends to loopback addresses only"))
@@ -78,23 +149,29 @@ impl FromStr for Route {
     type Err = RouteError;
 
     /// `host`, `host:port`, `[address]:port`; several behind each other with commas; all over LMTP
-    /// with `lmtp:` in front, or with `node:`, which says that they are nodes of the same owner.
-    /// Without a port it is 25, and 24 for LMTP.
+    /// with `lmtp:` in front, with TLS from the first byte with `smtps:`, or with `node:`, which
+    /// says that they are nodes of the same owner. Without a port it is 25, 24 for LMTP, 465 for
+    /// `smtps:`.
     fn from_str(text: &str) -> Result<Self, RouteError> {
         let (trusted, text) = text.strip_prefix("node:").map_or((false, text), |rest| (true, rest));
-        let (protocol, port, rest) = match text.strip_prefix("lmtp:") {
-            Some(_) if trusted => {
+        let (lmtp, smtps) = (text.strip_prefix("lmtp:"), text.strip_prefix("smtps:"));
+        let (protocol, port, rest) = match (lmtp, smtps) {
+            (Some(_), _) if trusted => {
                 return Err(RouteError("a node of yours does not speak LMTP".to_owned()));
             }
-            Some(rest) => (Protocol::Lmtp, 24, rest),
-            None => (Protocol::Smtp, 25, text),
+            (Some(rest), _) => (Protocol::Lmtp, 24, rest),
+            (None, Some(rest)) => (Protocol::Smtp, 465, rest),
+            (None, None) => (Protocol::Smtp, 25, text),
         };
         let hosts: Vec<Host> =
             rest.split(',').map(|host| read_host(host.trim(), port)).collect::<Result<_, _>>()?;
         if hosts.len() > HOSTS_COUNT_MAX {
             return Err(RouteError(format!("there are more than {HOSTS_COUNT_MAX} hosts")));
         }
-        Ok(Self { protocol, trusted, hosts })
+        let implicit = smtps.is_some();
+        // Who they are is proved over the channel that TLS makes.
+        let tls = if implicit || trusted { Level::Encrypted } else { Level::Offered };
+        Ok(Self { protocol, trusted, hosts, implicit, tls, login: None })
     }
 }
 
@@ -198,8 +275,11 @@ mod tests {
             ("[::1]:26, [::2]", "[::1]:26 [::2]:25", Protocol::Smtp),
             ("lmtp:127.0.0.1", "127.0.0.1:24", Protocol::Lmtp),
             ("lmtp:localhost:2400", "localhost:2400", Protocol::Lmtp),
+            ("smtps:mx.example.net", "mx.example.net:465", Protocol::Smtp),
         ] {
             let route = route(text);
+            assert_eq!(route.implicit, text.starts_with("smtps:"));
+            assert_eq!(route.tls == Level::Encrypted, route.implicit, "{text}");
             let hosts: Vec<String> = route.hosts.iter().map(Host::to_string).collect();
             assert_eq!((hosts.join(" ").as_str(), route.protocol), (shown, protocol));
         }
@@ -256,5 +336,31 @@ mod tests {
     fn without_a_route_mail_goes_by_mx_or_nowhere() {
         assert_eq!(Routes::new(false).way("a.test"), Way::Mx);
         assert_eq!(Routes::new(true).way("a.test"), Way::Nowhere);
+    }
+
+    #[test]
+    fn a_password_is_the_first_line_of_a_file_of_ours_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        let read = |bytes: &[u8], mode: u32| {
+            std::fs::write(&file, bytes).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            Login::read("us", &file)
+        };
+        for good in [&b"secret"[..], b"secret\n", b"secret\r\nmore"] {
+            let login = read(good, 0o600).unwrap();
+            assert_eq!(**login.password, b"secret");
+            assert!(!format!("{login:?}").contains("secret"));
+        }
+        assert!(read(&[b'x'; PASSWORD_BYTES_MAX], 0o400).is_ok());
+        let long = [b'x'; PASSWORD_BYTES_MAX + 1];
+        for bad in [&b""[..], b"\n", b"a\0b", &long] {
+            assert!(read(bad, 0o600).is_err());
+        }
+        let error = read(b"secret", 0o640).unwrap_err().to_string();
+        assert!(error.contains("chmod 600") && !error.contains("secret"), "{error}");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(Login::read("", &file).is_err() && Login::read("us", folder.path()).is_err());
     }
 }

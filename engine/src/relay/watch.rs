@@ -26,13 +26,14 @@ pub(crate) enum Step<'s> {
     /// The server has said something.
     Reply(To, &'s Reply<'s>),
     /// The connection is encrypted from here on.
-    Encrypted(&'s Tls),
+    /// Whether it was proved who the server is stands beside it.
+    Encrypted(&'s Tls, bool),
     /// It stays in clear.
     InClear,
     /// This address is of no use, and why.
     Broken(&'s str),
-    /// TLS went wrong, and why: the same address is tried once more without it.
-    WithoutTls(&'s str),
+    /// TLS went wrong, and why: the same address is tried once more, with less or without.
+    WithLessTls(&'s str),
 }
 
 /// Somebody who looks on.

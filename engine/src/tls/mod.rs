@@ -9,13 +9,16 @@
 
 mod certs;
 mod clients;
+mod dane;
 mod out;
 mod own;
 mod stream;
 
 pub use certs::{Certs, Pair, expires, self_signed};
 pub use clients::{HINTS_BYTES_MAX, check_client_ca};
-pub(crate) use out::Connector;
+pub(crate) use dane::{Dane, usable};
+pub use out::Roots;
+pub(crate) use out::{Connector, Failed, Flaw, Proof};
 pub(crate) use own::{OwnClient, OwnTls};
 pub use stream::Stream;
 

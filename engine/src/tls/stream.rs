@@ -15,7 +15,7 @@ use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
 use rustls::{Connection, ProtocolVersion, ServerConnection};
 
 use super::clients::holder;
-use super::{Acceptor, Connector};
+use super::{Acceptor, Connector, Failed, Proof};
 
 /// What RFC 9266 §4.2 derives for SCRAM's channel binding.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
@@ -85,33 +85,33 @@ impl<R: Runtime> Stream<R> {
         Ok(tls.agreed())
     }
 
-    /// Makes the handshake as the client of `host`; from then on everything is encrypted.
+    /// Makes the handshake as the client of `host`, which must show `proof`; from then on all is
+    /// encrypted.
     ///
     /// # Errors
-    /// As [`start_tls`](Self::start_tls); the connection is of no use then.
+    /// Why it did not come about; the connection is of no use then.
     pub(crate) async fn connect_tls(
         &mut self,
         connector: &Connector,
-        host: &str,
+        (host, proof): (&str, &Proof),
         deadline: Instant,
-    ) -> Result<Agreed, IoError> {
-        let failed =
-            || IoError::new(IoKind::Failed, "start TLS with", self.conn.peer().to_string());
-        let mut session = connector.session(host).ok_or_else(failed)?;
+    ) -> Result<Agreed, Failed> {
+        let mut session = connector.session(host, proof).map_err(Failed::other)?;
         session.set_buffer_limit(None);
         let tls = self.tls.insert(Box::new(Tls::new(session)));
         loop {
-            flush(&self.rt, &mut self.conn, tls, deadline).await?;
+            flush(&self.rt, &mut self.conn, tls, deadline).await.map_err(Failed::other)?;
             if !tls.session.is_handshaking() {
                 return Ok(tls.agreed());
             }
-            if self.conn.filled().is_empty() && self.conn.fill(deadline).await? == 0 {
-                return Err(IoError::new(IoKind::Closed, "start TLS with", peer_of(&self.conn)));
+            let arrived = !self.conn.filled().is_empty();
+            if !arrived && self.conn.fill(deadline).await.map_err(Failed::other)? == 0 {
+                return Err(Failed::other("it closed the connection in the handshake"));
             }
-            if let Err(error) = tls.feed(&mut self.conn) {
+            if let Err(error) = tls.take(&mut self.conn) {
                 // What is wrong is told to the other side, if it still listens.
                 let _ = flush(&self.rt, &mut self.conn, tls, deadline).await;
-                return Err(error);
+                return Err(Failed::of(&error));
             }
         }
     }
@@ -177,19 +177,22 @@ impl Tls {
 
     /// Gives rustls bytes that have arrived, as many as it takes.
     fn feed(&mut self, conn: &mut impl Conn) -> Result<(), IoError> {
+        self.take(conn).map_err(|why| {
+            let object = format!("{} ({why})", conn.peer());
+            IoError::new(IoKind::Failed, "decrypt from", object)
+        })
+    }
+
+    fn take(&mut self, conn: &mut impl Conn) -> Result<(), rustls::Error> {
         let mut bytes = conn.filled();
         let before = bytes.len();
         let read = self.session.read_tls(&mut bytes);
         let taken = before - bytes.len();
         conn.consume(taken);
-        let peer = conn.peer();
-        let invalid = |why: &dyn core::fmt::Display| {
-            IoError::new(IoKind::Failed, "decrypt from", format!("{peer} ({why})"))
-        };
         if let (Err(why), 0) = (read, taken) {
-            return Err(invalid(&why));
+            return Err(rustls::Error::General(why.to_string()));
         }
-        let state = self.session.process_new_packets().map_err(|why| invalid(&why))?;
+        let state = self.session.process_new_packets()?;
         self.ended |= state.peer_has_closed();
         Ok(())
     }

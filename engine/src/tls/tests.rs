@@ -59,3 +59,30 @@ fn a_pipe_is_not_waited_for() {
     let said = Certs::load(&[pair], crate::run::now()).unwrap_err().to_string();
     assert!(said.ends_with("key.pem: not a file"), "{said}");
 }
+
+#[test]
+fn authorities_are_those_of_the_file_and_all_of_them_must_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("roots.pem");
+    let load = |text: &[u8]| {
+        fs::write(&file, text).unwrap();
+        Roots::load(Some(&file)).map(|roots| roots.map(|roots| roots.count()))
+    };
+    let ours = pair(folder.path(), &["mx.example.test"]);
+    let one = fs::read(&ours.certificate).unwrap();
+    assert_eq!(load(&one), Ok(Some(1)));
+    assert!(load(b"").unwrap_err().to_string().contains("roots.pem: no certificate in it"));
+    let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    assert!(load(&[&one[..], broken].concat()).is_err());
+    assert!(Roots::load(Some(&folder.path().join("nowhere"))).is_err());
+}
+
+#[test]
+fn who_knows_no_authority_proves_no_name() {
+    let connector = Connector::new(None).unwrap();
+    assert!(!connector.knows_authorities());
+    assert!(connector.session("mx.test", &Proof::Anybody).is_ok());
+    let why = connector.session("mx.test", &Proof::Name).unwrap_err();
+    assert_eq!(why, "no certificate authority is known here");
+    assert!(connector.session("", &Proof::Anybody).is_err());
+}

@@ -123,7 +123,8 @@ impl Header {
                     continue;
                 }
                 Place::Name(0) if byte == b'\r' => Place::Blank,
-                Place::Name(0) if self.strict && byte | 0x20 == b'x' => {
+                // Cut only where such a field begins, or may: each piece is a copy later.
+                Place::Name(0) if self.strict && may_be_of_nodes(rest) => {
                     self.place = Place::Node(0);
                     return all.split_at(all.len() - rest.len());
                 }
@@ -190,6 +191,11 @@ impl Header {
     }
 }
 
+/// Whether a line begins with [`NODES`], as far as it is here.
+fn may_be_of_nodes(line: &[u8]) -> bool {
+    line.iter().zip(NODES).all(|(byte, wanted)| byte.to_ascii_lowercase() == *wanted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +226,14 @@ mod tests {
             }
             assert_eq!(kept(strict, MESSAGE.chunks(1)), (MESSAGE.to_vec(), 3));
         }
+    }
+
+    #[test]
+    fn what_is_kept_in_one_piece_comes_in_one_piece() {
+        let mut rest = &b"X-Mailer: a\r\nXmas: b\r\nx\r\nX-Fann: c\r\n\r\nx\r\n"[..];
+        let (whole, mut header) = (rest, Header::new(true));
+        assert_eq!(header.next(&mut rest), Some(Kept::Fed(whole)));
+        assert_eq!(header.next(&mut rest), None);
     }
 
     #[test]

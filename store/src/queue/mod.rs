@@ -85,10 +85,12 @@ pub enum Cause {
     Storage = 6,
     /// The way there leads back to this node, or makes no sense.
     Route = 7,
+    /// A host did not accept who we are.
+    SignIn = 8,
 }
 
 impl Cause {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Untried,
         Self::Resolver,
         Self::Unreachable,
@@ -97,6 +99,7 @@ impl Cause {
         Self::Tls,
         Self::Storage,
         Self::Route,
+        Self::SignIn,
     ];
 
     fn from_number(number: u8) -> Option<Self> {
@@ -115,6 +118,7 @@ impl Cause {
             Self::Tls => "tls-required",
             Self::Storage => "unreadable-here",
             Self::Route => "no-route",
+            Self::SignIn => "sign-in-refused",
         }
     }
 }

@@ -404,7 +404,7 @@ fn listen(plan: &Plan, shard: &SimShard, names: Option<SocketAddr>) {
     if let Some(server) = names {
         let timeout = Duration::from_secs(2);
         let config = config::Resolver { servers: vec![server], timeout, dnssec_trusted: false };
-        relay::start(shard, Resolver::new(shard.rt.clone(), &config));
+        relay::start(shard, Resolver::new(shard.rt.clone(), &config), None);
     }
 }
 
@@ -474,6 +474,7 @@ impl Boot {
                 limits: relay::Limits::default(),
                 routes: Arc::new(Routes::new(false)),
                 mx_port: 25,
+                sts_port: None,
                 own_ports: Vec::new(),
             },
             secret: [7; 32].into(),

@@ -303,10 +303,14 @@ pub struct Names {
 }
 
 /// A record: name, type, data as it stands on the wire.
-type Record = (String, u16, Vec<u8>);
+pub type Record = (String, u16, Vec<u8>);
+
+/// The type of an alias, which answers whatever is asked.
+const CNAME: u16 = 5;
 
 /// A name on the wire.
-fn labels(name: &str) -> Vec<u8> {
+#[must_use]
+pub fn labels(name: &str) -> Vec<u8> {
     let mut wire = Vec::new();
     for label in name.split('.').filter(|label| !label.is_empty()) {
         wire.push(u8::try_from(label.len()).unwrap_or(63));
@@ -323,9 +327,6 @@ impl Names {
     /// # Errors
     /// Those of the socket.
     pub fn start(mx: &[(&str, u16, &str)], hosts: &[(&str, Ipv4Addr)]) -> std::io::Result<Self> {
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        socket.set_read_timeout(Some(std::time::Duration::from_millis(50)))?;
-        let (address, ended) = (socket.local_addr()?, Arc::<AtomicBool>::default());
         let mut records: Vec<Record> = Vec::new();
         for (domain, preference, host) in mx {
             let data = [preference.to_be_bytes().to_vec(), labels(host)].concat();
@@ -333,12 +334,27 @@ impl Names {
         }
         records
             .extend(hosts.iter().map(|(host, ip)| ((*host).to_owned(), 1, ip.octets().to_vec())));
+        Self::knowing(Arc::new(Mutex::new(records)), false)
+    }
+
+    /// Starts one that knows `records`, which may change meanwhile, and says of all that it has
+    /// checked their signatures when it is `authentic`. It fails (SERVFAIL) for names that have a
+    /// record of type 0.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn knowing(records: Arc<Mutex<Vec<Record>>>, authentic: bool) -> std::io::Result<Self> {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(50)))?;
+        let (address, ended) = (socket.local_addr()?, Arc::<AtomicBool>::default());
         let stop = Arc::clone(&ended);
         let thread = std::thread::spawn(move || {
             let mut query = [0; 512];
             while !stop.load(Ordering::SeqCst) {
                 let Ok((bytes, from)) = socket.recv_from(&mut query) else { continue };
-                if let Some(answer) = answer(query.get(..bytes).unwrap_or_default(), &records) {
+                let query = query.get(..bytes).unwrap_or_default();
+                let known = records.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(answer) = answer(query, &known, authentic) {
                     let _ = socket.send_to(&answer, from);
                 }
             }
@@ -361,7 +377,7 @@ impl Drop for Names {
 }
 
 /// An answer, as little of one as a test needs.
-fn answer(query: &[u8], records: &[Record]) -> Option<Vec<u8>> {
+fn answer(query: &[u8], records: &[Record], authentic: bool) -> Option<Vec<u8>> {
     let end = 12 + query.get(12..)?.iter().position(|byte| *byte == 0)? + 5;
     let question = query.get(12..end)?;
     let kind = u16::from_be_bytes([*query.get(end - 4)?, *query.get(end - 3)?]);
@@ -369,16 +385,21 @@ fn answer(query: &[u8], records: &[Record]) -> Option<Vec<u8>> {
     let of_name = |record: &&Record| labels(&record.0) == asked;
     let known = records.iter().any(|record| of_name(&record));
     let found: Vec<&Record> =
-        records.iter().filter(of_name).filter(|record| record.1 == kind).collect();
+        records.iter().filter(of_name).filter(|record| [kind, CNAME].contains(&record.1)).collect();
     let mut out = query.get(..2)?.to_vec();
-    out.extend([0x81, if known { 0x80 } else { 0x83 }]);
+    let code = match (known, records.iter().any(|record| of_name(&record) && record.1 == 0)) {
+        (_, true) => 2,
+        (true, _) => 0,
+        (false, _) => 3,
+    };
+    out.extend([0x81, 0x80 | code | if authentic { 0x20 } else { 0 }]);
     out.extend([0, 1, 0, u8::try_from(found.len()).ok()?, 0, 0, 0, 0]);
     out.extend_from_slice(question);
     for (_, kind, data) in found {
         // The name is that of the question.
         out.extend([0xc0, 12]);
         out.extend(kind.to_be_bytes());
-        out.extend([0, 1, 0, 0, 0, 60]);
+        out.extend([0, 1, 0, 0, 0, 1]);
         out.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
         out.extend_from_slice(data);
     }

@@ -140,8 +140,8 @@ fn where_trust_cannot_be_proved_nothing_is_sent() {
     assert!(maildrop(&other).is_empty());
     // No TLS there, or a false one, which others are sent mail in clear for.
     for (habit, why) in [
-        (Habit::Good, "it offers no TLS to prove it in"),
-        (Habit::NoTls, "it offers no TLS to prove it in"),
+        (Habit::Good, "trust is proved under TLS; "),
+        (Habit::NoTls, "trust is proved under TLS; "),
         (Habit::FalseTls, "tls-required"),
     ] {
         let remote = Remote::start(habit).expect("a remote");

@@ -21,6 +21,7 @@ use crate::dkim::DkimKeys;
 use crate::relay::direct::{Errand, Fate};
 use crate::relay::routes::{Route, RouteError, Routes};
 use crate::run::now;
+use crate::tls::Roots;
 use crate::trust;
 use core::time::Duration;
 use dialogue::Told;
@@ -89,6 +90,7 @@ pub(super) fn mailtest(
                 plan: config.sending.clone(),
                 routes,
                 trust: trust::load(&config.data).map_err(|error| error.to_string())?,
+                roots: Roots::load(config.roots.as_deref()).map_err(|e| e.to_string())?,
                 resolver: config.resolver.clone(),
                 patience: Duration::from_secs(ask.timeout.unwrap_or(TIMEOUT_S)),
             };

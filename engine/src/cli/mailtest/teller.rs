@@ -141,10 +141,11 @@ impl Watch for Teller {
                 done("connect", format!("{to}{host}"));
             }
             Step::Reply(to, reply) => self.reply(to, reply),
-            Step::Encrypted(tls) => {
+            Step::Encrypted(tls, proved) => {
                 let (version, cipher) = (tls.version, tls.cipher);
-                // RFC 7435 §3: who it is makes no difference here, so nobody has looked.
-                done("TLS", format!("{version}, {cipher}, certificate not verified"));
+                // RFC 7435 §3: where who it is makes no difference, nobody has looked.
+                let not = if proved { "" } else { "not " };
+                done("TLS", format!("{version}, {cipher}, certificate {not}verified"));
             }
             Step::InClear => {
                 self.line(State::Note, "TLS", None, "none: the message goes in clear".to_owned());
@@ -153,9 +154,9 @@ impl Watch for Teller {
                 let step = if self.connected.replace(false) { "host" } else { "connect" };
                 self.line(State::Failed, step, None, why.to_owned());
             }
-            Step::WithoutTls(why) => {
+            Step::WithLessTls(why) => {
                 self.connected.set(false);
-                let text = format!("{why}; the same host once more, in clear");
+                let text = format!("{why}; the same host once more, with less or in clear");
                 self.line(State::Note, "TLS", None, text);
             }
         }
