@@ -1,11 +1,12 @@
 """Gets the peers by the ordinary clients of Debian, npm, Go and PyPI, into a cache; installs nothing.
 
-Called by servers.py. A package that is in the cache is not asked for again: remove the cache for
-newer ones. What cannot be had raises `Absent` with what the client said, without addresses of hosts.
+Called by servers.py, also for tests/interop/peers.py. A package that is in the cache is not asked for
+again: remove the cache for newer ones. What cannot be had raises `Absent` with what the client said,
+without addresses of hosts.
 """
 import json, os, re, shutil, subprocess, sys
 
-CACHE = None  # the folder; run.py sets it
+CACHE = None  # the folder; who imports this sets it
 SECONDS = 900  # for one package, Go compiling included
 
 

@@ -5,6 +5,7 @@ only unpacked lie over /usr and /etc there, users that only it has stand in its 
 nothing of that is seen outside or outlives it. Its CPU is that of the group, ended processes included.
 
 Called by run.py; servers.py says what is in it. Needs root, cgroup2 and overlayfs, else it says so.
+tests/interop/peers.py, which measures nothing, calls it without a control group.
 """
 import os, shutil, signal, socket, subprocess, sys, threading, time
 
