@@ -7,9 +7,8 @@ Sends messages of 512 octets through submission to as many sites as are asked fo
 down, waits until each message was tried and waits for its next turn, and then measures
 
     memory     resident memory of the engine beyond that of an empty one, for each message
-    list       the slowest of ten `queue list` (its first page and all counts), and of a whole list
-    start      from the start of the program to `ready`, with the whole queue
-    untried    the same after SIGKILL in the middle of it all, when nothing of the last was tried
+    list       the slowest of ten `queue list`: its first page, and the counts of all
+    start      from the start of the program to `ready`, with the whole queue; killed: behind SIGKILL
 
 --promise ends with 1 unless memory is at most 256 bytes, list 1 s and start 10 s. FSMTP_ENGINE and
 LOADGEN, or FSMTP_BIN, name the programs. Writes some 3 GB to the current folder and removes them.
@@ -62,7 +61,7 @@ class Engine:
         return done.stdout, time.monotonic() - begun
 
     def counts(self):
-        return json.loads(self.queue("list")[0].splitlines()[-1])["counts"]
+        return json.loads(self.queue("list")[0])["counts"]
 
     def settled(self, count):
         """Waits until so many messages have been tried and wait; seconds."""
