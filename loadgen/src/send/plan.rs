@@ -309,7 +309,7 @@ pub(crate) struct Options {
     /// Messages from the files of a folder instead.
     #[arg(long, value_name = "DIR", conflicts_with = "size")]
     pub(crate) corpus: Option<PathBuf>,
-    /// Where the mail comes from [default: who has signed in, or loadgen@sender.test]
+    /// Where the mail comes from; without it who has signed in, or loadgen@sender.test.
     #[arg(long)]
     pub(crate) from: Option<String>,
     /// Where it goes; `{}` is the number of a mailbox, from 0.
