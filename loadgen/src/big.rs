@@ -4,6 +4,7 @@
 //! last is there, then all send. The peak is what the server held while they sent (sampled) and
 //! what the kernel says it ever held.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// What failed, in a sentence: the first connection's, and how many failed.
 pub(crate) fn run(
     common: &Common,
+    target: SocketAddr,
     connections: usize,
     bytes: usize,
 ) -> Result<Vec<String>, String> {
@@ -40,7 +42,7 @@ pub(crate) fn run(
         let mut senders = Vec::with_capacity(connections);
         for _ in 0..connections {
             let one = || {
-                if let Err(error) = one(common, &wire, &barrier) {
+                if let Err(error) = one(common, target, &wire, &barrier) {
                     let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
                     failures.push(error.to_string());
                 }
@@ -85,9 +87,9 @@ pub(crate) fn run(
     Ok(figures)
 }
 
-fn one(common: &Common, wire: &[u8], barrier: &Barrier) -> std::io::Result<()> {
+fn one(common: &Common, target: SocketAddr, wire: &[u8], barrier: &Barrier) -> std::io::Result<()> {
     let ready = (|| -> std::io::Result<Client> {
-        let mut client = Client::hello(common.target)?;
+        let mut client = Client::hello(target)?;
         client.send(format!("MAIL FROM:<{}>\r\n", common.from).as_bytes())?;
         client.expect(250)?;
         client.send(format!("RCPT TO:<{}>\r\n", common.rcpt).as_bytes())?;

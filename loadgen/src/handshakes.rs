@@ -29,7 +29,7 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// An SMTP address for the same conversation without TLS.
     #[arg(long)]
-    pub(crate) clear: Option<SocketAddr>,
+    pub(crate) clear: Option<String>,
     #[command(flatten)]
     pub(crate) tls: Options,
 }
@@ -44,8 +44,9 @@ struct Round {
 ///
 /// # Errors
 /// The first failure of a connection.
-pub(crate) fn run(common: &Common, plan: &Plan) -> Result<Vec<String>, String> {
+pub(crate) fn run(common: &Common, target: SocketAddr, plan: &Plan) -> Result<Vec<String>, String> {
     raise_open_files(plan.connections)?;
+    let clear_at = plan.clear.as_deref().map(|text| common.at.owned(text)).transpose()?;
     if plan.tls.tls == Mode::None {
         return Err("--tls says how the handshakes are asked for: starttls or implicit".to_owned());
     }
@@ -53,8 +54,8 @@ pub(crate) fn run(common: &Common, plan: &Plan) -> Result<Vec<String>, String> {
     let clear = Dialer::new(Options { tls: Mode::None, ..plan.tls })?;
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for number in 0..=plan.rounds {
-        let round = one(common, plan, &encrypted, common.target)?;
-        let beside = plan.clear.map(|target| one(common, plan, &clear, target)).transpose()?;
+        let round = one(common, plan, &encrypted, target)?;
+        let beside = clear_at.map(|target| one(common, plan, &clear, target)).transpose()?;
         if number > 0 {
             with.push(round);
             without.extend(beside);

@@ -4,6 +4,7 @@
 //! handshake if one is due, and has read the reply to NOOP, so the server has served it before it
 //! is counted. Memory is read when it has not moved for [`STILL`].
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::Common;
@@ -25,20 +26,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What failed, in a sentence.
 pub(crate) fn run(
     common: &Common,
+    target: SocketAddr,
     connections: usize,
     tls: Options,
 ) -> Result<Vec<String>, String> {
     raise_open_files(connections)?;
     let dialer = Dialer::new(tls)?;
     let open_one = || -> std::io::Result<Client> {
-        let mut client = dialer.hello(common.target)?;
+        let mut client = dialer.hello(target)?;
         client.send(b"NOOP\r\n")?;
         client.expect(250)?;
         Ok(client)
     };
     let process = common.pid.map(Process::new);
     // One connection first, so that what is set up once does not count for each.
-    let first = open_one().map_err(|e| format!("{}: {e}", common.target))?;
+    let first = open_one().map_err(|e| format!("{}: {e}", target))?;
     let before = still(process.as_ref())?;
     let kernel_before = Kernel::now()?;
     let begun = Instant::now();

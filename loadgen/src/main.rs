@@ -28,14 +28,15 @@ mod say;
 mod send;
 mod sink;
 mod stream;
+mod target;
 mod tls;
 mod tree;
 mod verify;
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use target::Target;
 
 /// Load for SMTP servers, and what the server's process spends on it.
 #[derive(Parser, Debug)]
@@ -47,9 +48,8 @@ struct Args {
 /// What every kind of load needs to know.
 #[derive(clap::Args, Debug, Clone)]
 struct Common {
-    /// The server's SMTP address, as 127.0.0.1:2025.
-    #[arg(long)]
-    target: SocketAddr,
+    #[command(flatten)]
+    at: Target,
     /// The server's process on this machine; without it only this side is measured.
     #[arg(long)]
     pid: Option<u32>,
@@ -115,8 +115,12 @@ fn main() -> ExitCode {
         }
     };
     let done = match args.what {
-        What::Idle { common, connections, tls } => idle::run(&common, connections, tls),
-        What::Big { common, connections, bytes } => big::run(&common, connections, bytes),
+        What::Idle { common, connections, tls } => {
+            common.at.address().map(|target| idle::run(&common, target, connections, tls))
+        }
+        What::Big { common, connections, bytes } => {
+            common.at.address().map(|target| big::run(&common, target, connections, bytes))
+        }
         What::Send(options) => {
             return send::run(*options, matches.subcommand_matches("send"));
         }
@@ -124,14 +128,20 @@ fn main() -> ExitCode {
         What::Sink(options) => return sink::run(*options),
         What::Compare(options) => return compare::run(&options),
         What::Verify(options) => return verify::run(&options),
-        What::Pop3(plan) => pop3::run(&plan),
-        What::Handshakes { common, plan } => handshakes::run(&common, &plan),
+        What::Pop3(plan) => plan.at.address().map(|target| pop3::run(&plan, target)),
+        What::Handshakes { common, plan } => {
+            common.at.address().map(|target| handshakes::run(&common, target, &plan))
+        }
     };
     match done {
-        Ok(figures) => ExitCode::from(u8::from(!say::figures(&figures.join("\n")))),
-        Err(why) => {
+        Ok(Ok(figures)) => ExitCode::from(u8::from(!say::figures(&figures.join("\n")))),
+        Ok(Err(why)) => {
             say::error(&why);
             ExitCode::FAILURE
+        }
+        Err(why) => {
+            say::error(&why);
+            ExitCode::from(2)
         }
     }
 }

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use crate::maildrop::Pop;
 use crate::process::raise_open_files;
+use crate::target::Target;
 use crate::tree::Tree;
 
 /// Where two sessions of an account begin in its maildrop is this many messages apart; a prime, so
@@ -23,9 +24,8 @@ const STRIDE: u64 = 389;
 /// What to fetch, and where.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Plan {
-    /// The server's POP3 address, as 127.0.0.1:2110.
-    #[arg(long)]
-    target: SocketAddr,
+    #[command(flatten)]
+    pub(crate) at: Target,
     /// A process of the server on this machine; its descendants count with it. More than one may
     /// be given.
     #[arg(long)]
@@ -54,7 +54,7 @@ pub(crate) struct Plan {
 ///
 /// # Errors
 /// What failed, in a sentence: the first session's, and how many failed.
-pub(crate) fn run(plan: &Plan) -> Result<Vec<String>, String> {
+pub(crate) fn run(plan: &Plan, target: SocketAddr) -> Result<Vec<String>, String> {
     if plan.clients == 0 || plan.sessions == 0 || plan.accounts < plan.clients {
         return Err("at least one client and session, and an account for each client".to_owned());
     }
@@ -64,7 +64,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<String>, String> {
     let mut sizes = Vec::new();
     for number in 0..plan.accounts {
         let account = account(plan, number);
-        let there = look(plan, &account).map_err(|e| format!("{account}: {e}"))?;
+        let there = look(plan, target, &account).map_err(|e| format!("{account}: {e}"))?;
         if (there.len() as u64) < plan.retrieve {
             return Err(format!("{account} has {} messages only", there.len()));
         }
@@ -75,7 +75,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Vec<String>, String> {
     let begun = Instant::now();
     let results: Vec<Tally> = std::thread::scope(|scope| {
         let (sizes, taken) = (&sizes, &taken);
-        let one = |client| scope.spawn(move || client_loop(plan, client, sizes, taken));
+        let one = |client| scope.spawn(move || client_loop((plan, target), client, sizes, taken));
         let all: Vec<_> = (0..plan.clients).map(one).collect();
         all.into_iter().map(|t| t.join().unwrap_or_else(|_| Tally::panicked())).collect()
     });
@@ -123,7 +123,12 @@ impl Tally {
     }
 }
 
-fn client_loop(plan: &Plan, client: u64, sizes: &[Vec<u64>], taken: &AtomicU64) -> Tally {
+fn client_loop(
+    (plan, target): (&Plan, SocketAddr),
+    client: u64,
+    sizes: &[Vec<u64>],
+    taken: &AtomicU64,
+) -> Tally {
     let mut tally = Tally::default();
     // Accounts client, client + clients, ..: no other client ever has one of them.
     let own: Vec<u64> = (client..plan.accounts).step_by(plan.clients.max(1) as usize).collect();
@@ -133,7 +138,7 @@ fn client_loop(plan: &Plan, client: u64, sizes: &[Vec<u64>], taken: &AtomicU64) 
         }
         let account = account(plan, *number);
         let sizes = sizes.get(*number as usize).map_or(&[][..], Vec::as_slice);
-        match session(plan, &account, sizes, round as u64) {
+        match session((plan, target), &account, sizes, round as u64) {
             Ok(octets) => tally.octets += octets,
             Err(error) => {
                 tally.failures += 1;
@@ -153,8 +158,8 @@ fn picked(count: u64, retrieve: u64, round: u64) -> impl Iterator<Item = u64> {
 }
 
 /// The sizes that LIST gives.
-fn look(plan: &Plan, account: &str) -> io::Result<Vec<u64>> {
-    let mut pop = Pop::login(plan.target, None, account, &plan.password)?;
+fn look(plan: &Plan, target: SocketAddr, account: &str) -> io::Result<Vec<u64>> {
+    let mut pop = Pop::login(target, None, account, &plan.password)?;
     let listing = pop.many(b"LIST\r\n")?;
     let size = |line: &str| line.split(' ').nth(1)?.parse().ok();
     let sizes: Option<Vec<u64>> = lines(listing).map(size).collect();
@@ -163,8 +168,13 @@ fn look(plan: &Plan, account: &str) -> io::Result<Vec<u64>> {
 }
 
 /// One session; how many octets the messages had.
-fn session(plan: &Plan, account: &str, sizes: &[u64], round: u64) -> io::Result<u64> {
-    let mut pop = Pop::login(plan.target, None, account, &plan.password)?;
+fn session(
+    (plan, target): (&Plan, SocketAddr),
+    account: &str,
+    sizes: &[u64],
+    round: u64,
+) -> io::Result<u64> {
+    let mut pop = Pop::login(target, None, account, &plan.password)?;
     let named = lines(pop.many(b"UIDL\r\n")?).count();
     if named != sizes.len() {
         return Err(io::Error::other(format!("UIDL has {named} lines, LIST {}", sizes.len())));

@@ -44,6 +44,24 @@ fn wrong_words_have_status_2_and_the_nearest_right_one_is_named() {
 }
 
 #[test]
+fn every_kind_of_load_asks_whose_host_it_is() {
+    for words in [
+        &["send", "--messages", "1"][..],
+        &["idle", "--connections", "1"],
+        &["big", "--connections", "1"],
+        &["pop3"],
+        &["handshakes", "--tls", "implicit"],
+    ] {
+        let output = loadgen(&[words, &["--target", "192.0.2.1:25"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(text(&output).contains("--i-own-this-host 192.0.2.1"), "{words:?}");
+    }
+    let flags = ["--tls", "implicit", "--target", "127.0.0.1:9", "--clear", "192.0.2.1:25"];
+    let output = loadgen(&[&["handshakes"], &flags[..]].concat());
+    assert!(text(&output).contains("--i-own-this-host 192.0.2.1"));
+}
+
+#[test]
 fn who_has_gone_from_the_other_end_of_a_pipe_is_no_panic() {
     let sink = Sink::start(&[]);
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@
 //! loopback only, unless the user names the host as his own.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use fsmtp_proto::smtp::address::Mailbox;
 
 use super::schedule::{Arrivals, Curve, Segment};
 use super::search::Threshold;
+use crate::target::owned;
 use crate::tls;
 
 /// Connections in all; arbitrary, as many as three source addresses have ports.
@@ -443,7 +444,7 @@ impl Plan {
     /// # Errors
     /// A sentence about what does not go together.
     pub(crate) fn new(options: Options) -> Result<Self, String> {
-        let target = target(&options.target, options.i_own_this_host.as_deref())?;
+        let target = owned(&options.target, options.i_own_this_host.as_deref())?;
         let amount = amount(&options)?;
         let users = options.auth.as_ref().map(users).transpose()?.unwrap_or_default();
         if !(1..=CONNECTIONS_MAX).contains(&options.connections) {
@@ -491,19 +492,6 @@ impl Plan {
         let first = self.options.rate.filter(|rate| *rate > 0.0).unwrap_or(100.0);
         (first, self.options.duration.unwrap_or(Duration::from_secs(5)))
     }
-}
-
-fn target(text: &str, own: Option<&str>) -> Result<SocketAddr, String> {
-    let (host, _) = text.rsplit_once(':').ok_or("write the target as HOST:PORT")?;
-    let mut found = text.to_socket_addrs().map_err(|e| format!("{text}: {e}"))?;
-    let address = found.next().ok_or_else(|| format!("{text} has no address"))?;
-    if !address.ip().is_loopback() && own != Some(host) {
-        return Err(format!(
-            "{host} is not this machine. Load on somebody else's host is an attack; if it is \
-             yours, say so: --i-own-this-host {host}"
-        ));
-    }
-    Ok(address)
 }
 
 fn amount(options: &Options) -> Result<Amount, String> {
@@ -656,15 +644,6 @@ mod tests {
             super::super::report::facts::plan(&Plan::new(options).unwrap())
         };
         assert_eq!(facts(first), facts(again));
-    }
-
-    #[test]
-    fn other_machines_are_left_alone_unless_they_are_yours() {
-        assert!(target("127.0.0.1:25", None).is_ok() && target("[::1]:25", None).is_ok());
-        assert!(target("192.0.2.1:25", None).unwrap_err().contains("--i-own-this-host 192.0.2.1"));
-        assert!(target("192.0.2.1:25", Some("192.0.2.2")).is_err());
-        assert!(target("192.0.2.1:25", Some("192.0.2.1")).is_ok());
-        assert!(target("nonsense", None).is_err());
     }
 
     #[test]
