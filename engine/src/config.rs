@@ -73,6 +73,8 @@ pub struct Config {
     pub roots: Option<PathBuf>,
     /// Mail that comes in.
     pub smtp: Smtp,
+    /// Mail that users send.
+    pub submission: Submission,
     /// Mail that is fetched.
     pub pop3: Pop3,
     /// Whether SCRAM is offered where users sign in.
@@ -113,6 +115,13 @@ pub struct Listener {
 pub enum Durability {
     /// When it is on this node's stable storage.
     Fsync,
+}
+
+/// Mail that users send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Submission {
+    /// Whether accounts keep a copy of what they send.
+    pub keep_sent: bool,
 }
 
 /// Mail that comes in.

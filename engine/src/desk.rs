@@ -25,8 +25,9 @@ use fsmtp_rt::{Instant, Runtime};
 use fsmtp_store::directory::{Account, Resolution};
 use fsmtp_store::envelope::{BodyFlags, Envelope, Notify, Ret};
 use fsmtp_store::mailbox::Mailboxes;
+use fsmtp_store::seal::SealError;
 use fsmtp_store::spool::{Incoming, Stored};
-use fsmtp_store::{QueueId, StoreError};
+use fsmtp_store::{MailboxId, QueueId, StoreError};
 
 use crate::dkim::DomainSigner;
 use crate::guard::SharedState;
@@ -207,7 +208,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         match ask {
             Ask::Sender(sender) => self.sender(sender, session),
             Ask::Recipient(recipient) => self.recipient(recipient, session).await,
-            Ask::Begin => self.begin(session),
+            Ask::Begin => self.begin(session).await,
             Ask::Commit => self.commit(session).await,
             Ask::Auth(question) => self.sign_in(question, session).await,
             Ask::Su { token } => match su::granted(self.shard, token, session).await {
@@ -414,9 +415,31 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
     }
 
-    fn begin(&mut self, session: &Session) -> Said {
+    /// Has the user's account keep a copy, if accounts do.
+    ///
+    /// # Errors
+    /// [`SealError`] when its keys are damaged.
+    async fn keep_sent(&mut self, user: &str) -> Result<(), SealError> {
+        let Some(transaction) = self.transaction.as_deref_mut() else { return Ok(()) };
+        if !self.shard.submission.keep_sent || transaction.envelope.recipients.is_empty() {
+            return Ok(());
+        }
+        let account = self.shard.directory.borrow().account(user).map(|account| account.mailbox);
+        let sent = account.map(MailboxId::sent);
+        for (mailbox, held) in seals::held(self.shard, sent.as_slice()).await? {
+            transaction.keep(user, mailbox, held);
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self, session: &Session) -> Said {
         self.drop_message();
         self.user = session.user().map(Into::into);
+        if let Some(user) = session.user()
+            && self.keep_sent(user).await.is_err()
+        {
+            return Said::Refused(Refusal::Storage);
+        }
         // What only nodes write is not believed when strangers have written it; what users have
         // goes with the rest that they should not send.
         self.header = Header::new(self.user.is_none() && session.node().is_none());
@@ -515,7 +538,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         let from = self.shard.log.enabled(Event::MessageStored.level()).then(|| {
             (
                 String::from_utf8_lossy(&transaction.envelope.reverse_path).into_owned(),
-                transaction.envelope.recipients.len(),
+                transaction.recipients_count(),
             )
         });
         let Transaction { envelope, seals, travels, .. } = *transaction;
@@ -603,7 +626,8 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             session.protocol(envelope.body.utf8),
         );
         // RFC 5321 §4.4: one path only; two would tell recipients of each other.
-        if let ([only], 1) = (envelope.recipients.as_slice(), accepted_count) {
+        let mut readers = envelope.recipients.iter().filter(|to| !to.mailbox.is_sent());
+        if let (Some(only), None, 1) = (readers.next(), readers.next(), accepted_count) {
             out.0.extend_from_slice(b"\r\n\tfor <");
             out.0.extend_from_slice(&only.address);
             out.0.push(b'>');

@@ -28,6 +28,8 @@ use crate::unseal::Unsealer;
 
 /// What sign-ins are said to be for.
 const SERVICE: &str = "pop3";
+/// Behind the name of a user: the mailbox with copies of what was sent.
+const SENT: &str = "/sent";
 /// How often a message that compaction has moved away is looked up again before giving up.
 const LOOKUPS_MAX: u32 = 4;
 /// Message bytes that are gathered for one send.
@@ -70,6 +72,14 @@ impl Listing for List<'_> {
     fn unique_id(&self, index: u32) -> impl AsRef<[u8]> {
         message(self.0, index).map_or([b'0'; 13], |message| message.id.text())
     }
+}
+
+/// Who wants to sign in, and whether for what he has sent: `me@example.test/Sent`. No account has
+/// such a name, for a domain has no slash.
+fn named(user: &str) -> (&str, bool) {
+    let (name, mailbox) = user.split_at(user.rfind('/').unwrap_or(user.len()));
+    let sent = name.contains('@') && mailbox.eq_ignore_ascii_case(SENT);
+    (if sent { name } else { user }, sent)
 }
 
 fn message(maildrop: &Maildrop, index: u32) -> Option<Message> {
@@ -189,45 +199,48 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
     }
 
     async fn login(&mut self, user: &str, password: &[u8], from: IpAddr) -> Answer<'static> {
+        let (user, sent) = named(user);
         let signed_in = sign_in(self.shard, user, password, from, SERVICE).await;
-        self.enter(signed_in).await
+        self.enter(signed_in, sent).await
     }
 
     async fn authenticate(&mut self, question: &Question, from: IpAddr) -> Answer<'_> {
+        let (user, sent) = named(question.user());
         let signed_in = match question {
-            Question::Password { user, password } => {
+            Question::Password { password, .. } => {
                 sign_in(self.shard, user, password.bytes(), from, SERVICE).await
             }
-            Question::ScramKeys { user } => match scram_keys(self.shard, user, from, SERVICE) {
+            Question::ScramKeys { .. } => match scram_keys(self.shard, user, from, SERVICE) {
                 Ok(keys) => {
                     let (keys, nonce) = &**self.keys.insert(Box::new(keys));
                     return Answer::Keys { keys, nonce };
                 }
                 Err(refused) => Err(refused),
             },
-            Question::Proved { user, client_key } => {
+            Question::Proved { client_key, .. } => {
                 prove(self.shard, user, Some(client_key), from, SERVICE).await
             }
-            Question::Disproved { user } => prove(self.shard, user, None, from, SERVICE).await,
+            Question::Disproved { .. } => prove(self.shard, user, None, from, SERVICE).await,
             // Not offered; a certificate could not open a sealed mailbox, either.
             Question::External { .. } | Question::Bearer { .. } => Err(Refused::Later),
         };
-        self.enter(signed_in).await
+        self.enter(signed_in, sent).await
     }
 
-    async fn enter(&mut self, signed_in: Result<SignedIn, Refused>) -> Answer<'static> {
+    async fn enter(&mut self, signed_in: Result<SignedIn, Refused>, sent: bool) -> Answer<'static> {
         self.keys = None;
         match signed_in {
-            Ok(signed_in) => self.open(signed_in).await,
+            Ok(signed_in) => self.open(signed_in, sent).await,
             Err(Refused::Wrong) => Answer::Refused(Refusal::Credentials),
             Err(Refused::Later | Refused::Locked(_)) => Answer::Refused(Refusal::Temporary),
         }
     }
 
-    /// Opens the maildrop of somebody who has signed in.
-    async fn open(&mut self, signed_in: SignedIn) -> Answer<'static> {
+    /// Opens the maildrop of somebody who has signed in, or what he has sent.
+    async fn open(&mut self, signed_in: SignedIn, sent: bool) -> Answer<'static> {
         let SignedIn { account, key } = signed_in;
-        match self.shard.mailboxes.open(account.mailbox).await {
+        let mailbox = if sent { account.mailbox.sent() } else { account.mailbox };
+        match self.shard.mailboxes.open(mailbox).await {
             Ok(maildrop) => {
                 let messages = maildrop.messages();
                 let answer = Answer::Opened {
@@ -236,7 +249,7 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
                 };
                 self.maildrop = Some(maildrop);
                 self.user.clone_from(&account.address);
-                let unsealer = |key| Box::new(Unsealer::new(self.shard, account.mailbox, key));
+                let unsealer = |key| Box::new(Unsealer::new(self.shard, mailbox, key));
                 self.unsealer = key.map(unsealer);
                 answer
             }
@@ -387,5 +400,20 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
             let _ = self.shard.mailboxes.close(maildrop, Vec::new()).await;
         }
         self.settle().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn a_name_may_ask_for_what_was_sent() {
+        assert_eq!(named("me@a.test/Sent"), ("me@a.test", true));
+        assert_eq!(named("me@a.test/SENT"), ("me@a.test", true));
+        for name in ["me@a.test", "me/sent", "me/sent@a.test", "me@a.test/sent/", "me@a.test/x", ""]
+        {
+            assert_eq!(named(name), (name, false));
+        }
     }
 }

@@ -413,6 +413,7 @@ impl Body {
             secret: (*self.mailboxes.secret()).into(),
             sealing: config.store.sealing,
             gate: Arc::clone(&self.gate),
+            submission: config.submission,
             own_domains_closed: config.smtp.own_domains_closed,
             magic: config.dev.is_some(),
             node: config.node.as_str().into(),

@@ -31,7 +31,7 @@ pub(crate) async fn held<R: Runtime, M: Mailboxes>(
         let account = shard.directory.borrow().owner(mailbox).cloned();
         // Removed since the address was resolved.
         let Some(account) = account else { continue };
-        let held = match shard.windows.held(&account, shard.rt.now()) {
+        let held = match shard.windows.held(mailbox, &account, shard.rt.now()) {
             Some(held) => Some(held),
             None => {
                 begun_count += 1;
@@ -39,7 +39,7 @@ pub(crate) async fn held<R: Runtime, M: Mailboxes>(
                     shard.rt.yield_now().await;
                 }
                 let random = &mut |bytes: &mut [u8]| shard.rt.random(bytes);
-                shard.windows.begin(&account, shard.rt.now(), random)?
+                shard.windows.begin(mailbox, &account, shard.rt.now(), random)?
             }
         };
         all.push((mailbox, held));
@@ -78,7 +78,7 @@ pub(crate) fn keys<'h, R: Runtime, M: Mailboxes>(
         let key = match directory.owner(held.mailbox()) {
             Some(account) if !held.seals_to(account) => {
                 let random = &mut |bytes: &mut [u8]| shard.rt.random(bytes);
-                let fresh = shard.windows.begin(account, shard.rt.now(), random);
+                let fresh = shard.windows.begin(held.mailbox(), account, shard.rt.now(), random);
                 // An account that has no keys any more: the sender may come again.
                 fresh.map_err(failed)?.ok_or(StoreError::Busy)?.wrap(content, id)
             }

@@ -19,6 +19,7 @@ use fsmtp_store::spool::{SegmentFiles, Spool};
 use futures_channel::oneshot;
 use zeroize::Zeroizing;
 
+use crate::config;
 use crate::dkim::DkimKeys;
 use crate::drain::Drain;
 use crate::log::Log;
@@ -123,6 +124,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub outbound: Outbound,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
+    /// What holds for mail that users send.
+    pub submission: config::Submission,
     /// Whether own domains are for those who have signed in, and nodes.
     pub own_domains_closed: bool,
     /// Whether the magic recipients of `--dev` exist.

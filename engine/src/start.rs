@@ -15,6 +15,7 @@ use fsmtp_store::spool::{SegmentFiles, Spool, SpoolConfig};
 use fsmtp_store::{Lsn, ShardId, StoreError};
 use zeroize::Zeroizing;
 
+use crate::config;
 use crate::log::{Event, Log};
 use crate::relay::{self, Outbound};
 use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
@@ -54,6 +55,8 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub secret: Zeroizing<[u8; 32]>,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
+    /// What holds for mail that users send.
+    pub submission: config::Submission,
     /// Whether own domains are for those who have signed in, and nodes.
     pub own_domains_closed: bool,
     /// Whether the magic recipients of `--dev` exist.
@@ -101,6 +104,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         connector: RefCell::default(),
         outbound: Outbound::new(parts.sending, &parts.node, &parts.secret),
         sealing: parts.sealing,
+        submission: parts.submission,
         own_domains_closed: parts.own_domains_closed,
         magic: parts.magic,
         node: parts.node,

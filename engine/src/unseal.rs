@@ -97,7 +97,7 @@ impl<'s, R: Runtime, M: Mailboxes> Unsealer<'s, R, M> {
             }
             other => other,
         })?;
-        let (mailbox, key) = (self.mailbox, Arc::clone(&self.key));
+        let (mailbox, key) = (self.mailbox.account(), Arc::clone(&self.key));
         let opened = self.shard.offload(move || keys.private_key(mailbox, &key)).await;
         let damaged = |why| corrupt(&format!("the key pair of mailbox {}", mailbox.0), why);
         let private = Arc::new(opened.map_err(|_| StoreError::Busy)?.map_err(damaged)?);

@@ -65,19 +65,20 @@ impl Held {
 }
 
 /// Begins a window for an account whose mail is sealed.
-pub type Begin =
-    Rc<dyn Fn(&Account, &Sealed, Random<'_>) -> Result<(Window, WindowRecord), SealError>>;
+pub type Begin = Rc<
+    dyn Fn(MailboxId, (&Account, &Sealed), Random<'_>) -> Result<(Window, WindowRecord), SealError>,
+>;
 
 /// By the public key of the account: nobody needs to be signed in.
 ///
 /// # Errors
 /// [`SealError::RsaKey`] when that is none, [`SealError::Unavailable`].
 pub fn by_public_key(
-    account: &Account,
-    sealed: &Sealed,
+    mailbox: MailboxId,
+    (_, sealed): (&Account, &Sealed),
     random: Random<'_>,
 ) -> Result<(Window, WindowRecord), SealError> {
-    Window::begin(account.mailbox, &sealed.public_key()?, random)
+    Window::begin(mailbox, &sealed.public_key()?, random)
 }
 
 /// The windows of one shard.
@@ -100,21 +101,22 @@ impl Windows {
         Self { begin, held: RefCell::default() }
     }
 
-    /// The window of a mailbox if one is in use.
+    /// The window of a mailbox of this account if one is in use.
     #[must_use]
-    pub fn held(&self, account: &Account, now: Instant) -> Option<Rc<Held>> {
+    pub fn held(&self, mailbox: MailboxId, account: &Account, now: Instant) -> Option<Rc<Held>> {
         let windows = self.held.borrow();
-        let held = windows.get(&account.mailbox)?;
+        let held = windows.get(&mailbox)?;
         (held.until > now && held.seals_to(account)).then(|| Rc::clone(held))
     }
 
-    /// Begins a window; none for an account whose mail lies in clear.
+    /// Begins a window for a mailbox of this account; none for one whose mail lies in clear.
     ///
     /// # Errors
     /// [`SealError::RsaKey`] when the public key is none, [`SealError::Unreadable`] when nobody can
     /// tell whether there is one, [`SealError::Unavailable`].
     pub fn begin(
         &self,
+        mailbox: MailboxId,
         account: &Account,
         now: Instant,
         random: Random<'_>,
@@ -123,14 +125,14 @@ impl Windows {
             return Err(SealError::Unreadable);
         }
         let Some(sealed) = account.lock.sealed() else { return Ok(None) };
-        let (window, record) = (self.begin)(account, sealed, random)?;
+        let (window, record) = (self.begin)(mailbox, (account, sealed), random)?;
         let (record, public) = (Arc::new(record), sealed.public.clone());
         let held = Rc::new(Held { window, record, public, until: now + WINDOW_TIME });
         let mut windows = self.held.borrow_mut();
         if windows.len() >= WINDOWS_COUNT_MAX {
             windows.clear();
         }
-        windows.insert(account.mailbox, Rc::clone(&held));
+        windows.insert(mailbox, Rc::clone(&held));
         Ok(Some(held))
     }
 
@@ -209,14 +211,14 @@ mod tests {
     #[test]
     fn a_window_is_held_for_its_time_and_no_longer() {
         let (windows, alice) = (windows(), account(1, &keys(1)));
-        assert!(windows.held(&alice, NOW).is_none());
-        let begun = windows.begin(&alice, NOW, &mut random()).unwrap().unwrap();
+        assert!(windows.held(alice.mailbox, &alice, NOW).is_none());
+        let begun = windows.begin(alice.mailbox, &alice, NOW, &mut random()).unwrap().unwrap();
         let end = NOW + WINDOW_TIME;
         let last = NOW + (WINDOW_TIME - Duration::from_millis(1));
         for now in [NOW, last] {
-            assert!(Rc::ptr_eq(&windows.held(&alice, now).unwrap(), &begun));
+            assert!(Rc::ptr_eq(&windows.held(alice.mailbox, &alice, now).unwrap(), &begun));
         }
-        assert!(windows.held(&alice, end).is_none());
+        assert!(windows.held(alice.mailbox, &alice, end).is_none());
         windows.sweep(last);
         assert_eq!(windows.count(), 1);
         windows.sweep(end);
@@ -227,11 +229,14 @@ mod tests {
     fn another_public_key_begins_another_window() {
         let windows = windows();
         let [before, after] = [(); 2].map(|()| account(1, &keys(1)));
-        let old = windows.begin(&before, NOW, &mut random()).unwrap().unwrap();
-        assert!(windows.held(&after, NOW).is_none(), "what it seals could not be opened");
-        let new = windows.begin(&after, NOW, &mut random()).unwrap().unwrap();
-        assert!(Rc::ptr_eq(&windows.held(&after, NOW).unwrap(), &new));
-        assert!(windows.held(&before, NOW).is_none() && !Rc::ptr_eq(&old, &new));
+        let old = windows.begin(before.mailbox, &before, NOW, &mut random()).unwrap().unwrap();
+        assert!(
+            windows.held(after.mailbox, &after, NOW).is_none(),
+            "what it seals could not be opened"
+        );
+        let new = windows.begin(after.mailbox, &after, NOW, &mut random()).unwrap().unwrap();
+        assert!(Rc::ptr_eq(&windows.held(after.mailbox, &after, NOW).unwrap(), &new));
+        assert!(windows.held(before.mailbox, &before, NOW).is_none() && !Rc::ptr_eq(&old, &new));
         assert_eq!(windows.count(), 1);
     }
 
@@ -240,8 +245,8 @@ mod tests {
         let windows = windows();
         let mut alice = account(1, &keys(1));
         alice.lock = Lock::Hash(cheap_phc());
-        assert!(windows.begin(&alice, NOW, &mut random()).unwrap().is_none());
-        assert!(windows.held(&alice, NOW).is_none());
+        assert!(windows.begin(alice.mailbox, &alice, NOW, &mut random()).unwrap().is_none());
+        assert!(windows.held(alice.mailbox, &alice, NOW).is_none());
         assert_eq!(windows.count(), 0);
     }
 
@@ -249,10 +254,10 @@ mod tests {
     fn for_an_account_that_cannot_be_read_nothing_is_sealed_and_nothing_stored_in_clear() {
         let windows = windows();
         let mut alice = account(1, &keys(1));
-        windows.begin(&alice, NOW, &mut random()).unwrap();
+        windows.begin(alice.mailbox, &alice, NOW, &mut random()).unwrap();
         alice.lock = Lock::Unreadable;
-        assert!(windows.held(&alice, NOW).is_none());
-        let refused = windows.begin(&alice, NOW, &mut random());
+        assert!(windows.held(alice.mailbox, &alice, NOW).is_none());
+        let refused = windows.begin(alice.mailbox, &alice, NOW, &mut random());
         assert_eq!(refused.unwrap_err(), SealError::Unreadable);
     }
 
@@ -262,7 +267,7 @@ mod tests {
         let random = &mut random();
         for mailbox in 0..=WINDOWS_COUNT_MAX as u64 {
             assert_eq!(windows.count() as u64, mailbox);
-            windows.begin(&account(mailbox, &keys), NOW, random).unwrap();
+            windows.begin(MailboxId(mailbox), &account(mailbox, &keys), NOW, random).unwrap();
         }
         assert_eq!(windows.count(), 1);
     }

@@ -466,21 +466,27 @@ fn removed_accounts_lose_their_mail<F: Factory>(factory: &mut F) {
         let both = [gone, stays];
         deliver(&store, &log.message(if n % 100 == 0 { &both } else { &both[..1] }, 100, 0));
     }
+    // All mailboxes of an account go with it, and none of another's.
+    deliver(&store, &log.message(&[gone.sent()], 100, 0));
+    deliver(&store, &log.message(&[stays.sent()], 100, 0));
+    assert_eq!(ids(&store, gone.sent()).len(), 1);
     must(wait(store.change(Change::RemoveAccount { address: "gone@x.test".into() })));
-    assert!(matches!(wait(store.open(gone)), Err(StoreError::NotFound(_))));
+    for mailbox in gone.all() {
+        assert!(matches!(wait(store.open(mailbox)), Err(StoreError::NotFound(_))));
+    }
     // It may go on in the background; a crash in the middle does not stop it.
     let store = factory.crash(store);
     let late = log.message(&[gone], 100, 0);
     deliver(&store, &late);
     for _ in 0..10_000 {
-        if live_bytes(&store, 0) == 50 * 100 {
+        if live_bytes(&store, 0) == 51 * 100 {
             break;
         }
         must(wait(store.persist()));
     }
-    assert_eq!(live_bytes(&store, 0), 50 * 100, "only what another mailbox has is left");
+    assert_eq!(live_bytes(&store, 0), 51 * 100, "only what another mailbox has is left");
     assert_eq!(must(wait(store.usage(gone))).messages_count, 0);
-    assert_eq!(ids(&store, stays).len(), 50);
+    assert_eq!((ids(&store, stays).len(), ids(&store, stays.sent()).len()), (50, 1));
     assert!(matches!(wait(store.locate(late.id)), Err(StoreError::NotFound(_))));
     must(wait(store.persist()));
     assert_eq!(must(wait(store.applied(ShardId(0)))), late.end);

@@ -42,7 +42,7 @@ const BUCKETS: usize = 1024;
 /// A person who can receive and fetch mail.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Account {
-    /// The mailbox; never used for another account.
+    /// The first of its mailboxes; never used for another account.
     pub mailbox: MailboxId,
     /// `local@domain`, folded to lower case.
     pub address: String,
@@ -200,6 +200,7 @@ impl Directory {
     /// The account that has this mailbox.
     #[must_use]
     pub fn owner(&self, mailbox: MailboxId) -> Option<&Arc<Account>> {
+        let mailbox = mailbox.account();
         self.owners.get(owner_bucket(mailbox))?.get(&mailbox)
     }
 

@@ -17,12 +17,44 @@ impl ShardId {
 pub struct Lsn(pub u64);
 
 /// The number of a mailbox; never used twice.
+///
+/// The low 48 bits number the account, the high 16 its mailboxes: 0 is what mail for the account
+/// comes into, and the number of the account itself; 1 holds copies of what its owner has sent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MailboxId(pub u64);
 
 impl MailboxId {
     /// Nobody's mailbox: mail that is to travel on. No account gets this number.
     pub const QUEUE: Self = Self(u64::MAX);
+
+    const ACCOUNT_BITS: u32 = 48;
+
+    /// The first mailbox of its account.
+    #[must_use]
+    pub const fn account(self) -> Self {
+        if self.0 == Self::QUEUE.0 {
+            return self;
+        }
+        Self(self.0 & ((1 << Self::ACCOUNT_BITS) - 1))
+    }
+
+    /// Where copies are kept of what the owner of the account has sent.
+    #[must_use]
+    pub const fn sent(self) -> Self {
+        Self(self.account().0 | 1 << Self::ACCOUNT_BITS)
+    }
+
+    /// Whether it is one of those.
+    #[must_use]
+    pub const fn is_sent(self) -> bool {
+        self.0 >> Self::ACCOUNT_BITS == 1
+    }
+
+    /// All mailboxes of its account.
+    #[must_use]
+    pub const fn all(self) -> [Self; 2] {
+        [self.account(), self.sent()]
+    }
 }
 
 /// The number of a message in a mailbox; rises strictly (RFC 3501 §2.3.1.1).
@@ -121,6 +153,17 @@ impl FromStr for QueueId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mailboxes_of_an_account_lead_back_to_it() {
+        for account in [MailboxId(0), MailboxId(1), MailboxId((1 << 48) - 1)] {
+            let [inbox, sent] = account.all();
+            assert_eq!((inbox, sent.account(), sent.sent()), (account, account, sent));
+            assert!(sent.is_sent() && !inbox.is_sent() && sent != inbox);
+        }
+        assert!(!MailboxId::QUEUE.is_sent());
+        assert_eq!(MailboxId::QUEUE.account(), MailboxId::QUEUE);
+    }
 
     #[test]
     fn ids_rise_strictly_whatever_the_clock_does() {

@@ -138,7 +138,9 @@ impl StoreAdmin {
     fn begin_anew(&self, account: &Account, password: &[u8]) -> Result<AdminReply, AdminError> {
         // Making keys takes a second, in which mail may come; the list is made after it.
         let lock = self.lock_for(account, password)?;
-        let maildrop = wait(self.mailboxes.open(account.mailbox)).map_err(|e| refused(&e))?;
+        let open = |mailbox| wait(self.mailboxes.open(mailbox)).map_err(|e| refused(&e));
+        let maildrops =
+            account.mailbox.all().map(open).into_iter().collect::<Result<Vec<_>, _>>()?;
         // At once, and before anything is removed: what comes from here on is sealed to the new
         // key, and a crash in between leaves mail that cannot be read, not a loss of mail that
         // could.
@@ -146,22 +148,30 @@ impl StoreAdmin {
         self.change(Change::SetLock { address, was, lock }, String::new())?;
         // What lies in clear from before can still be read, and what cannot be looked at now may be
         // in clear: only what is known to be sealed goes.
-        let sealed = |message: &&Message| {
-            let found = wait(self.mailboxes.find(account.mailbox, **message));
-            found.is_ok_and(|found| found.key.is_some())
-        };
-        let messages = maildrop.messages().iter().filter(sealed);
-        let uids: Vec<_> = messages.map(|message| message.uid).collect();
-        let (count, message) = match uids.len() {
+        let gone = maildrops.into_iter().map(|maildrop| {
+            let sealed = |message: &&Message| {
+                let found = wait(self.mailboxes.find(maildrop.mailbox(), **message));
+                found.is_ok_and(|found| found.key.is_some())
+            };
+            let messages = maildrop.messages().iter().filter(sealed);
+            let uids: Vec<_> = messages.map(|message| message.uid).collect();
+            (maildrop, uids)
+        });
+        let gone: Vec<_> = gone.collect();
+        let (count, message) = match gone.iter().map(|(_, uids)| uids.len()).sum() {
             1 => ("1".to_owned(), "message that nobody could read any more is removed"),
-            more => (more.to_string(), "messages that nobody could read any more are removed"),
+            more => {
+                (usize::to_string(&more), "messages that nobody could read any more are removed")
+            }
         };
         let text = format!(
             "{} has a new password; {count} {message}. Its recovery key and its app passwords from \
              before are void",
             account.address
         );
-        wait(self.mailboxes.close(maildrop, uids)).map_err(|e| refused(&e))?;
+        for (maildrop, uids) in gone {
+            wait(self.mailboxes.close(maildrop, uids)).map_err(|e| refused(&e))?;
+        }
         Ok(AdminReply::Done { text })
     }
 

@@ -4,7 +4,8 @@
 
 use super::file::{self, File, LogFormat, LogLevel, Protocol, RouteTls, TlsMode};
 use super::{
-    Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Resolver, Smtp, Store, keys,
+    Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Resolver, Smtp, Store,
+    Submission, keys,
 };
 use crate::log;
 use crate::relay::routes::{Host, Level, Login, Route, RouteError, Routes};
@@ -108,6 +109,7 @@ pub(super) fn check(
             command_timeout: seconds(file.smtp.command_timeout_s),
             data_timeout: seconds(file.smtp.data_timeout_s),
         },
+        submission: Submission { keep_sent: file.submission.keep_sent },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
         scram: file.sign_in.scram || overrides.dev,
         sending,

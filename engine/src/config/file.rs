@@ -23,6 +23,8 @@ pub(super) struct File {
     pub(super) tls: Tls,
     /// Mail that comes in.
     pub(super) smtp: Smtp,
+    /// Mail that users send.
+    pub(super) submission: Submission,
     /// Mail that is fetched.
     pub(super) pop3: Pop3,
     /// How users sign in, over every protocol.
@@ -226,6 +228,15 @@ impl Default for Smtp {
     }
 }
 
+/// Mail that users send.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Submission {
+    /// Whether a copy of what a user sends is kept in the mailbox Sent of the account, sealed like
+    /// all of its mail. It costs no second body. POP3 shows it to `USER me@example.test/Sent`.
+    pub(super) keep_sent: bool,
+}
+
 /// Mail that is fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -317,7 +328,6 @@ pub(super) enum Route {
 
 /// Where mail is handed over, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RouteTable {
     /// The hosts, as in a route that is text.
     pub(super) hosts: String,

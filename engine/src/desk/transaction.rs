@@ -79,6 +79,24 @@ impl Transaction {
         true
     }
 
+    /// Has the mailbox of the sender keep a copy. Not where that lies in clear and the others' does
+    /// not: a body is stored once, and would lie in clear for all of them.
+    pub(super) fn keep(&mut self, user: &str, mailbox: MailboxId, held: Option<Rc<Held>>) {
+        if held.is_none() && !self.seals.is_empty() {
+            return;
+        }
+        let nobody_is_told = Notify { never: true, ..Notify::default() };
+        let accepted_count = self.accepted_count;
+        // One that the envelope cannot hold any more is only a copy.
+        self.add(user, &[(mailbox, held)], nobody_is_told, None);
+        self.accepted_count = accepted_count;
+    }
+
+    /// Recipients who read it, without who keeps it as sent.
+    pub(super) fn recipients_count(&self) -> usize {
+        self.envelope.recipients.iter().filter(|to| !to.mailbox.is_sent()).count()
+    }
+
     /// The same for a recipient elsewhere.
     pub(super) fn add_elsewhere(
         &mut self,

@@ -110,6 +110,21 @@ pub enum Question {
     },
 }
 
+impl Question {
+    /// Whom it is about.
+    #[must_use]
+    pub const fn user(&self) -> &str {
+        match self {
+            Self::Password { user, .. }
+            | Self::ScramKeys { user }
+            | Self::Proved { user, .. }
+            | Self::Disproved { user }
+            | Self::External { user }
+            | Self::Bearer { user, .. } => user,
+        }
+    }
+}
+
 /// Why an exchange came to nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {

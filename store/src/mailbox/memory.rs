@@ -166,10 +166,12 @@ impl Book {
         }
         if let Edit::DropAccount { mailbox, .. } = edit {
             self.keys.remove(&mailbox);
-            self.removed.insert(mailbox);
-            let all: Vec<u32> = self.of(mailbox).map(|message| message.uid.0).collect();
-            for uid in all {
-                self.delete(mailbox, uid, segment_bytes);
+            for mailbox in mailbox.all() {
+                self.removed.insert(mailbox);
+                let all: Vec<u32> = self.of(mailbox).map(|message| message.uid.0).collect();
+                for uid in all {
+                    self.delete(mailbox, uid, segment_bytes);
+                }
             }
         }
         Ok(())
@@ -438,7 +440,7 @@ impl Mailboxes for Memory {
     async fn user_keys(&self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {
         let state = self.0.borrow();
         state.available()?;
-        let keys = state.now.keys.get(&mailbox).cloned();
+        let keys = state.now.keys.get(&mailbox.account()).cloned();
         keys.ok_or_else(|| StoreError::NotFound(format!("the key pair of mailbox {}", mailbox.0)))
     }
 

@@ -65,8 +65,8 @@ pub(crate) fn open(account: &Account) -> Option<MailboxKey> {
 
 /// Begins windows under the mailbox key.
 pub(crate) fn begin() -> Begin {
-    Rc::new(|account, _, random| {
+    Rc::new(|mailbox, (account, _), random| {
         let key = open(account).ok_or(SealError::Refused)?;
-        Window::begin_under(account.mailbox, &key, random)
+        Window::begin_under(mailbox, &key, random)
     })
 }

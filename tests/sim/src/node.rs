@@ -480,6 +480,7 @@ impl Boot {
             secret: [7; 32].into(),
             sealing: None,
             gate: Gate::new(&[7; 32], never),
+            submission: Default::default(),
             own_domains_closed: false,
             magic: false,
             node: "sim".into(),

@@ -290,7 +290,7 @@ impl Sight<'_> {
     }
 
     fn keys(&mut self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {
-        let keys = self.reading()?.keys(mailbox)?;
+        let keys = self.reading()?.keys(mailbox.account())?;
         keys.ok_or_else(|| StoreError::NotFound(format!("the key pair of mailbox {}", mailbox.0)))
     }
 

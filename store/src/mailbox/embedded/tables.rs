@@ -420,7 +420,9 @@ impl<'t> Writing<'t> {
                 let old = self.accounts.remove(address.as_str()).map_err(failed)?;
                 release(address, old, slots);
                 self.keys.remove(mailbox.0).map_err(failed)?;
-                self.removed.insert(mailbox.0, false).map_err(failed)?;
+                for mailbox in mailbox.all() {
+                    self.removed.insert(mailbox.0, false).map_err(failed)?;
+                }
             }
             Edit::PutAlias(alias) => {
                 let row = row::alias(alias);
@@ -433,7 +435,7 @@ impl<'t> Writing<'t> {
         Ok(())
     }
 
-    /// Notes that the mail of a removed account is gone, and takes its windows along.
+    /// Notes that the mail of a removed mailbox is gone, and takes its windows along.
     pub(super) fn purged(&mut self, mailbox: MailboxId) -> Result<(), StoreError> {
         let windows = (mailbox.0, 0)..=(mailbox.0, u64::MAX);
         self.windows.retain_in(windows, |_, _| false).map_err(failed)?;

@@ -281,7 +281,7 @@ impl<'a> Changes<'a> {
                 Ok((next, edit)) => {
                     work.tables().edit(&edit, next.next_mailbox(), self.slots)?;
                     if let Edit::DropAccount { mailbox, .. } = edit {
-                        self.removed.push(mailbox);
+                        self.removed.extend(mailbox.all());
                     }
                     self.directory = Arc::new(next);
                     done.push(Done::Changed(reply, Arc::clone(&self.directory)));
