@@ -44,6 +44,25 @@ fn wrong_words_have_status_2_and_the_nearest_right_one_is_named() {
 }
 
 #[test]
+fn what_cannot_be_read_or_written_is_said_before_anything_is_sent() {
+    let sink = Sink::start(&[]);
+    for words in [
+        ["--corpus", "/nonexistent"],
+        ["--server-pid", "4194305"],
+        ["--json", "/nonexistent/a"],
+        ["--html", "/nonexistent/a"],
+        ["--csv", "/nonexistent/a"],
+        ["--ledger", "/nonexistent/a"],
+    ] {
+        let target = ["send", "--target", &sink.address, "--messages", "5", "-q"];
+        let output = loadgen(&[&target, &words[..]].concat());
+        assert_eq!(output.status.code(), Some(2), "{words:?} {}", text(&output));
+        assert!(!text(&output).contains("acknowledged"), "{words:?} {}", text(&output));
+    }
+    sink.end();
+}
+
+#[test]
 fn every_kind_of_load_asks_whose_host_it_is() {
     for words in [
         &["send", "--messages", "1"][..],

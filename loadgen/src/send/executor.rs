@@ -27,6 +27,10 @@ use super::schedule::{Random, Schedule};
 use super::thread_cpu;
 use crate::tls::Configs;
 
+/// A shorter time than this does not say how busy a core was; arbitrary, a tenth of the shortest
+/// interval.
+const SHARE_SPAN_MIN: Duration = Duration::from_millis(10);
+
 /// How often a connection is tried before it is given up.
 pub(crate) const FAILURES_MAX: u32 = 10;
 /// How long the first wait between two tries is; each next one is twice as long.
@@ -239,12 +243,14 @@ impl<R: Dial> Core<R> {
         measures.due = due - told.due;
         measures.took = self.last.get() - self.begun;
         let cpu = thread_cpu();
-        let seconds = (until - told.until).as_secs_f64().max(1e-9);
+        let span = until - told.until;
+        let share = cpu.saturating_sub(told.cpu).as_secs_f64() / span.as_secs_f64().max(1e-9);
         let now = Now {
             host: 0,
             core: self.number,
-            // A piece may be shorter than the clock can tell.
-            share: (cpu.saturating_sub(told.cpu).as_secs_f64() / seconds).min(1.0),
+            // The last piece may be so short that the two clocks, read one after the other, say
+            // nothing together.
+            share: if span < SHARE_SPAN_MIN { 0.0 } else { share.min(1.0) },
             open: self.open_count.get(),
             busy: self.busy_count.get(),
         };

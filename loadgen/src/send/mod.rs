@@ -68,7 +68,14 @@ pub(crate) fn run(options: Options, matches: Option<&ArgMatches>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match measured(&plan) {
+    let prepared = match Prepared::new(&plan) {
+        Ok(prepared) => prepared,
+        Err(why) => {
+            say::error(&why);
+            return ExitCode::from(2);
+        }
+    };
+    match measured(&plan, prepared) {
         Ok(good) => ExitCode::from(u8::from(!good)),
         Err(why) => {
             say::error(&why);
@@ -77,17 +84,42 @@ pub(crate) fn run(options: Options, matches: Option<&ArgMatches>) -> ExitCode {
     }
 }
 
+/// What a plan names on this host, opened before anything is sent.
+struct Prepared {
+    templates: Arc<Templates>,
+    run: u32,
+    ledger: Option<Ledger>,
+    raw: Option<Raw>,
+}
+
+impl Prepared {
+    /// # Errors
+    /// What cannot be read or written: a plan that nobody can carry out.
+    fn new(plan: &Plan) -> Result<Self, String> {
+        let options = &plan.options;
+        let templates = Arc::new(Templates::new(&options.size, options.corpus.as_deref())?);
+        let run = run_number();
+        if let Some(pid) = options.server_pid {
+            Process::new(pid).cpu_of_threads()?;
+        }
+        for path in options.json.iter().chain(&options.html) {
+            let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            file.map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        let ledger = options.ledger.as_deref().map(|path| Ledger::open(path, run, &templates));
+        let ledger = ledger.transpose()?;
+        let raw = Raw::open(options.csv.as_deref(), options.hdr.as_deref())?;
+        Ok(Self { templates, run, ledger, raw })
+    }
+}
+
 /// Runs it, prints it, and says whether all was as it must be.
-fn measured(plan: &Plan) -> Result<bool, String> {
+fn measured(plan: &Plan, prepared: Prepared) -> Result<bool, String> {
     let options = &plan.options;
-    let templates = Arc::new(Templates::new(&options.size, options.corpus.as_deref())?);
+    let Prepared { templates, run, ledger, mut raw } = prepared;
     let stop = stop_flag()?;
-    let run = run_number();
-    let ledger = options.ledger.as_deref().map(|path| Ledger::open(path, run, &templates));
-    let ledger = ledger.transpose()?;
     let set = Set { templates, stop, run, ledger: ledger.as_ref().map(Ledger::sender) };
     let live = Live::new(plan, &set.stop);
-    let mut raw = Raw::open(options.csv.as_deref(), options.hdr.as_deref())?;
     let (outcome, plan, found) = match &options.find_max {
         None => (once(plan, &set, raw.as_mut(), &live)?, plan.clone(), None),
         Some(goal) => search(plan, &set, goal, &live)?,
