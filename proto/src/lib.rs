@@ -34,6 +34,7 @@
 //! * [`smtp`]: the SMTP and ESMTP server session, addresses, replies, end-of-data scanner.
 //! * [`pop3`]: the POP3 server session.
 //! * [`dkim`]: signatures of outgoing mail.
+//! * [`spf`]: whether a host may send for a domain.
 //! * [`sts`]: what domains say about TLS of their mail servers.
 //! * [`dns`]: asking name servers: messages, one lookup, a cache.
 //! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
@@ -44,6 +45,7 @@ pub mod dns;
 pub mod pop3;
 pub mod sasl;
 pub mod smtp;
+pub mod spf;
 pub mod sts;
 pub mod time;
 pub mod wire;

@@ -83,6 +83,7 @@ pub(super) fn execute(
         | Command::Dkim(_)
         | Command::Trust(_)
         | Command::Resolve(_)
+        | Command::Check(_)
         | Command::Mailtest(_) => return Err("not a command about accounts".to_owned()),
     };
     let mut reach = reach(config, engine)?;

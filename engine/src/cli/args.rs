@@ -2,6 +2,7 @@
 //!
 //! Called by `cli::main`. Wrong usage is clap's error, which ends the process with status 2.
 
+use super::check::Check;
 use super::dkim::{Dkim, Make};
 use super::resolve::Resolve;
 use super::trust::Trust;
@@ -217,6 +218,9 @@ pub(super) enum Command {
     Plan(Plan),
     /// Looks a name up as the engine would, and shows each message
     Resolve(Resolve),
+    /// Says who really sent something, as the engine judges it
+    #[command(subcommand)]
+    Check(Check),
     /// Comes with a later version
     Sync,
     /// Sends one message where the relay would, and shows each step

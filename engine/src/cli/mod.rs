@@ -7,6 +7,7 @@
 
 mod accounts;
 mod args;
+mod check;
 mod checks;
 mod dkim;
 mod doctor;
@@ -147,6 +148,9 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         Command::Plan(ask) => plan::plan(&ask, overrides.data, common.json, terminal),
         Command::Resolve(ask) => {
             resolve::resolve(&ask, &load(path, &overrides)?, common.json, terminal)
+        }
+        Command::Check(check) => {
+            check::execute(check, &load(path, &overrides)?, common.json, terminal)
         }
         Command::Config(command) => configuration(command, path, &overrides, common.json, terminal),
         Command::Sync => {

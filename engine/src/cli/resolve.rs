@@ -11,7 +11,7 @@ use clap::Args;
 use core::net::{IpAddr, SocketAddr};
 use fsmtp_proto::dns::message::Transport;
 use fsmtp_proto::dns::{Kind, Outcome, Question, reverse_name};
-use fsmtp_rt::glommio::{ShardOptions, start_shard};
+use fsmtp_rt::glommio::{GlommioRuntime, ShardOptions, start_shard};
 use fsmtp_rt::helpers::Helpers;
 use std::fmt::Write as _;
 use std::sync::mpsc::channel;
@@ -35,7 +35,7 @@ fn kind(text: &str) -> Result<Kind, String> {
 }
 
 /// Reads HOST:PORT.
-fn server(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn server(text: &str) -> Result<SocketAddr, String> {
     server_address(text).ok_or_else(|| "an address, like 127.0.0.1:53 or [::1]:53".to_owned())
 }
 
@@ -82,12 +82,8 @@ pub(super) fn resolve(
 
 /// Makes the lookup, on a shard that lives as long.
 fn look_up(question: Question, settings: config::Resolver) -> Result<Report, String> {
-    checks::take_locked_memory().map_err(|why| format!("locked memory: {why}"))?;
-    let helpers = Helpers::new("resolve", 1).map_err(|error| error.to_string())?;
-    let options = ShardOptions { name: "resolve".into(), cpu: None, stall_after: None, helpers };
-    let (sender, answer) = channel();
-    let asked = question.clone();
-    let shard = start_shard(options, move |rt| async move {
+    on_a_shard("resolve", move |rt| async move {
+        let asked = question;
         let resolver = Resolver::new(rt, &settings);
         let (Outcome { result, .. }, steps) = resolver.trace(asked.clone()).await;
         let result = match result {
@@ -99,11 +95,25 @@ fn look_up(question: Question, settings: config::Resolver) -> Result<Report, Str
             }),
             Err(failure) => Err((failure.to_string(), failure.is_temporary())),
         };
+        Report { question: asked, result, steps }
+    })
+}
+
+/// Runs something on a shard that lives as long.
+pub(super) fn on_a_shard<T: Send + 'static, F: Future<Output = T> + 'static>(
+    name: &str,
+    work: impl FnOnce(GlommioRuntime) -> F + Send + 'static,
+) -> Result<T, String> {
+    checks::take_locked_memory().map_err(|why| format!("locked memory: {why}"))?;
+    let helpers = Helpers::new(name, 1).map_err(|error| error.to_string())?;
+    let options = ShardOptions { name: name.into(), cpu: None, stall_after: None, helpers };
+    let (sender, answer) = channel();
+    let shard = start_shard(options, move |rt| async move {
         // The receiver waits below.
-        let _ = sender.send(Report { question: asked, result, steps });
+        let _ = sender.send(work(rt).await);
     });
     shard.and_then(|shard| shard.join()).map_err(|error| error.to_string())?;
-    answer.recv().map_err(|_| format!("the lookup of {} has no end", question.name()))
+    answer.recv().map_err(|_| format!("{name} has no end"))
 }
 
 const fn protocol(over: Transport) -> &'static str {

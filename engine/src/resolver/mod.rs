@@ -13,12 +13,14 @@
 
 mod exchange;
 mod hosts;
+mod learn;
 mod system;
 #[cfg(test)]
 mod tests;
 
 pub use exchange::{Ended, Step};
 pub use hosts::{Addresses, Exchanges};
+pub use learn::QUESTIONS_MAX;
 pub use system::{SYSTEM_FILE, server_address, system_servers};
 
 use core::cell::{Cell, RefCell};
@@ -217,12 +219,18 @@ impl<R: Datagrams + Dial> Resolver<R> {
     }
 
     fn ask(&self, name: &str, kind: Kind) -> Asked {
+        match Question::new(name, kind) {
+            Ok(question) => self.ask_for(question),
+            Err(bad) => {
+                count(&self.inner.counters.lookups);
+                Asked::Known(Err(Failure::BadName(bad)))
+            }
+        }
+    }
+
+    fn ask_for(&self, question: Question) -> Asked {
         let Inner { rt, cache, under_way, waiting, counters, .. } = &*self.inner;
         count(&counters.lookups);
-        let question = match Question::new(name, kind) {
-            Ok(question) => question,
-            Err(bad) => return Asked::Known(Err(Failure::BadName(bad))),
-        };
         if let Some(known) = cache.borrow_mut().get(rt.now(), &question) {
             count(&counters.cache_hits);
             return Asked::Known(known);

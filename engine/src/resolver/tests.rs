@@ -3,6 +3,7 @@
 use core::cell::{Cell, RefCell};
 
 use fsmtp_proto::dns::cache::FAILURE_KEPT;
+use fsmtp_proto::dns::known::{Known, Next};
 use fsmtp_proto::dns::message::{from_stream, to_stream};
 use fsmtp_proto::dns::testing::{Asked as Query, Reply, Zone};
 use fsmtp_proto::dns::{BadName, Data, Mx};
@@ -329,4 +330,61 @@ fn a_trace_goes_past_the_cache_and_tells_each_message() {
         steps.iter().map(|step| format!("{} {}", step.name, step.ended)).collect();
     let refused = "mx2.example.org the name server does not answer us (REFUSED)";
     assert_eq!(told, [refused, "mx2.example.org answered"]);
+}
+
+/// A check that asks for two names, then for a third, and says what has no answer.
+fn silent_names(known: &Known) -> Next<Vec<&'static str>> {
+    let mut unanswered = Vec::new();
+    for group in [&["mx1.example.org", "mx2.example.org"][..], &["mx3.example.org"]] {
+        let mut missing = Vec::new();
+        for name in group {
+            match known.get(name, Kind::A) {
+                Ok(Err(Failure::Temporary(Reason::TimedOut))) => unanswered.push(*name),
+                Ok(_) => {}
+                Err(question) => missing.push(question),
+            }
+        }
+        if !missing.is_empty() {
+            return Next::Ask(missing);
+        }
+    }
+    Next::Done(unanswered)
+}
+
+#[test]
+fn a_check_is_called_again_until_it_knows_enough() {
+    let mut scene = scene(Options::calm(), vec![good()]);
+    let unanswered = scene
+        .run(|resolver, rt| async move { resolver.learn(rt.now() + SECOND, silent_names).await });
+    assert_eq!((unanswered, scene.asked[0].get()), (Vec::new(), 3));
+}
+
+#[test]
+fn a_check_ends_at_its_deadline_whatever_is_missing() {
+    let mut scene = scene(Options::calm(), vec![silent()]);
+    let (unanswered, took) = scene.run(|resolver, rt| async move {
+        let begun = rt.now();
+        let unanswered = resolver.learn(begun + SECOND / 2, silent_names).await;
+        (unanswered, rt.now().since(begun))
+    });
+    assert_eq!(unanswered, ["mx1.example.org", "mx2.example.org", "mx3.example.org"]);
+    assert!(took >= SECOND / 2 && took < SECOND, "{took:?}");
+}
+
+#[test]
+fn a_check_that_asks_for_ever_more_is_not_answered_for_ever() {
+    let mut scene = scene(Options::calm(), vec![coded(3)]);
+    let asked = scene.run(|resolver, rt| async move {
+        resolver
+            .learn(rt.now() + SECOND * 3600, |known| {
+                let name = format!("{}.example.org", known.len());
+                match known.get(&format!("{}.example.org", known.len().saturating_sub(1)), Kind::A)
+                {
+                    Ok(Err(Failure::Temporary(Reason::TimedOut))) => Next::Done(known.len()),
+                    _ => Next::Ask(vec![Question::new(&name, Kind::A).unwrap()]),
+                }
+            })
+            .await
+    });
+    assert_eq!(asked, QUESTIONS_MAX + 1);
 }

@@ -4,6 +4,7 @@
 //!
 //! * [`message`]: one query and the reading of its answer; the only place that knows the codec.
 //! * [`resolver`]: one lookup over several name servers, with its retries and aliases.
+//! * [`known`]: what a check of a message has learned so far.
 //! * [`cache`]: what was found, or not found, for as long as it may be kept.
 //! * [`testing`]: the other side, for tests: answers made by hand, and a table that answers.
 //!
@@ -11,6 +12,7 @@
 //! goes from the root down, and nothing checks signatures. Whether the server did is one bit (AD).
 
 pub mod cache;
+pub mod known;
 pub mod message;
 mod name;
 mod record;

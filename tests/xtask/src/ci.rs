@@ -68,7 +68,11 @@ fn steps() -> Vec<Step> {
         step(
             "interop",
             "other people's clients, and verifiers of signatures",
-            &["bash tests/interop/run.sh", "bash tests/interop/dkim.sh"],
+            &[
+                "bash tests/interop/run.sh",
+                "bash tests/interop/dkim.sh",
+                "bash tests/interop/verdicts.sh",
+            ],
         ),
         step(
             "doc",

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Public suites of test cases against `fsmtp-engine check`: a name server on loopback answers as
+# each case says, and the verdict must be the one that the suite accepts.
+#
+#   SPF   the suite of RFC 7208, as far as it lies beside the repository
+#
+# The suites are other people's and no part of this repository; where they are not there, that is
+# said and nothing fails. Needs python3 with dnslib and yaml; FSMTP_ENGINE names the engine, else it
+# is built. Exit status 1 when a verdict is another.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+. tests/interop/engine.sh
+
+suites=../shared/vectors
+if [ ! -e "$suites/authkit.py" ]; then
+    echo "skipped: the suites are not there"
+    exit 0
+fi
+if ! /usr/bin/python3 -c 'import dnslib, yaml' >&2; then
+    echo "skipped: python3 has no dnslib or no yaml"
+    exit 0
+fi
+engine_path || exit 1
+/usr/bin/python3 "$suites/authkit.py" spf --data "$suites/spf-rfc7208/rfc7208-part.yml" --cmd \
+    "$engine check spf --dns 127.0.0.1:{port} --ip {ip} --helo {helo} --mail-from {mailfrom}"
