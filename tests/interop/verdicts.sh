@@ -2,7 +2,8 @@
 # Public suites of test cases against `fsmtp-engine check`: a name server on loopback answers as
 # each case says, and the verdict must be the one that the suite accepts.
 #
-#   SPF   the suite of RFC 7208, as far as it lies beside the repository
+#   SPF    the suite of RFC 7208, as far as it lies beside the repository
+#   DKIM   messages of two other verifiers' suites, and those that the RFCs print
 #
 # The suites are other people's and no part of this repository; where they are not there, that is
 # said and nothing fails. Needs python3 with dnslib and yaml; FSMTP_ENGINE names the engine, else it
@@ -21,5 +22,12 @@ if ! /usr/bin/python3 -c 'import dnslib, yaml' >&2; then
     exit 0
 fi
 engine_path || exit 1
-/usr/bin/python3 "$suites/authkit.py" spf --data "$suites/spf-rfc7208/rfc7208-part.yml" --cmd \
-    "$engine check spf --dns 127.0.0.1:{port} --ip {ip} --helo {helo} --mail-from {mailfrom}"
+failed=0
+suite() { # KIND DATA ARGUMENTS
+    echo "$1:"
+    /usr/bin/python3 "$suites/authkit.py" "$1" --data "$suites/$2" \
+        --cmd "$engine check $1 --dns 127.0.0.1:{port} $3" || failed=1
+}
+suite spf spf-rfc7208/rfc7208-part.yml '--ip {ip} --helo {helo} --mail-from {mailfrom}'
+suite dkim dkim-manifest.json '{file}'
+exit "$failed"

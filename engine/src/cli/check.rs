@@ -7,24 +7,49 @@
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use fsmtp_proto::dkim::verify::{Judged, Verifier, sum};
 use fsmtp_proto::spf;
 use fsmtp_rt::Runtime as _;
 
 use super::resolve::{on_a_shard, server};
 use super::{Terminal, say};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::resolver::Resolver;
 
 /// How long all lookups may take together.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The largest message that is read; arbitrary.
+const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 
 /// What is checked.
 #[derive(Debug, Subcommand)]
 pub(super) enum Check {
     /// Whether a host may send for a domain (SPF, RFC 7208)
     Spf(Spf),
+    /// What the signatures of a message are worth (DKIM, RFC 6376)
+    Dkim(Message),
+}
+
+/// Where names are looked up.
+#[derive(Debug, Args)]
+pub(super) struct Dns {
+    /// The name server to ask, instead of those of the configuration
+    #[arg(long, value_name = "HOST:PORT", value_parser = server)]
+    dns: Option<SocketAddr>,
+}
+
+impl Dns {
+    fn settings(&self, config: &Config) -> config::Resolver {
+        let mut settings = config.resolver.clone();
+        if let Some(server) = self.dns {
+            settings.servers = vec![server];
+        }
+        settings
+    }
 }
 
 /// `check spf`
@@ -39,9 +64,17 @@ pub(super) struct Spf {
     /// The address in MAIL; without it, or empty, the host's own name is checked
     #[arg(long, value_name = "ADDRESS", default_value = "")]
     mail_from: String,
-    /// The name server to ask, instead of those of the configuration
-    #[arg(long, value_name = "HOST:PORT", value_parser = server)]
-    dns: Option<SocketAddr>,
+    #[command(flatten)]
+    dns: Dns,
+}
+
+/// `check dkim`
+#[derive(Debug, Args)]
+pub(super) struct Message {
+    /// The message; - reads it from standard input
+    file: PathBuf,
+    #[command(flatten)]
+    dns: Dns,
 }
 
 /// Checks, and prints the verdict.
@@ -51,11 +84,19 @@ pub(super) fn execute(
     json: bool,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), String> {
-    let Check::Spf(Spf { ip, helo, mail_from, dns }) = check;
-    let mut settings = config.resolver.clone();
-    if let Some(server) = dns {
-        settings.servers = vec![server];
-    }
+    let text = match check {
+        Check::Spf(ask) => check_spf(ask, config, json)?,
+        Check::Dkim(ask) => {
+            let message = read(&ask.file, terminal)?;
+            check_dkim(message, &ask.dns, config, json)?
+        }
+    };
+    say(terminal, &text)
+}
+
+fn check_spf(ask: Spf, config: &Config, json: bool) -> Result<String, String> {
+    let settings = ask.dns.settings(config);
+    let Spf { ip, helo, mail_from, .. } = ask;
     let sender = mail_from.trim_start_matches('<').trim_end_matches('>').to_owned();
     let receiver = config.node.clone();
     let outcome = on_a_shard("check", move |rt| async move {
@@ -65,28 +106,99 @@ pub(super) fn execute(
         let client = spf::Client { ip, helo, sender, receiver, now };
         resolver.learn(deadline, |known| spf::check(&client, known)).await
     })?;
-    say(terminal, &if json { as_json(&outcome) } else { as_text(&outcome) })
-}
-
-fn as_text(outcome: &spf::Outcome) -> String {
-    let mut text = format!("{} (SPF of {})\n", outcome.verdict, outcome.domain);
+    if json {
+        let value = serde_json::json!({
+            "verdict": outcome.verdict.name(),
+            "domain": outcome.domain,
+            "explanation": outcome.explanation,
+            "steps": outcome.steps,
+        });
+        return Ok(format!("{value:#}\n"));
+    }
+    let mut text = format!("{} (SPF of {})\n", outcome.verdict, visible(&outcome.domain));
     for step in &outcome.steps {
         let _ = writeln!(text, "  {}", visible(step));
     }
     if let Some(explanation) = &outcome.explanation {
         let _ = writeln!(text, "  the domain says: {explanation}");
     }
-    text
+    Ok(text)
 }
 
-fn as_json(outcome: &spf::Outcome) -> String {
-    let value = serde_json::json!({
-        "verdict": outcome.verdict.name(),
-        "domain": outcome.domain,
-        "explanation": outcome.explanation,
-        "steps": outcome.steps,
-    });
-    format!("{value:#}\n")
+fn check_dkim(message: Vec<u8>, dns: &Dns, config: &Config, json: bool) -> Result<String, String> {
+    let settings = dns.settings(config);
+    let mut verifier = Verifier::new();
+    verifier.feed(&message);
+    let message = verifier.finish();
+    message.fields().map_err(|why| why.to_string())?;
+    let all = on_a_shard("check", move |rt| async move {
+        let (now, deadline) = (rt.unix(), rt.now() + PATIENCE);
+        Resolver::new(rt, &settings).learn(deadline, |known| message.check(known, now)).await
+    })?;
+    if json {
+        let one = |judged: &Judged| {
+            serde_json::json!({
+                "verdict": judged.verdict.name(),
+                "domain": judged.domain,
+                "selector": judged.selector,
+                "identity": judged.identity,
+                "algorithm": judged.algorithm.map(|algorithm| algorithm.name()),
+                "bits": judged.bits,
+                "testing": judged.testing,
+                "length": judged.length,
+                "b": judged.mark,
+                "why": judged.why,
+            })
+        };
+        let signatures: Vec<_> = all.iter().map(one).collect();
+        let value = serde_json::json!({ "verdict": sum(&all).name(), "signatures": signatures });
+        return Ok(format!("{value:#}\n"));
+    }
+    let mut text = format!("{} (DKIM, {} signatures)\n", sum(&all), all.len());
+    for judged in &all {
+        let who = match (judged.domain.as_str(), judged.selector.as_str()) {
+            ("", _) => "a signature that cannot be read".to_owned(),
+            (domain, selector) => format!("{domain} by {selector}"),
+        };
+        let how = judged.algorithm.map_or("", |algorithm| algorithm.name());
+        let _ = write!(text, "  {}: {} {how}", visible(&who), judged.verdict);
+        if judged.bits > 0 {
+            let _ = write!(text, " {} bits", judged.bits);
+        }
+        if let Some(length) = judged.length {
+            let _ = write!(text, ", the first {length} octets of the body");
+        }
+        if judged.testing {
+            text.push_str(", the domain only tries it out");
+        }
+        if !judged.why.is_empty() {
+            let _ = write!(text, ": {}", visible(&judged.why));
+        }
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// A message with the line ends that it has on the wire.
+fn read(file: &Path, terminal: &mut Terminal<'_>) -> Result<Vec<u8>, String> {
+    let failed = |why: std::io::Error| format!("{}: {why}", file.display());
+    let mut message = Vec::new();
+    if file == Path::new("-") {
+        terminal.input.take(MESSAGE_BYTES_MAX).read_to_end(&mut message).map_err(failed)?;
+    } else {
+        let opened = std::fs::File::open(file).map_err(failed)?;
+        opened.take(MESSAGE_BYTES_MAX).read_to_end(&mut message).map_err(failed)?;
+    }
+    let mut wire = Vec::with_capacity(message.len() + message.len() / 32);
+    let mut before = 0;
+    for &byte in &message {
+        if byte == b'\n' && before != b'\r' {
+            wire.push(b'\r');
+        }
+        wire.push(byte);
+        before = byte;
+    }
+    Ok(wire)
 }
 
 /// What strangers have written, without what would paint the terminal.
@@ -127,7 +239,7 @@ mod tests {
             ip: "192.0.2.1".parse().unwrap(),
             helo: "client.example".to_owned(),
             mail_from: "<me@domain.example>".to_owned(),
-            dns: Some(server),
+            dns: Dns { dns: Some(server) },
         });
         execute(check, &config, json, terminal).unwrap();
         serving.join().unwrap();

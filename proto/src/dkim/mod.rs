@@ -1,4 +1,5 @@
-//! DKIM (RFC 6376): signing mail, so that its receivers can tell which domain answers for it.
+//! DKIM (RFC 6376): signing mail, so that its receivers can tell which domain answers for it, and
+//! telling that of what comes.
 //!
 //! The engine feeds a [`Signer`] the message that will be sent, in its final form and in order,
 //! while it streams to wherever it goes, and puts the fields that come out in front of it. No
@@ -9,8 +10,10 @@
 //! * [`header`]: the header section: where it ends, its fields, their canonical forms.
 //! * [`key`]: keys and what is published of them.
 //! * [`sign`]: the signer.
+//! * [`tags`]: the lists that signatures and records are; [`record`]: public keys.
+//! * [`verify`]: the verifier.
 //!
-//! [`canon`] and [`header`] know nothing of signing: a verifier does the same with them.
+//! [`canon`] and [`header`] know nothing of signing: the verifier does the same with them.
 //!
 //! Limits: a header section of [`header::HEADER_BYTES_MAX`] bytes and [`header::FIELDS_COUNT_MAX`]
 //! fields; nothing of a body is kept. Fails by [`SignError`] and [`KeyError`] only.
@@ -18,7 +21,10 @@
 pub mod canon;
 pub mod header;
 pub mod key;
+pub mod record;
 pub mod sign;
+pub mod tags;
+pub mod verify;
 
 pub use canon::Canon;
 pub use key::{Algorithm, Key, KeyError};
