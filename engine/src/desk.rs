@@ -266,6 +266,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 Return::Headers => Ret::Headers,
             }),
             envid: sender.envelope_id.map(|id| id.decode().collect()),
+            require_tls: sender.require_tls,
             recipients: Vec::new(),
         };
         self.transaction = Some(Box::new(Transaction::new(envelope)));

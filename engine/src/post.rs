@@ -28,6 +28,8 @@ pub(crate) struct Letter<'a> {
     pub(crate) to: &'a [&'a str],
     pub(crate) body: BodyFlags,
     pub(crate) notify: Notify,
+    /// It goes nowhere but under TLS with a proved host, if it can (RFC 8689 §5).
+    pub(crate) require_tls: bool,
     /// Header and body.
     pub(crate) bytes: &'a [u8],
 }
@@ -44,6 +46,7 @@ pub(crate) async fn post<R: Runtime, M: Mailboxes>(
         reverse_path: letter.from.as_bytes().to_vec(),
         received: shard.rt.unix(),
         body: letter.body,
+        require_tls: letter.require_tls,
         ..Envelope::default()
     };
     let mut mailboxes: BTreeMap<MailboxId, &str> = BTreeMap::new();

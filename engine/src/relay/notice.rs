@@ -137,6 +137,8 @@ async fn report<R: Runtime, M: Mailboxes>(
         to: &[sender.text()],
         body: BodyFlags { eight_bit: composed.eight_bit, utf8: composed.utf8, binary: false },
         notify: Notify { never: true, ..Notify::default() },
+        // RFC 8689 §5: it holds the header of what it is about.
+        require_tls: message.1.require_tls,
         bytes: &composed.bytes,
     };
     loop {
@@ -241,7 +243,8 @@ async fn compose<R: Runtime, M: Mailboxes>(
         sender,
         arrival: envelope.received,
         envelope_id: envelope_id.as_ref().map(String::as_bytes),
-        ret: envelope.ret,
+        // RFC 8689 §5: as if RET=HDRS was said, whatever was.
+        ret: envelope.ret.filter(|_| !envelope.require_tls),
         utf8: envelope.body.utf8,
         recipients: &recipients,
         original: match &original {

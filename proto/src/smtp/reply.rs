@@ -164,6 +164,7 @@ pub(crate) enum Secure {
     TlsInMail,
     TlsTooEarly,
     TlsFirst,
+    TlsForMessage,
     TlsForAuth,
     SignedIn,
     AuthFirst,
@@ -335,6 +336,8 @@ const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
         // What stands behind STARTTLS came in clear, from whomever.
         Secure::TlsTooEarly => line!("554 5.5.1 Nothing may follow STARTTLS, closing"),
         Secure::TlsFirst => line!("530 5.7.0 STARTTLS first"),
+        // RFC 8689 §4.2.1: the status of what TLS is demanded for and not had.
+        Secure::TlsForMessage => line!("530 5.7.10 STARTTLS first, REQUIRETLS asks for it"),
         // RFC 4954 §6.
         Secure::TlsForAuth => line!("538 5.7.11 STARTTLS first, no passwords in clear"),
         Secure::SignedIn => line!("235 2.7.0 Authentication successful, welcome back."),
