@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what helps a test may fail as a test does")]
 
+mod require_tls;
 mod server;
 
 use std::io::Write as _;
