@@ -4,6 +4,7 @@
 //! envelope and a message in the spool. Whatever fails here is a reply, and a line in the log when
 //! it is ours to mend.
 
+mod receipt;
 mod su;
 mod transaction;
 
@@ -36,6 +37,7 @@ use crate::seals;
 use crate::shard::{Overload, Shard, count};
 use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
 use crate::submission::{Submission, Terms, Whose, Wrong};
+use receipt::Receipt;
 use transaction::Transaction;
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
@@ -94,6 +96,8 @@ pub struct Desk<'s, R: Runtime, M: Mailboxes> {
     /// A user's message is mended on its way.
     submission: Option<Box<Submission>>,
     wrong: Option<Wrong>,
+    /// The sender wants to hear that it lies in mailboxes here.
+    receipt: Option<Box<Receipt>>,
 }
 
 impl<R: Runtime, M: Mailboxes> core::fmt::Debug for Desk<'_, R, M> {
@@ -115,6 +119,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             failed: None,
             submission: None,
             wrong: None,
+            receipt: None,
         }
     }
 
@@ -130,6 +135,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         self.failed = None;
         self.submission = None;
         self.wrong = None;
+        self.receipt = None;
     }
 
     /// When a message that is still arriving has taken too long.
@@ -194,6 +200,9 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
 
     async fn push(&mut self, bytes: &[u8]) {
         let Some(incoming) = &mut self.incoming else { return };
+        if let Some(receipt) = &mut self.receipt {
+            receipt.push(bytes);
+        }
         let _shared = SharedState;
         if let Err(error) = incoming.push(bytes).await {
             // The rest is read past; the client hears of it at the end of its message.
@@ -206,7 +215,10 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     pub async fn answer(&mut self, ask: &Ask<'_>, session: &Session) -> Said {
         match ask {
             Ask::Sender(sender) => self.sender(sender, session),
-            Ask::Recipient(recipient) => self.recipient(recipient, session).await,
+            Ask::Recipient(recipient) => match self.exceeded(session) {
+                Some(refusal) => Said::Refused(refusal),
+                None => self.recipient(recipient, session).await,
+            },
             Ask::Begin => self.begin(session),
             Ask::Commit => self.commit(session).await,
             Ask::Auth(question) => self.sign_in(question, session).await,
@@ -294,6 +306,21 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             Resolution::Mailboxes(found) => found.contains(&own),
             Resolution::NoSuchUser | Resolution::NotLocal => false,
         }
+    }
+
+    /// Why a user may name no more recipients now.
+    fn exceeded(&self, session: &Session) -> Option<Refusal> {
+        let (shard, user, now) = (self.shard, session.user()?, self.shard.rt.unix());
+        let exceeded = shard.gate.rates.take(user, now).err()?;
+        count(&shard.counters.recipients_refused);
+        count(&shard.counters.recipients_deferred);
+        let minutes = exceeded.wait.as_secs() / 60 + 1;
+        if exceeded.refused_count > 0 {
+            let fields: [(&str, &dyn core::fmt::Display); 3] =
+                [("user", &user), ("refused", &exceeded.refused_count), ("minutes", &minutes)];
+            shard.log.event(now, Event::RateExceeded, &fields);
+        }
+        Some(Refusal::RateExceeded { minutes: u16::try_from(minutes).unwrap_or(u16::MAX) })
     }
 
     async fn recipient(&mut self, recipient: &Recipient<'_>, session: &Session) -> Said {
@@ -424,6 +451,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         if self.user.is_some() {
             self.submission = Some(Box::new(Submission::new(self.signer())));
         }
+        self.receipt = self.transaction.as_ref().and_then(|t| Receipt::wanted(&t.envelope));
         let _shared = SharedState;
         match self.shard.spool.incoming() {
             Ok(mut incoming) => {
@@ -489,6 +517,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         let wrong = self.wrong.take();
         let failed = self.failed.take();
         let (incoming, transaction) = (self.incoming.take(), self.transaction.take());
+        let receipt = self.receipt.take();
         self.drop_message();
         if let Some(error) = failed {
             return self.storage_refusal(&error);
@@ -542,6 +571,9 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 if !legs.is_empty() {
                     let stored = (stored.id, stored.octets);
                     self.shard.outbound.accept(&self.shard.rt, stored, received, legs);
+                }
+                if let Some(receipt) = receipt {
+                    receipt.send(self.shard, stored.id).await;
                 }
                 self.stored(&stored, from.as_ref())
             }

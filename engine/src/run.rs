@@ -198,7 +198,11 @@ fn start_shards(
         sink.log(None).event(now(), Event::SettingIgnored, &[("why", &why)]);
     }
     let cpus = processors();
-    let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
+    let limits = signin::Limits {
+        recipients_per_hour: config.recipients_per_hour,
+        ..signin::Limits::default()
+    };
+    let gate = Gate::new(store.mailboxes.secret(), limits);
     let mut shards = Vec::new();
     for n in 0..config.cores {
         let options = ShardOptions {

@@ -110,6 +110,7 @@ pub(super) fn check(
         },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
         scram: file.sign_in.scram || overrides.dev,
+        recipients_per_hour: if overrides.dev { 0 } else { file.submission.recipients_per_hour },
         sending,
         resolver,
         store: Store {

@@ -27,6 +27,8 @@ pub(super) struct File {
     pub(super) pop3: Pop3,
     /// How users sign in, over every protocol.
     pub(super) sign_in: SignIn,
+    /// Mail that users send.
+    pub(super) submission: Submission,
     /// Mail that travels on to other servers.
     pub(super) queue: Queue,
     /// Where mail for other domains is handed over, in place of the hosts that their MX records
@@ -244,6 +246,23 @@ pub(super) struct SignIn {
     /// ones before their first sign-in), and app passwords from before they worked with SCRAM, do
     /// not work there.
     pub(super) scram: bool,
+}
+
+/// Mail that users send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Submission {
+    /// How many recipients each account may name in an hour, over all of its connections; then it
+    /// hears 451 to RCPT, and when to go on. Who was quiet may name all of them at once. 0 for no
+    /// limit; with `--dev` there is none.
+    #[schemars(range(max = 10_000_000))]
+    pub(super) recipients_per_hour: u32,
+}
+
+impl Default for Submission {
+    fn default() -> Self {
+        Self { recipients_per_hour: 1000 }
+    }
 }
 
 impl Default for Pop3 {

@@ -280,8 +280,19 @@ fn the_schema_knows_every_key() {
     assert_eq!(
         sections,
         [
-            "server", "listener", "tls", "smtp", "pop3", "sign_in", "queue", "routes", "resolver",
-            "store", "log", "dev"
+            "server",
+            "listener",
+            "tls",
+            "smtp",
+            "pop3",
+            "sign_in",
+            "submission",
+            "queue",
+            "routes",
+            "resolver",
+            "store",
+            "log",
+            "dev"
         ]
     );
 }

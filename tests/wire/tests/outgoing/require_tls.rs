@@ -33,8 +33,16 @@ fn node(folder: &TempDir, config: &str) -> Node {
 struct Client(BufReader<StreamOwned<ClientConnection, TcpStream>>);
 
 impl Client {
+    /// Of a user, where mail is submitted.
     fn open(node: &Node) -> Self {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, node.engine.base() + 587));
+        let mut client = Self::at(node, 587);
+        let response = base64::encode(format!("\0{DEMO}\0{DEMO_PASSWORD}").as_bytes());
+        client.say(&format!("AUTH PLAIN {response}"), "235");
+        client
+    }
+
+    fn at(node: &Node, service: u16) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, node.engine.base() + service));
         let mut clear = Smtp::hello(address).expect("EHLO");
         let offers = clear.command("EHLO client.test").unwrap().lines.join("\n");
         assert!(!offers.contains("REQUIRETLS"), "{offers}");
@@ -56,8 +64,6 @@ impl Client {
         let mut client = Self(BufReader::new(StreamOwned::new(session, tcp)));
         let offers = client.say("EHLO client.test", "250");
         assert!(offers.contains("250-REQUIRETLS\r\n"), "{offers}");
-        let response = base64::encode(format!("\0{DEMO}\0{DEMO_PASSWORD}").as_bytes());
-        client.say(&format!("AUTH PLAIN {response}"), "235");
         client
     }
 
@@ -235,4 +241,25 @@ fn a_certificate_that_proves_nothing_is_not_enough() {
     let node = vouched(&folder, &authority, &names, host.address().port());
     fails(&node, "5.7.10", "the sender demands TLS all the way");
     assert!(host.taken().is_empty());
+}
+
+#[test]
+fn a_report_about_it_asks_for_the_same_and_goes_without_rather_than_not() {
+    let authority = Authority::new("one");
+    for (offers, asks) in [(&["REQUIRETLS"][..], true), (&[], false)] {
+        let tls = Some(authority.server(&["mx.remote.test"], 2100));
+        let host = mail(Manners { tls, offers, ..Manners::default() });
+        let names = Names::knowing(records(&[]), true).expect("names");
+        let folder = tempfile::tempdir().unwrap();
+        let node = vouched(&folder, &authority, &names, host.address().port());
+        let mut client = Client::at(&node, 25);
+        client.say("MAIL FROM:<a@remote.test> RET=FULL REQUIRETLS", "250");
+        client.say(&format!("RCPT TO:<{DEMO}> NOTIFY=SUCCESS"), "250");
+        client.say("DATA", "354");
+        client.say("Subject: hello\r\n\r\nbody\r\n.", "250");
+        let [report] = &taken(&host, 1)[..] else { panic!() };
+        let [command] = mail_commands(report)[..] else { panic!("{report:?}") };
+        assert!(command.starts_with("MAIL FROM:<>"), "{command}");
+        assert_eq!(command.contains(" REQUIRETLS"), asks, "{command}");
+    }
 }
