@@ -250,7 +250,9 @@ impl<R: Dial> Link<R> {
     /// Has both sides prove that they are nodes of one owner; nothing is sent where they are not.
     pub(super) async fn prove(mut self, keys: &Keys, node: &str) -> Result<Self, Fault> {
         let untrusted = |why: &str| Fault::Untrusted(why.to_owned());
-        let exporter = self.exporter.ok_or_else(|| untrusted("it offers no TLS to prove it in"))?;
+        // RFC 9266 §3: below TLS 1.3 somebody in the middle could share it.
+        let exporter = self.exporter.filter(|_| self.tls == Some("TLS1.3"));
+        let exporter = exporter.ok_or_else(|| untrusted("it offers no TLS 1.3 to prove it in"))?;
         let mut nonce = [0; NONCE_BYTES];
         self.rt.random(&mut nonce);
         let token = keys.token(node, &exporter, &nonce, self.rt.unix());

@@ -205,6 +205,19 @@ fn with_dev_a_password_may_go_to_loopback_in_clear() {
     assert!(taken(&host, 1)[0].commands.contains(&format!("AUTH PLAIN {login}")));
 }
 
+#[test]
+fn a_node_proves_itself_in_tls_1_3_or_gets_nothing() {
+    let authority = Authority::new("one");
+    let tls = Some(authority.server_of(&["localhost"], 2100, &[&rustls::version::TLS12]));
+    let host = mail(Manners { tls, ..Manners::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let route = format!("hosts = \"node:localhost:{}\"", host.address().port());
+    let engine = engine(&smart_host(&folder, &authority, &route));
+    submit(&engine, "a@remote.test");
+    deferred(&engine, "tls-required", &["it offers no TLS 1.3 to prove it in"]);
+    assert!(host.taken().is_empty());
+}
+
 /// Records of the name service: what mail for `remote.test` needs, and more.
 fn records(more: &[Record]) -> Arc<Mutex<Vec<Record>>> {
     let mx = |host: &str| [vec![0, 10], labels(host)].concat();
