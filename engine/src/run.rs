@@ -131,6 +131,10 @@ pub fn open(config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
 /// # Errors
 /// One line for the operator, when it could not start or a shard has failed.
 pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
+    let mut config = config.clone();
+    let routes = config.sending.routes.with_passwords().map_err(|e| e.to_string())?;
+    config.sending.routes = Arc::new(routes);
+    let config = &config;
     // From here on signals wait for us instead of ending the process.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| format!("cannot watch for signals: {e}"))?;

@@ -201,7 +201,7 @@ fn route(raw: &file::Route, dev: bool) -> Result<Route, RouteError> {
     }
     let Some(table) = table else { return Ok(route) };
     route.login = match (&table.user, &table.password_file) {
-        (Some(user), Some(file)) => Some(Login::read(user, Path::new(file))?),
+        (Some(user), Some(file)) => Some(Login::new(user, Path::new(file))?),
         (None, None) => None,
         _ => return Err(RouteError::half()),
     };

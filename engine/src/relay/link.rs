@@ -306,7 +306,8 @@ impl<R: Dial> Link<R> {
         if !self.extensions().mechanisms.contains(Mechanism::Plain) {
             return failed(0, &"AUTH PLAIN is not offered");
         }
-        if !self.session.auth_plain(self.rt.now(), user, &login.password, &mut self.out) {
+        let password = login.password().unwrap_or_default();
+        if !self.session.auth_plain(self.rt.now(), user, password, &mut self.out) {
             return failed(0, &"the name or the password is none");
         }
         let mut refused = None;

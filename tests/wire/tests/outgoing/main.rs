@@ -162,11 +162,26 @@ fn a_smart_host_that_does_not_know_us_defers_mail_for_that_reason() {
         let port = host.address().port();
         let route =
             format!("hosts = \"localhost:{port}\", user = \"us\", password_file = \"{password}\"");
-        let engine = engine(&smart_host(&folder, &authority, &route));
+        let mut engine = engine(&smart_host(&folder, &authority, &route));
         submit(&engine, "a@remote.test");
         deferred(&engine, "sign-in-refused", words);
         assert!(host.taken().is_empty());
     }
+}
+
+#[test]
+fn without_its_password_an_engine_does_not_start_and_other_commands_do_their_work() {
+    let authority = Authority::new("one");
+    let folder = tempfile::tempdir().unwrap();
+    let password = file(&folder, "password", "secret\n");
+    let route = format!("hosts = \"localhost:25\", user = \"us\", password_file = \"{password}\"");
+    let mut engine = engine(&smart_host(&folder, &authority, &route));
+    std::fs::remove_file(&password).unwrap();
+    let listed = engine.beside(&["queue", "list"], "").expect("a command");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    engine.kill();
+    let why = engine.again().expect_err("no start");
+    assert!(why.contains("the route of `*`: ") && why.contains("/password: No such file"), "{why}");
 }
 
 #[test]
