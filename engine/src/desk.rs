@@ -514,10 +514,8 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
         let hops = self.header.hops();
         let signatures = if self.submission.is_some() { self.sign().await } else { Vec::new() };
-        let wrong = self.wrong.take();
-        let failed = self.failed.take();
+        let (wrong, failed, receipt) = (self.wrong.take(), self.failed.take(), self.receipt.take());
         let (incoming, transaction) = (self.incoming.take(), self.transaction.take());
-        let receipt = self.receipt.take();
         self.drop_message();
         if let Some(error) = failed {
             return self.storage_refusal(&error);

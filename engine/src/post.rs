@@ -3,7 +3,6 @@
 //! Goes the way of all mail: into the log, sealed to its recipients, then to their mailboxes or to
 //! the queue. Failure: an error means that nothing was stored.
 
-use core::fmt::Write as _;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -90,13 +89,8 @@ pub(crate) async fn post<R: Runtime, M: Mailboxes>(
     }
     incoming.push(letter.bytes).await?;
     let (id, received) = (incoming.id(), envelope.received);
-    let mut head = String::new();
-    let _ = write!(
-        head,
-        "Return-Path: <{}>\r\nReceived: by {} id {id};\r\n\t{received}\r\n",
-        letter.from, shard.node,
-    );
-    let mut head = head.into_bytes();
+    let trace = format!("Received: by {} id {id};\r\n\t{received}\r\n", shard.node);
+    let mut head = format!("Return-Path: <{}>\r\n{trace}", letter.from).into_bytes();
     let stored = match incoming.content_key() {
         None => incoming.commit(&head, envelope).await?,
         Some(content) => {

@@ -1,10 +1,12 @@
 //! How many recipients each account may name in an hour, so that a stolen password sends little.
 //!
 //! Shared by all shards of a node (a part of [`Gate`](crate::signin::Gate)); the desk asks at each
-//! RCPT of a user who has signed in. It is a bucket that holds an hour's worth and fills evenly: who
-//! was quiet may name all of them at once, and goes on at the even pace. Kept in memory only, so a
-//! restart fills all buckets. Limits: [`ACCOUNTS_MAX`] accounts, then those that are full are
-//! forgotten, or, where none is, all. Failure: [`Exceeded`].
+//! RCPT of a user who has signed in. It is a bucket that holds an hour's worth and fills evenly:
+//! who was quiet may name all of them at once, and goes on at the even pace. Kept in memory only,
+//! so a restart fills all buckets.
+//!
+//! Limits: [`ACCOUNTS_MAX`] accounts; then those whose bucket is full are forgotten, or, where none
+//! is, all. Failure: [`Exceeded`].
 
 use core::time::Duration;
 use std::collections::BTreeMap;

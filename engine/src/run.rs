@@ -183,6 +183,13 @@ pub(crate) fn now() -> UnixTime {
     UnixTime::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// What all shards know of users.
+fn gate(config: &Config, store: &Store) -> Arc<Gate> {
+    let recipients_per_hour = config.recipients_per_hour;
+    let limits = signin::Limits { recipients_per_hour, ..signin::Limits::default() };
+    Gate::new(store.mailboxes.secret(), limits)
+}
+
 fn start_shards(
     config: &Config,
     entrances: &[Entrance],
@@ -202,11 +209,7 @@ fn start_shards(
         sink.log(None).event(now(), Event::SettingIgnored, &[("why", &why)]);
     }
     let cpus = processors();
-    let limits = signin::Limits {
-        recipients_per_hour: config.recipients_per_hour,
-        ..signin::Limits::default()
-    };
-    let gate = Gate::new(store.mailboxes.secret(), limits);
+    let gate = gate(config, store);
     let mut shards = Vec::new();
     for n in 0..config.cores {
         let options = ShardOptions {

@@ -3,9 +3,10 @@
 //!
 //! Made when a message begins, from its envelope; then the desk hands it the front of the message,
 //! for its header goes back. The report is stored before the client hears that its message is: one
-//! that hears nothing sends the message again, and who has asked is told at least once. Limits:
-//! [`HEADER_BYTES_MAX`] of the front, and the recipients of one envelope. Failure: the log says that
-//! there is no report; the message is stored all the same.
+//! that hears nothing sends the message again, and who has asked is told at least once.
+//!
+//! Limits: [`HEADER_BYTES_MAX`] of the front, and the recipients of one envelope. Failure: the log
+//! says that there is no report; the message is stored all the same.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

@@ -2,8 +2,11 @@
 //!
 //! About recipients elsewhere it is called before the queue forgets them, so nobody loses a message
 //! without a word; about those here by the desk, before the client hears that the message is
-//! stored. When the process dies in between, the sender may hear twice. Nobody is told who sent with the null path
-//! or did not want to know (RFC 3461 §4.1). Failure: while the log takes nothing, the report waits.
+//! stored. When the process dies in between, the sender may hear twice. Nobody is told who sent
+//! with the null path or did not want to know (RFC 3461 §4.1).
+//!
+//! Failure: while the log takes nothing, a report about recipients elsewhere waits, and one about
+//! those here is left out.
 
 use core::fmt::Display;
 use core::time::Duration;

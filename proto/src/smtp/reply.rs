@@ -323,7 +323,7 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::MailboxFull => line!("452 4.2.2 Mailbox of [", "] is full"),
         Refusal::DiskLow => line!("452 4.3.1 Disk space is low, try again later"),
         Refusal::Busy => line!("451 4.3.0 Busy, try again later"),
-        Refusal::RateExceeded { .. } => line!("451 4.7.1 That is all for now, you may write to more people in ", " min"),
+        Refusal::RateExceeded { .. } => line!("451 4.7.1 Enough for now, go on in ", " min"),
         Refusal::Storage => line!("451 4.3.0 Local error in storage, try again later"),
         Refusal::TooManyHops => line!("554 5.4.6 Too many hops, this looks like a loop"),
         Refusal::TooLarge => line!("552 5.3.4 Message too large"),
@@ -427,7 +427,7 @@ mod tests {
         let mut out = Outbox::new(Vec::new());
         let refusal = Refusal::RateExceeded { minutes: 12 };
         Reply::Refused(refusal).write_with(b"a@b.test", &mut out);
-        let text = "451 4.7.1 That is all for now, you may write to more people in 12 min - fsmtp";
+        let text = "451 4.7.1 Enough for now, go on in 12 min - fsmtp";
         assert_eq!(out.bytes(), format!("{text}\r\n").as_bytes());
         assert_eq!(refusal.code(), 451);
     }

@@ -69,10 +69,10 @@ fn connections_over_the_limits_are_refused_at_the_greeting() {
 /// A session of `user`, whose password is `secret`, where mail is submitted.
 fn signed_in(engine: &Engine, user: &str) -> Smtp {
     let address = (Ipv4Addr::LOCALHOST, engine.base() + 587).into();
-    let mut smtp = Smtp::hello(address).unwrap();
+    let mut smtp = Smtp::hello(address).expect("EHLO");
     let response = base64::encode(format!("\0{user}\0secret").as_bytes());
-    assert_eq!(smtp.command(&format!("AUTH PLAIN {response}")).unwrap().code, 235);
-    assert_eq!(smtp.command(&format!("MAIL FROM:<{user}>")).unwrap().code, 250);
+    assert_eq!(smtp.command(&format!("AUTH PLAIN {response}")).expect("AUTH").code, 235);
+    assert_eq!(smtp.command(&format!("MAIL FROM:<{user}>")).expect("MAIL").code, 250);
     smtp
 }
 
@@ -102,7 +102,7 @@ fn an_account_names_so_many_people_in_an_hour_over_all_connections() {
     let mut smtp = signed_in(&engine, alice);
     let reply = smtp.command(&rcpt).unwrap();
     assert!(reply.is(451, "4.7.1"), "{reply:?}");
-    assert!(reply.text().contains("you may write to more people in "), "{reply:?}");
+    assert!(reply.text().contains("go on in "), "{reply:?}");
     assert_eq!(signed_in(&engine, bob).command(&rcpt).unwrap().code, 250, "he may");
     // The log is written behind what is answered.
     let until = Instant::now() + PATIENCE;

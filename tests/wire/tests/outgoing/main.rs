@@ -162,7 +162,7 @@ fn a_smart_host_that_does_not_know_us_defers_mail_for_that_reason() {
         let port = host.address().port();
         let route =
             format!("hosts = \"localhost:{port}\", user = \"us\", password_file = \"{password}\"");
-        let mut engine = engine(&smart_host(&folder, &authority, &route));
+        let engine = engine(&smart_host(&folder, &authority, &route));
         submit(&engine, "a@remote.test");
         deferred(&engine, "sign-in-refused", words);
         assert!(host.taken().is_empty());

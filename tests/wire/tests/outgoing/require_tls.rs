@@ -76,7 +76,7 @@ impl Client {
         loop {
             let before = reply.len();
             assert!(self.0.read_line(&mut reply).unwrap() > 0, "{line}: {reply}");
-            if reply[before..].as_bytes().get(3) != Some(&b'-') {
+            if reply.as_bytes().get(before + 3) != Some(&b'-') {
                 break;
             }
         }
