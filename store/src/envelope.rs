@@ -497,6 +497,16 @@ mod tests {
     }
 
     #[test]
+    fn envelopes_from_before_requiretls_are_read() {
+        let mut bytes = encoded(&Envelope { require_tls: true, ..Envelope::default() });
+        assert_eq!(bytes[1], FLAG_REQUIRE_TLS);
+        bytes[1] = 0;
+        assert_eq!(Envelope::decode(&bytes), Ok(Envelope::default()));
+        bytes[1] = 1 << 7;
+        assert_eq!(Envelope::decode(&bytes), Err(EnvelopeError::Malformed("flags")));
+    }
+
+    #[test]
     fn another_version_is_refused_by_number() {
         assert_eq!(Envelope::decode(&[9, 0, 0]), Err(EnvelopeError::Version(9)));
     }
