@@ -168,6 +168,28 @@ fn where_it_is_not_offered_the_sender_hears_of_it() {
 }
 
 #[test]
+fn a_host_that_does_not_offer_it_is_left_for_one_that_does() {
+    let authority = Authority::new("one");
+    let [lacks, offers] = [&[][..], &["REQUIRETLS"]].map(|offers| {
+        let tls = Some(authority.server(&["localhost"], 2100));
+        mail(Manners { tls, offers, ..Manners::default() })
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let ports = [&lacks, &offers].map(|host| host.address().port());
+    let hosts = format!("localhost:{}, localhost:{}", ports[0], ports[1]);
+    let route = format!("hosts = \"{hosts}\", tls = \"verified\"");
+    let node = node(&folder, &smart_host(&folder, &authority, &route));
+    let mut client = Client::open(&node);
+    client.mail("", "a@remote.test");
+    taken(&lacks, 1);
+    // Not over that connection, which is open.
+    client.mail("REQUIRETLS", "a@remote.test");
+    let taken = taken(&offers, 1).remove(0);
+    assert!(mail_commands(&taken)[0].contains(" REQUIRETLS"), "{taken:?}");
+    assert_eq!(lacks.taken().len(), 1);
+}
+
+#[test]
 fn where_nobody_vouches_for_the_host_it_gets_nothing() {
     let authority = Authority::new("one");
     let host = mail(Manners {
