@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use fsmtp_rt::UnixTime;
 
 /// Accounts that are counted; arbitrary, some 100 bytes each.
-const ACCOUNTS_MAX: usize = 100_000;
+pub const ACCOUNTS_MAX: usize = 100_000;
 const HOUR_MICROS: u64 = 3_600_000_000;
 /// How often the log is told of one account.
 const TOLD_MICROS: u64 = 60_000_000;
