@@ -79,6 +79,8 @@ pub struct Config {
     pub pop3: Pop3,
     /// Whether SCRAM is offered where users sign in.
     pub scram: bool,
+    /// How many recipients a user may name in an hour; 0 for no limit.
+    pub recipients_per_hour: u32,
     /// How mail travels on.
     pub sending: relay::Plan,
     /// How names are looked up.

@@ -4,6 +4,8 @@
 //! envelope and a message in the spool. Whatever fails here is a reply, and a line in the log when
 //! it is ours to mend.
 
+mod receipt;
+mod sent;
 mod su;
 mod transaction;
 
@@ -25,9 +27,8 @@ use fsmtp_rt::{Instant, Runtime};
 use fsmtp_store::directory::{Account, Resolution};
 use fsmtp_store::envelope::{BodyFlags, Envelope, Notify, Ret};
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::seal::SealError;
 use fsmtp_store::spool::{Incoming, Stored};
-use fsmtp_store::{MailboxId, QueueId, StoreError};
+use fsmtp_store::{QueueId, StoreError};
 
 use crate::dkim::DomainSigner;
 use crate::guard::SharedState;
@@ -37,6 +38,7 @@ use crate::seals;
 use crate::shard::{Overload, Shard, count};
 use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
 use crate::submission::{Submission, Terms, Whose, Wrong};
+use receipt::Receipt;
 use transaction::Transaction;
 
 /// How many `Received` fields mean a loop (RFC 5321 §6.3).
@@ -95,6 +97,8 @@ pub struct Desk<'s, R: Runtime, M: Mailboxes> {
     /// A user's message is mended on its way.
     submission: Option<Box<Submission>>,
     wrong: Option<Wrong>,
+    /// The sender wants to hear that it lies in mailboxes here.
+    receipt: Option<Box<Receipt>>,
 }
 
 impl<R: Runtime, M: Mailboxes> core::fmt::Debug for Desk<'_, R, M> {
@@ -116,6 +120,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             failed: None,
             submission: None,
             wrong: None,
+            receipt: None,
         }
     }
 
@@ -131,6 +136,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         self.failed = None;
         self.submission = None;
         self.wrong = None;
+        self.receipt = None;
     }
 
     /// When a message that is still arriving has taken too long.
@@ -195,6 +201,9 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
 
     async fn push(&mut self, bytes: &[u8]) {
         let Some(incoming) = &mut self.incoming else { return };
+        if let Some(receipt) = &mut self.receipt {
+            receipt.push(bytes);
+        }
         let _shared = SharedState;
         if let Err(error) = incoming.push(bytes).await {
             // The rest is read past; the client hears of it at the end of its message.
@@ -207,7 +216,10 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     pub async fn answer(&mut self, ask: &Ask<'_>, session: &Session) -> Said {
         match ask {
             Ask::Sender(sender) => self.sender(sender, session),
-            Ask::Recipient(recipient) => self.recipient(recipient, session).await,
+            Ask::Recipient(recipient) => match self.exceeded(session) {
+                Some(refusal) => Said::Refused(refusal),
+                None => self.recipient(recipient, session).await,
+            },
             Ask::Begin => self.begin(session).await,
             Ask::Commit => self.commit(session).await,
             Ask::Auth(question) => self.sign_in(question, session).await,
@@ -267,6 +279,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 Return::Headers => Ret::Headers,
             }),
             envid: sender.envelope_id.map(|id| id.decode().collect()),
+            require_tls: sender.require_tls,
             recipients: Vec::new(),
         };
         self.transaction = Some(Box::new(Transaction::new(envelope)));
@@ -294,6 +307,21 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             Resolution::Mailboxes(found) => found.contains(&own),
             Resolution::NoSuchUser | Resolution::NotLocal => false,
         }
+    }
+
+    /// Why a user may name no more recipients now.
+    fn exceeded(&self, session: &Session) -> Option<Refusal> {
+        let (shard, user, now) = (self.shard, session.user()?, self.shard.rt.unix());
+        let exceeded = shard.gate.rates.take(user, now).err()?;
+        count(&shard.counters.recipients_refused);
+        count(&shard.counters.recipients_deferred);
+        let minutes = exceeded.wait.as_secs() / 60 + 1;
+        if exceeded.refused_count > 0 {
+            let fields: [(&str, &dyn core::fmt::Display); 3] =
+                [("user", &user), ("refused", &exceeded.refused_count), ("minutes", &minutes)];
+            shard.log.event(now, Event::RateExceeded, &fields);
+        }
+        Some(Refusal::RateExceeded { minutes: u16::try_from(minutes).unwrap_or(u16::MAX) })
     }
 
     async fn recipient(&mut self, recipient: &Recipient<'_>, session: &Session) -> Said {
@@ -415,23 +443,6 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
     }
 
-    /// Has the user's account keep a copy, if accounts do.
-    ///
-    /// # Errors
-    /// [`SealError`] when its keys are damaged.
-    async fn keep_sent(&mut self, user: &str) -> Result<(), SealError> {
-        let Some(transaction) = self.transaction.as_deref_mut() else { return Ok(()) };
-        if !self.shard.submission.keep_sent || transaction.envelope.recipients.is_empty() {
-            return Ok(());
-        }
-        let account = self.shard.directory.borrow().account(user).map(|account| account.mailbox);
-        let sent = account.map(MailboxId::sent);
-        for (mailbox, held) in seals::held(self.shard, sent.as_slice()).await? {
-            transaction.keep(user, mailbox, held);
-        }
-        Ok(())
-    }
-
     async fn begin(&mut self, session: &Session) -> Said {
         self.drop_message();
         self.user = session.user().map(Into::into);
@@ -446,6 +457,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         if self.user.is_some() {
             self.submission = Some(Box::new(Submission::new(self.signer())));
         }
+        self.receipt = self.transaction.as_ref().and_then(|t| Receipt::wanted(&t.envelope));
         let _shared = SharedState;
         match self.shard.spool.incoming() {
             Ok(mut incoming) => {
@@ -508,8 +520,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
         let hops = self.header.hops();
         let signatures = if self.submission.is_some() { self.sign().await } else { Vec::new() };
-        let wrong = self.wrong.take();
-        let failed = self.failed.take();
+        let (wrong, failed, receipt) = (self.wrong.take(), self.failed.take(), self.receipt.take());
         let (incoming, transaction) = (self.incoming.take(), self.transaction.take());
         self.drop_message();
         if let Some(error) = failed {
@@ -564,6 +575,9 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
                 if !legs.is_empty() {
                     let stored = (stored.id, stored.octets);
                     self.shard.outbound.accept(&self.shard.rt, stored, received, legs);
+                }
+                if let Some(receipt) = receipt {
+                    receipt.send(self.shard, stored.id).await;
                 }
                 self.stored(&stored, from.as_ref())
             }

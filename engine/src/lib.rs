@@ -21,6 +21,7 @@ pub mod log;
 mod notify;
 pub mod pop3;
 mod post;
+pub mod rates;
 pub mod relay;
 pub mod report;
 pub mod resolver;

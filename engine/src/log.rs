@@ -96,6 +96,7 @@ events! {
     ReportFailed "report-failed" Error "A report about a message cannot be made or stored.";
     SenderRefused "sender-refused" Warn "Somebody tried to send as an address of somebody else.";
     RecipientRefused "recipient-refused" Info "A recipient was refused.";
+    RateExceeded "rate-exceeded" Warn "A user names too many recipients; told once a minute.";
     StorageFailed "storage-failed" Error "A write failed: the shard takes no mail until a restart.";
     DiskLow "disk-low" Warn "Free space is below the reserve: new mail is deferred.";
     SignInOk "sign-in-ok" Info "A user has signed in.";

@@ -3,7 +3,6 @@
 //! Goes the way of all mail: into the log, sealed to its recipients, then to their mailboxes or to
 //! the queue. Failure: an error means that nothing was stored.
 
-use core::fmt::Write as _;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -28,6 +27,8 @@ pub(crate) struct Letter<'a> {
     pub(crate) to: &'a [&'a str],
     pub(crate) body: BodyFlags,
     pub(crate) notify: Notify,
+    /// It goes nowhere but under TLS with a proved host, if it can (RFC 8689 §5).
+    pub(crate) require_tls: bool,
     /// Header and body.
     pub(crate) bytes: &'a [u8],
 }
@@ -44,6 +45,7 @@ pub(crate) async fn post<R: Runtime, M: Mailboxes>(
         reverse_path: letter.from.as_bytes().to_vec(),
         received: shard.rt.unix(),
         body: letter.body,
+        require_tls: letter.require_tls,
         ..Envelope::default()
     };
     let mut mailboxes: BTreeMap<MailboxId, &str> = BTreeMap::new();
@@ -87,13 +89,8 @@ pub(crate) async fn post<R: Runtime, M: Mailboxes>(
     }
     incoming.push(letter.bytes).await?;
     let (id, received) = (incoming.id(), envelope.received);
-    let mut head = String::new();
-    let _ = write!(
-        head,
-        "Return-Path: <{}>\r\nReceived: by {} id {id};\r\n\t{received}\r\n",
-        letter.from, shard.node,
-    );
-    let mut head = head.into_bytes();
+    let trace = format!("Received: by {} id {id};\r\n\t{received}\r\n", shard.node);
+    let mut head = format!("Return-Path: <{}>\r\n{trace}", letter.from).into_bytes();
     let stored = match incoming.content_key() {
         None => incoming.commit(&head, envelope).await?,
         Some(content) => {

@@ -131,6 +131,10 @@ pub fn open(config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
 /// # Errors
 /// One line for the operator, when it could not start or a shard has failed.
 pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
+    let mut config = config.clone();
+    let routes = config.sending.routes.with_passwords().map_err(|e| e.to_string())?;
+    config.sending.routes = Arc::new(routes);
+    let config = &config;
     // From here on signals wait for us instead of ending the process.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| format!("cannot watch for signals: {e}"))?;
@@ -179,6 +183,13 @@ pub(crate) fn now() -> UnixTime {
     UnixTime::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// What all shards know of users.
+fn gate(config: &Config, store: &Store) -> Arc<Gate> {
+    let recipients_per_hour = config.recipients_per_hour;
+    let limits = signin::Limits { recipients_per_hour, ..signin::Limits::default() };
+    Gate::new(store.mailboxes.secret(), limits)
+}
+
 fn start_shards(
     config: &Config,
     entrances: &[Entrance],
@@ -198,7 +209,7 @@ fn start_shards(
         sink.log(None).event(now(), Event::SettingIgnored, &[("why", &why)]);
     }
     let cpus = processors();
-    let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
+    let gate = gate(config, store);
     let mut shards = Vec::new();
     for n in 0..config.cores {
         let options = ShardOptions {

@@ -71,6 +71,8 @@ pub struct Counters {
     pub senders_refused: Cell<u64>,
     /// Recipients refused.
     pub recipients_refused: Cell<u64>,
+    /// Of these, beyond what a user may name in an hour.
+    pub recipients_deferred: Cell<u64>,
     /// Sign-ins accepted.
     pub sign_ins: Cell<u64>,
     /// Handshakes that came to nothing.

@@ -34,6 +34,7 @@ use zeroize::Zeroizing;
 use crate::admit::network;
 use crate::locks::{self, Protection};
 use crate::log::Event;
+use crate::rates::Rates;
 use crate::shard::{Shard, count};
 
 /// Wrong passwords from one address (IPv6: one /64) until it is locked out.
@@ -74,6 +75,8 @@ pub struct Gate {
     key: hmac::Key,
     limits: Limits,
     state: Mutex<State>,
+    /// What users who have signed in may send.
+    pub rates: Rates,
     /// Whether keys are being made for an account that came without.
     fitting: AtomicBool,
 }
@@ -85,6 +88,8 @@ pub struct Limits {
     pub address_failures_max: u32,
     /// For one account.
     pub account_failures_max: u32,
+    /// Recipients that an account may name in an hour; 0 for no limit.
+    pub recipients_per_hour: u32,
 }
 
 impl Default for Limits {
@@ -92,6 +97,7 @@ impl Default for Limits {
         Self {
             address_failures_max: ADDRESS_FAILURES_MAX,
             account_failures_max: ACCOUNT_FAILURES_MAX,
+            recipients_per_hour: 0,
         }
     }
 }
@@ -148,7 +154,8 @@ impl Gate {
     #[must_use]
     pub fn new(secret: &[u8; 32], limits: Limits) -> Arc<Self> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-        Arc::new(Self { key, limits, state: Mutex::default(), fitting: AtomicBool::new(false) })
+        let (state, rates) = (Mutex::default(), Rates::new(limits.recipients_per_hour));
+        Arc::new(Self { key, limits, state, rates, fitting: AtomicBool::new(false) })
     }
 
     /// Whether nobody else makes keys; then the caller does.
@@ -165,7 +172,7 @@ impl Gate {
     /// # Errors
     /// [`Refused::Locked`].
     pub fn admits(&self, user: &str, from: IpAddr, now: UnixTime) -> Result<(), Refused> {
-        let Limits { address_failures_max, account_failures_max } = self.limits;
+        let Limits { address_failures_max, account_failures_max, .. } = self.limits;
         self.with(|state| {
             let address = locked(&mut state.addresses, from, address_failures_max, now);
             let account = live(&mut state.accounts, &user.to_ascii_lowercase(), now)
@@ -571,7 +578,8 @@ mod tests {
 
     #[test]
     fn failures_lock_an_address_and_an_account_for_a_while() {
-        let limits = Limits { address_failures_max: 3, account_failures_max: 5 };
+        let limits =
+            Limits { address_failures_max: 3, account_failures_max: 5, ..Limits::default() };
         let gate = Gate::new(&[7; 32], limits);
         let [a, b, here]: [IpAddr; 3] =
             ["192.0.2.1", "2001:db8::1", "127.0.0.1"].map(|text| text.parse().unwrap());
@@ -589,7 +597,9 @@ mod tests {
 
     #[test]
     fn the_log_is_told_of_a_lock_once_a_minute() {
-        let gate = Gate::new(&[7; 32], Limits { address_failures_max: 1, account_failures_max: 2 });
+        let limits =
+            Limits { address_failures_max: 1, account_failures_max: 2, ..Limits::default() };
+        let gate = Gate::new(&[7; 32], limits);
         let [a, b]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
         let _ = gate.failed("bob", a, NOW);
         let told = |user: &str, from, seconds| match gate.admits(user, from, later(seconds)) {

@@ -65,8 +65,8 @@ pub struct Tls {
     pub version: &'static str,
     /// The cipher suite by its registered name.
     pub cipher: &'static str,
-    /// The channel binding `tls-exporter` (RFC 9266 §2); `None` where it would not be unique, which
-    /// is TLS 1.2 without the extended master secret (RFC 9266 §3).
+    /// The channel binding `tls-exporter` (RFC 9266 §2); `None` where it may not be unique, which
+    /// is TLS 1.2 unless it is known to have the extended master secret (RFC 9266 §3).
     pub exporter: Option<[u8; 32]>,
     /// Who the client is by its certificate, which the driver has verified.
     pub certificate: Option<Box<str>>,

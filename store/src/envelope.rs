@@ -85,6 +85,8 @@ pub struct Envelope {
     pub ret: Option<Ret>,
     /// The ENVID parameter, as it was given.
     pub envid: Option<Vec<u8>>,
+    /// REQUIRETLS (RFC 8689): it goes nowhere but under TLS with a proved host.
+    pub require_tls: bool,
     /// Who gets it; may be empty when every recipient asked for nothing to be kept.
     pub recipients: Vec<EnvelopeRecipient>,
 }
@@ -120,7 +122,8 @@ const FLAG_UTF8: u8 = 1 << 2;
 const FLAG_RET_FULL: u8 = 1 << 3;
 const FLAG_RET_HEADERS: u8 = 1 << 4;
 const FLAG_ENVID: u8 = 1 << 5;
-const FLAGS_KNOWN: u8 = (1 << 6) - 1;
+const FLAG_REQUIRE_TLS: u8 = 1 << 6;
+const FLAGS_KNOWN: u8 = (1 << 7) - 1;
 
 const NOTIFY_NEVER: u8 = 1;
 const NOTIFY_SUCCESS: u8 = 1 << 1;
@@ -243,7 +246,8 @@ impl Envelope {
             binary: flags & FLAG_BINARY != 0,
             utf8: flags & FLAG_UTF8 != 0,
         };
-        Ok(Self { reverse_path, received, body, ret, envid, recipients })
+        let require_tls = flags & FLAG_REQUIRE_TLS != 0;
+        Ok(Self { reverse_path, received, body, ret, envid, require_tls, recipients })
     }
 
     fn flags(&self) -> u8 {
@@ -256,6 +260,7 @@ impl Envelope {
             | bit(self.body.binary, FLAG_BINARY)
             | bit(self.body.utf8, FLAG_UTF8)
             | bit(self.envid.is_some(), FLAG_ENVID)
+            | bit(self.require_tls, FLAG_REQUIRE_TLS)
             | ret
     }
 }
@@ -382,7 +387,7 @@ mod tests {
         (
             vec(any::<u8>(), 0..80),
             any::<u64>(),
-            0u8..8,
+            0u8..16,
             of(any::<bool>()),
             of(vec(any::<u8>(), 0..100)),
             vec(recipients(), 0..6),
@@ -397,6 +402,7 @@ mod tests {
                 },
                 ret: ret.map(|full| if full { Ret::Full } else { Ret::Headers }),
                 envid,
+                require_tls: bits & 8 != 0,
                 recipients,
             })
     }
@@ -488,6 +494,16 @@ mod tests {
         assert_eq!(Envelope::decode(&bytes), Err(EnvelopeError::Malformed("recipient list")));
         bytes[count_at..].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(Envelope::decode(&bytes), Err(EnvelopeError::TooLarge("recipient list")));
+    }
+
+    #[test]
+    fn envelopes_from_before_requiretls_are_read() {
+        let mut bytes = encoded(&Envelope { require_tls: true, ..Envelope::default() });
+        assert_eq!(bytes[1], FLAG_REQUIRE_TLS);
+        bytes[1] = 0;
+        assert_eq!(Envelope::decode(&bytes), Ok(Envelope::default()));
+        bytes[1] = 1 << 7;
+        assert_eq!(Envelope::decode(&bytes), Err(EnvelopeError::Malformed("flags")));
     }
 
     #[test]

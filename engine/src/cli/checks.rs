@@ -8,6 +8,7 @@ use crate::config::{Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
 use crate::latest::Latest;
 use crate::tls::{Certs, Roots, check_client_ca};
+use crate::trust;
 use core::net::SocketAddr;
 use core::time::Duration;
 use fsmtp_rt::glommio::{ACCEPTS_MAX, DESCRIPTORS_PER_FILE, ShardOptions, start_shard};
@@ -80,6 +81,11 @@ pub(super) fn test(
             if config.roots.is_some() || config.dev.is_none() {
                 add("server authorities", roots(config.roots.as_deref()));
             }
+            add("keys of trust", trusted(&config.data));
+            for (pattern, login) in config.sending.routes.logins() {
+                let said = login.read().map(|_| format!("{} usable", login.file().display()));
+                add("password", said.map_err(|why| format!("the route of `{pattern}`: {why}")));
+            }
             for listener in &config.listeners {
                 let free = |()| format!("{} is free", listener.address);
                 add("port", ports_are_free(core::slice::from_ref(listener)).map(free));
@@ -111,6 +117,14 @@ fn certificates(config: &Config) -> Result<String, String> {
 fn client_ca(file: &Path) -> Result<String, String> {
     let read = check_client_ca(file).map(|()| format!("{} usable", file.display()));
     read.map_err(|error| error.to_string())
+}
+
+/// Whether the keys that nodes of one owner share can be used.
+fn trusted(data: &Path) -> Result<String, String> {
+    let keys = trust::list(data).map_err(|error| error.to_string())?;
+    let names: Vec<&str> = keys.iter().map(|key| &*key.name).collect();
+    let said = if names.is_empty() { "none, so no node is trusted" } else { " usable" };
+    Ok(format!("{}{said}", names.join(", ")))
 }
 
 /// Whether there are authorities that prove names of other servers.
@@ -394,6 +408,17 @@ mod tests {
         assert_eq!(roots(Some(&pair.certificate)), Ok("1 usable".to_owned()));
         // One that signs itself and is no authority.
         assert!(client_ca(&pair.certificate).unwrap_err().contains("not a certificate authority"));
+    }
+
+    #[test]
+    fn keys_of_trust_are_looked_at_before_a_start() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(trusted(folder.path()), Ok("none, so no node is trusted".to_owned()));
+        std::fs::create_dir_all(folder.path().join("keys/trust")).unwrap();
+        let key = trust::file(folder.path(), "shared");
+        std::fs::write(&key, "nonsense").unwrap();
+        let said = trusted(folder.path()).unwrap_err();
+        assert!(said.contains("keys/trust/shared.key"), "{said}");
     }
 
     #[test]

@@ -323,13 +323,29 @@ fn checks_are_one_line_each() {
     let line = ["test", "--cores", "1", "--json", "--config", &file];
     let ran = run_with(&engine, &data, &line, "");
     let checks: Vec<serde_json::Value> = serde_json::from_str(&ran.output).unwrap();
-    assert_eq!((ran.status, checks.len()), (0, 8), "{}", ran.output);
+    assert_eq!((ran.status, checks.len()), (0, 9), "{}", ran.output);
     // A reserve that no disk has.
     let file = temp.path().join("huge.toml");
     std::fs::write(&file, "[store]\nreserve_bytes = 1125899906842624\n[server]\ncores = 0\n")
         .unwrap();
     let ran = run_with(&engine, &data, &["test", "--config", &file.display().to_string()], "");
     assert!(ran.output.starts_with("FAIL  configuration: "), "{}", ran.output);
+}
+
+#[test]
+fn a_password_that_is_not_there_is_found() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("fsmtp.toml");
+    let route = "{ hosts = 'mx.test', user = 'us', password_file = '/nowhere/pw' }";
+    std::fs::write(&file, format!("[routes]\n'*' = {route}\n")).unwrap();
+    let file = file.display().to_string();
+    let (engine, data) = (Fake::default(), temp.path().join("data"));
+    let ran = run_with(&engine, &data, &["test", "--cores", "1", "--config", &file], "");
+    let found = "FAIL  password: the route of `*`: /nowhere/pw: No such file or directory";
+    assert!(ran.status == 1 && ran.output.contains(found), "{}", ran.output);
+    // Whether the file itself is right is another question, which other commands ask.
+    let ran = run_with(&engine, &data, &["config", "test", "--config", &file], "");
+    assert_eq!(ran.status, 0, "{}", ran.errors);
 }
 
 #[test]

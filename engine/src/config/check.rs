@@ -112,6 +112,7 @@ pub(super) fn check(
         submission: Submission { keep_sent: file.submission.keep_sent },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
         scram: file.sign_in.scram || overrides.dev,
+        recipients_per_hour: if overrides.dev { 0 } else { file.submission.recipients_per_hour },
         sending,
         resolver,
         store: Store {
@@ -202,7 +203,7 @@ fn route(raw: &file::Route, dev: bool) -> Result<Route, RouteError> {
     }
     let Some(table) = table else { return Ok(route) };
     route.login = match (&table.user, &table.password_file) {
-        (Some(user), Some(file)) => Some(Login::read(user, Path::new(file))?),
+        (Some(user), Some(file)) => Some(Login::new(user, Path::new(file))?),
         (None, None) => None,
         _ => return Err(RouteError::half()),
     };

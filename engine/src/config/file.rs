@@ -228,15 +228,6 @@ impl Default for Smtp {
     }
 }
 
-/// Mail that users send.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub(super) struct Submission {
-    /// Whether a copy of what a user sends is kept in the mailbox Sent of the account, sealed like
-    /// all of its mail. It costs no second body. POP3 shows it to `USER me@example.test/Sent`.
-    pub(super) keep_sent: bool,
-}
-
 /// Mail that is fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -255,6 +246,26 @@ pub(super) struct SignIn {
     /// ones before their first sign-in), and app passwords from before they worked with SCRAM, do
     /// not work there.
     pub(super) scram: bool,
+}
+
+/// Mail that users send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Submission {
+    /// How many recipients each account may name in an hour, over all of its connections; then it
+    /// hears 451 to RCPT, and when to go on. Who was quiet may name all of them at once. 0 for no
+    /// limit; with `--dev` there is none.
+    #[schemars(range(max = 10_000_000))]
+    pub(super) recipients_per_hour: u32,
+    /// Whether a copy of what a user sends is kept in the mailbox Sent of the account, sealed like
+    /// all of its mail. It costs no second body. POP3 shows it to `USER me@example.test/Sent`.
+    pub(super) keep_sent: bool,
+}
+
+impl Default for Submission {
+    fn default() -> Self {
+        Self { recipients_per_hour: 1000, keep_sent: false }
+    }
 }
 
 impl Default for Pop3 {

@@ -280,8 +280,19 @@ fn the_schema_knows_every_key() {
     assert_eq!(
         sections,
         [
-            "server", "listener", "tls", "smtp", "pop3", "sign_in", "queue", "routes", "resolver",
-            "store", "log", "dev"
+            "server",
+            "listener",
+            "tls",
+            "smtp",
+            "pop3",
+            "sign_in",
+            "submission",
+            "queue",
+            "routes",
+            "resolver",
+            "store",
+            "log",
+            "dev"
         ]
     );
 }
@@ -299,12 +310,6 @@ fn the_reference_page_is_up_to_date() {
 #[test]
 fn routes_may_say_what_tls_they_want_and_sign_in() {
     use crate::relay::routes::{Level, Way};
-    use std::os::unix::fs::PermissionsExt as _;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("pw");
-    std::fs::write(&file, "secret\n").unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let file = file.display();
     let level = |route: &str| {
         let config = parse(&format!("[routes]\n'*' = {route}\n"), &Overrides::default()).unwrap();
         let Way::Route(route) = config.sending.routes.way("a.test") else { panic!() };
@@ -314,7 +319,7 @@ fn routes_may_say_what_tls_they_want_and_sign_in() {
     assert_eq!(level("{ hosts = 'mx.test' }"), (Level::Offered, false));
     assert_eq!(level("{ hosts = 'smtps:mx.test', tls = 'offered' }"), (Level::Encrypted, false));
     assert_eq!(level("{ hosts = 'mx.test', tls = 'encrypted' }"), (Level::Encrypted, false));
-    let login = format!("hosts = 'mx.test', user = 'us', password_file = '{file}'");
+    let login = "hosts = 'mx.test', user = 'us', password_file = 'pw'";
     assert_eq!(level(&format!("{{ {login} }}")), (Level::Verified, true));
     let route = |text: &str| format!("[routes]\n'*' = {{ {text} }}\n");
     for weak in ["offered", "encrypted"] {
@@ -326,8 +331,8 @@ fn routes_may_say_what_tls_they_want_and_sign_in() {
         &["2: routes.*: `user` and `password_file` stand together or not at all"],
     );
     let nowhere = "hosts = 'mx.test', user = 'us', password_file = '/nowhere/pw'";
-    let missing = "2: routes.*: /nowhere/pw: No such file or directory (os error 2)";
-    wrong(&route(nowhere), &[missing]);
+    // Not every command sends mail: who does reads it.
+    assert!(parse(&route(nowhere), &Overrides::default()).is_ok());
     for text in [route("host = 'mx.test'"), route("hosts = 'mx.test', tls = 'perhaps'")] {
         let problems = parse(&text, &Overrides::default()).unwrap_err();
         assert!(problems[0].contains("a route is text like"), "{problems:?}");

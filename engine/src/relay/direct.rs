@@ -9,7 +9,7 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fsmtp_proto::smtp::client::{Envelope as _, Protocol, Settings, Timeouts};
+use fsmtp_proto::smtp::client::{Protocol, Settings, Timeouts};
 use fsmtp_proto::smtp::ext::su::Keys;
 use fsmtp_rt::{Datagrams, Dial};
 use fsmtp_store::envelope::{BodyFlags, EnvelopeRecipient, Notify};
@@ -114,6 +114,7 @@ impl Errand {
             resolver: Some(Resolver::new(rt.clone(), &self.resolver)),
             connector: Some(connector),
             trust: self.trust.clone(),
+            strict: false,
             sts: &sts,
             // It is no mail of the engine's: nothing is counted.
             note: Box::new(|_, _| ()),
@@ -127,7 +128,7 @@ impl Errand {
             tell(&road.watcher, Step::InClear);
         }
         let letter = self.letter(to);
-        let fates = match link.extensions().carries(&letter.sender()) {
+        let fates = match link.carries(&letter) {
             Err(lack) => all(Fate::failed(true, lack.to_string())),
             Ok(()) => match link.send(&letter, &mut Whole(&self.message)).await {
                 Ok(verdict) => fates(&verdict),

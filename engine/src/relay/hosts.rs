@@ -9,7 +9,7 @@ use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use fsmtp_proto::dns::{Failure, Mx};
-use fsmtp_proto::smtp::client::{Protocol, Settings};
+use fsmtp_proto::smtp::client::{Lack, Protocol, Settings};
 use fsmtp_proto::smtp::ext::su::Keys;
 use fsmtp_proto::sts;
 use fsmtp_rt::{Datagrams, Dial, Runtime};
@@ -56,6 +56,8 @@ pub(super) struct Road<'s, R: Runtime> {
     pub(super) connector: Option<Connector>,
     /// What proves that nodes are of one owner.
     pub(super) trust: Keys,
+    /// For a message with REQUIRETLS.
+    pub(super) strict: bool,
     /// Policies of MTA-STS.
     pub(super) sts: &'s Sts,
     /// Writes down what concerns a domain.
@@ -84,6 +86,7 @@ impl<'s, R: Runtime> Road<'s, R> {
             connector: shard.connector.borrow().clone(),
             // SIGHUP may exchange them meanwhile.
             trust: shard.trust.borrow().clone(),
+            strict: false,
             sts: &shard.outbound.sts,
             note: Box::new(note),
             watcher: None,
@@ -112,6 +115,7 @@ pub(super) async fn connect<R: Dial + Datagrams>(
         let found = match addresses(road, &host).await {
             Ok(found) => {
                 let policy = rule.policy(road.resolver.as_ref(), &host, &found).await;
+                let policy = policy.and_then(|p| if road.strict { p.strict() } else { Ok(p) });
                 policy.map(|policy| (found.addresses, policy))
             }
             Err(failed) => Err(failed),
@@ -157,7 +161,10 @@ pub(super) async fn connect<R: Dial + Datagrams>(
 /// there; else the later.
 fn worse(last: Option<Failed>, failed: Failed) -> Failed {
     let told = |last: &Failed| matches!(last.cause, Cause::Refused | Cause::Tls | Cause::SignIn);
-    match last.filter(|last| failed.cause == Cause::Unreachable && told(last)) {
+    // What may pass goes before what stays.
+    let passes = |last: &Failed| failed.permanent && !last.permanent;
+    let more = |last: &Failed| failed.cause == Cause::Unreachable || passes(last);
+    match last.filter(|last| told(last) && more(last)) {
         Some(last) => last,
         None => failed,
     }
@@ -212,7 +219,14 @@ async fn open<R: Dial + Datagrams>(
             break;
         }
     }
-    if policy.trusted { opened?.prove(&road.trust, &settings.name).await } else { opened }
+    let link =
+        if policy.trusted { opened?.prove(&road.trust, &settings.name).await? } else { opened? };
+    // RFC 8689 §4.2.1: a host that does not offer it is left.
+    if policy.strict && !link.keeps_tls() {
+        link.quit().await;
+        return Err(Fault::Lacks(Lack::RequireTls));
+    }
+    Ok(link)
 }
 
 /// What a host that cannot be used means for mail: the next may be better.
@@ -221,7 +235,9 @@ fn failed(to: SocketAddr, fault: Fault, policy: &Policy) -> Failed {
     match fault {
         // RFC 5321 §4.2.1: a 5yz greeting is about this host.
         Fault::Refused(said) => Failed { code: said.code, ..Failed::later(Cause::Refused, words) },
-        Fault::Tls(_) => Failed::later(Cause::Tls, format!("{}; {words}", policy.demand)),
+        Fault::Tls(why) => policy.failed(&why, &words),
+        // RFC 8689 §4.2.1
+        Fault::Lacks(_) => Failed::for_good(Cause::Refused, 550, format!("5.7.30 {words}")),
         Fault::Untrusted(_) => Failed::later(Cause::Tls, words),
         // RFC 4954 §6: 535 is about us, not about the message; who mends it here sends it then.
         Fault::SignIn(code, _) => Failed { code, ..Failed::later(Cause::SignIn, words) },

@@ -33,7 +33,16 @@ pub(super) struct Letter {
     /// In xtext.
     envelope_id: Option<String>,
     size: u64,
+    require_tls: bool,
     to: Vec<To>,
+}
+
+/// A letter as it goes over one connection.
+#[derive(Debug)]
+pub(super) struct Over<'l> {
+    pub(super) letter: &'l Letter,
+    /// Whether the host has proved what REQUIRETLS asks for.
+    pub(super) proved: bool,
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -59,8 +68,20 @@ impl Letter {
             }),
             envelope_id: envelope.envid.as_ref().map(|id| encode_xtext(id)),
             size,
+            require_tls: envelope.require_tls,
             to: places.iter().filter_map(recipient).collect(),
         }
+    }
+
+    /// Whether its sender wants TLS with a proved host all the way (RFC 8689).
+    pub(super) const fn requires_tls(&self) -> bool {
+        self.require_tls
+    }
+
+    /// RFC 8689 §4.2.1, §5: what has no reverse path is a report, which had better arrive than be
+    /// lost.
+    pub(super) fn may_go_without(&self) -> bool {
+        !self.require_tls || self.from.is_empty()
     }
 
     pub(super) fn recipients_count(&self) -> u32 {
@@ -109,6 +130,7 @@ impl client::Envelope for Letter {
             utf8: self.utf8,
             ret: self.ret,
             envelope_id: id.and_then(|id| Xtext::parse(id.as_bytes(), false)),
+            require_tls: self.require_tls,
             ..Sender::new(path(&self.from))
         }
     }
@@ -120,5 +142,17 @@ impl client::Envelope for Letter {
             Some(OriginalRecipient { kind, address })
         });
         Recipient { notify: to.notify, original, ..Recipient::new(path(&to.address)) }
+    }
+}
+
+impl client::Envelope for Over<'_> {
+    fn sender(&self) -> Sender<'_> {
+        let sender = self.letter.sender();
+        // RFC 8689 §2: it is said only where all that it asks for is so.
+        Sender { require_tls: sender.require_tls && self.proved, ..sender }
+    }
+
+    fn recipient(&self, index: u32) -> Recipient<'_> {
+        self.letter.recipient(index)
     }
 }

@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use fsmtp_proto::sasl::Mechanism;
 use fsmtp_proto::smtp::client::{
-    Class, Content, Envelope, Extensions, Failure, Nobody, Reply, Session, Settings, Then, To,
-    proof,
+    Class, Content, Envelope, Extensions, Failure, Lack, Nobody, Reply, Session, Settings, Then,
+    To, proof,
 };
 use fsmtp_proto::smtp::ext::su::{Exporter, Keys, NONCE_BYTES};
 use fsmtp_proto::wire::outbox::Outbox;
@@ -21,7 +21,7 @@ use fsmtp_proto::wire::stuff::Stuffer;
 use fsmtp_rt::{Conn, Dial, IoError, IoKind};
 use fsmtp_store::queue::WORDS_BYTES_MAX;
 
-use super::letter::Letter;
+use super::letter::{Letter, Over};
 use super::pieces::Pieces;
 use super::policy::Manner;
 use super::routes::Login;
@@ -90,6 +90,8 @@ pub(super) enum Fault {
     SignIn(u16, String),
     /// It leads back to this node.
     Loop,
+    /// What the sender of the message demands is not there.
+    Lacks(Lack),
     /// The message could not be read here.
     Storage(String),
 }
@@ -110,6 +112,7 @@ impl fmt::Display for Fault {
             Self::Gone => f.write_str("the connection was closed"),
             Self::Tls(why) => why.fmt(f),
             Self::Untrusted(why) | Self::SignIn(_, why) => f.write_str(why),
+            Self::Lacks(lack) => lack.fmt(f),
             Self::Loop => f.write_str("it leads back to this node"),
             Self::Storage(why) => f.write_str(why),
         }
@@ -155,6 +158,8 @@ pub(super) struct Link<R: Dial> {
     watcher: Watcher,
     /// What is unique about its channel.
     exporter: Option<Exporter>,
+    /// Whether the host was proved as REQUIRETLS asks for.
+    proved: bool,
 }
 
 impl<R: Dial> Link<R> {
@@ -185,6 +190,7 @@ impl<R: Dial> Link<R> {
             patience,
             watcher: watcher.clone(),
             exporter: None,
+            proved: false,
         };
         if let Some((connector, proof)) = tls.filter(|_| policy.implicit) {
             // RFC 8314 §3.3
@@ -198,6 +204,8 @@ impl<R: Dial> Link<R> {
         if link.tls.is_none() && !policy.may_less {
             return Err(Fault::Tls(tls::Failed::unoffered()));
         }
+        link.proved =
+            link.tls.is_some() && tls.is_some_and(|(_, proof)| policy.is_proved_by(proof));
         if let Some(login) = &policy.login {
             link.sign_in(login).await?;
         }
@@ -242,7 +250,9 @@ impl<R: Dial> Link<R> {
     /// Has both sides prove that they are nodes of one owner; nothing is sent where they are not.
     pub(super) async fn prove(mut self, keys: &Keys, node: &str) -> Result<Self, Fault> {
         let untrusted = |why: &str| Fault::Untrusted(why.to_owned());
-        let exporter = self.exporter.ok_or_else(|| untrusted("it offers no TLS to prove it in"))?;
+        // RFC 9266 §3: below TLS 1.3 somebody in the middle could share it.
+        let exporter = self.exporter.filter(|_| self.tls == Some("TLS1.3"));
+        let exporter = exporter.ok_or_else(|| untrusted("it offers no TLS 1.3 to prove it in"))?;
         let mut nonce = [0; NONCE_BYTES];
         self.rt.random(&mut nonce);
         let token = keys.token(node, &exporter, &nonce, self.rt.unix());
@@ -296,7 +306,8 @@ impl<R: Dial> Link<R> {
         if !self.extensions().mechanisms.contains(Mechanism::Plain) {
             return failed(0, &"AUTH PLAIN is not offered");
         }
-        if !self.session.auth_plain(self.rt.now(), user, &login.password, &mut self.out) {
+        let password = login.password().unwrap_or_default();
+        if !self.session.auth_plain(self.rt.now(), user, password, &mut self.out) {
             return failed(0, &"the name or the password is none");
         }
         let mut refused = None;
@@ -325,6 +336,19 @@ impl<R: Dial> Link<R> {
         self.session.extensions()
     }
 
+    /// Whether a message with REQUIRETLS may go over it: RFC 8689 §2, §4.2.1.
+    pub(super) const fn keeps_tls(&self) -> bool {
+        self.proved && self.extensions().require_tls
+    }
+
+    /// Whether a message can go over it as it is.
+    pub(super) fn carries(&self, letter: &Letter) -> Result<(), Lack> {
+        if !self.keeps_tls() && !letter.may_go_without() {
+            return Err(Lack::RequireTls);
+        }
+        self.extensions().carries(&letter.sender())
+    }
+
     /// Sends one message.
     pub(super) async fn send<P: Pieces>(
         &mut self,
@@ -345,7 +369,7 @@ impl<R: Dial> Link<R> {
         let mut body = Sending { content, ahead: None, stuffer: Stuffer::new(), begun: false };
         loop {
             let heard = &mut |to: To, reply: &Reply<'_>| verdict.hear(to, reply);
-            match self.next(letter, heard).await? {
+            match self.next(&Over { letter, proved: self.proved }, heard).await? {
                 Event::Ready => return Ok(verdict),
                 Event::Body => self.body(&mut body, pieces).await?,
                 Event::Closed | Event::StartTls => {

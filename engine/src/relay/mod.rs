@@ -33,6 +33,8 @@ mod sts;
 mod tally;
 pub(crate) mod watch;
 
+pub(crate) use notice::delivered;
+
 use core::cell::{Cell, RefCell};
 use core::pin::pin;
 use core::time::Duration;

@@ -1,8 +1,12 @@
-//! What a sender is told about recipients elsewhere: reports, made by `report`, sent by `post`.
+//! What a sender is told about his recipients: reports, made by `report`, sent by `post`.
 //!
-//! Called before the queue forgets a recipient, so nobody loses a message without a word; when the
-//! process dies in between, the sender may hear twice. Nobody is told who sent with the null path
-//! or did not want to know (RFC 3461 §4.1). Failure: while the log takes nothing, the report waits.
+//! About recipients elsewhere it is called before the queue forgets them, so nobody loses a message
+//! without a word; about those here by the desk, before the client hears that the message is
+//! stored. When the process dies in between, the sender may hear twice. Nobody is told who sent
+//! with the null path or did not want to know (RFC 3461 §4.1).
+//!
+//! Failure: while the log takes nothing, a report about recipients elsewhere waits, and one about
+//! those here is left out.
 
 use core::fmt::Display;
 use core::time::Duration;
@@ -18,6 +22,7 @@ use fsmtp_store::{Envelope, QueueId, StoreError};
 use super::patiently;
 use super::pieces::{Pieces as _, Stored};
 use crate::compose::Composed;
+use crate::guard::SharedState;
 use crate::log::Event;
 use crate::post::{Letter, post};
 use crate::report::{
@@ -43,6 +48,8 @@ pub(super) struct Fate {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
+    /// In a mailbox here.
+    Delivered,
     /// Taken by a host that sends reports itself.
     Taken,
     /// Taken by one that does not.
@@ -66,6 +73,7 @@ impl Fate {
     const fn about(&self) -> Option<About> {
         match self.kind {
             Kind::Taken => None,
+            Kind::Delivered => Some(About::Delivered),
             Kind::Relayed => Some(About::Relayed),
             Kind::Failed | Kind::Expired => Some(About::Failed),
             Kind::Delayed => Some(About::Delayed),
@@ -75,7 +83,7 @@ impl Fate {
     /// RFC 3463: what the other side said, or what the kind and the reply code say.
     fn status(&self) -> Status {
         let class = match self.kind {
-            Kind::Taken | Kind::Relayed => 2,
+            Kind::Delivered | Kind::Taken | Kind::Relayed => 2,
             Kind::Failed | Kind::Expired => 5,
             Kind::Delayed => 4,
         };
@@ -116,6 +124,45 @@ pub(super) async fn tell<R: Runtime, M: Mailboxes>(
     }
 }
 
+/// Tells the sender of a message that it lies in the mailboxes of all recipients in `envelope`, who
+/// are such as he wants to hear of; `front` is how it begins. What fails is not tried again, for a
+/// client waits.
+pub(crate) async fn delivered<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    (id, envelope): (QueueId, &Envelope),
+    front: &[u8],
+) {
+    let reverse_path = String::from_utf8_lossy(&envelope.reverse_path);
+    let Ok(mailbox) = Mailbox::parse(&reverse_path) else { return };
+    let sender = Path::Mailbox(mailbox);
+    // RFC 3461 §5.2.3
+    let fate = |place: u16| Fate::new(place, Kind::Delivered, "", 0, "");
+    let fates: Vec<Fate> = (0..).take(envelope.recipients.len()).map(fate).collect();
+    let fates: Vec<&Fate> = fates.iter().collect();
+    for some in fates.chunks(RECIPIENTS_COUNT_MAX) {
+        let message = (id, envelope);
+        let original = Original::Header(front);
+        let done = match compose(shard, envelope, sender, About::Delivered, some, original) {
+            // Strangers may ask for reports: they fill no queue.
+            Ok(_) if shard.outbound.queue.borrow().is_full() => Err("the queue is full".to_owned()),
+            Ok(composed) => {
+                let _shared = SharedState;
+                let stored = store(shard, message, sender, About::Delivered, &composed).await;
+                stored.map_err(|error| error.to_string())
+            }
+            Err(why) => Err(why),
+        };
+        if let Err(why) = done {
+            failed(shard, id, &why);
+        }
+    }
+}
+
+fn failed<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, id: QueueId, why: &dyn Display) {
+    let fields: [(&str, &dyn Display); 2] = [("id", &id), ("why", why)];
+    shard.log.event(shard.rt.unix(), Event::ReportFailed, &fields);
+}
+
 /// Makes one report and stores it.
 async fn report<R: Runtime, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
@@ -124,45 +171,53 @@ async fn report<R: Runtime, M: Mailboxes>(
     about: About,
     fates: &[&Fate],
 ) {
-    let composed = match compose(shard, message, sender, about, fates).await {
-        Ok(composed) => composed,
-        Err(why) => {
-            let fields: [(&str, &dyn Display); 2] = [("id", &message.0), ("why", &why)];
-            return shard.log.event(shard.rt.unix(), Event::ReportFailed, &fields);
-        }
+    let bytes = original(shard, message.0).await;
+    let original = match &bytes {
+        Ok(whole) => Original::Whole(whole),
+        Err(front) => Original::Header(front),
     };
+    let composed = match compose(shard, message.1, sender, about, fates, original) {
+        Ok(composed) => composed,
+        Err(why) => return failed(shard, message.0, &why),
+    };
+    while let Err(error) = store(shard, message, sender, about, &composed).await {
+        failed(shard, message.0, &error);
+        if matches!(error, StoreError::Invalid(_)) {
+            return;
+        }
+        shard.rt.sleep_until(shard.rt.now() + RETRY).await;
+    }
+}
+
+/// Stores a report, and says so in the log.
+async fn store<R: Runtime, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    message: (QueueId, &Envelope),
+    sender: Path<'_>,
+    about: About,
+    composed: &Composed,
+) -> Result<(), StoreError> {
     let letter = Letter {
         // RFC 3461 §6.1
         from: "",
         to: &[sender.text()],
         body: BodyFlags { eight_bit: composed.eight_bit, utf8: composed.utf8, binary: false },
         notify: Notify { never: true, ..Notify::default() },
+        // RFC 8689 §5: it holds the header of what it is about.
+        require_tls: message.1.require_tls,
         bytes: &composed.bytes,
     };
-    loop {
-        match post(shard, &letter).await {
-            Ok(stored) => {
-                let report =
-                    stored.map_or_else(|| "none".to_owned(), |stored| stored.id.to_string());
-                count(&shard.counters.reports);
-                let fields: [(&str, &dyn Display); 4] = [
-                    ("id", &message.0),
-                    ("to", &sender.text()),
-                    ("kind", &about.action()),
-                    ("report", &report),
-                ];
-                return shard.log.event(shard.rt.unix(), Event::ReportSent, &fields);
-            }
-            Err(error) => {
-                let fields: [(&str, &dyn Display); 2] = [("id", &message.0), ("why", &error)];
-                shard.log.event(shard.rt.unix(), Event::ReportFailed, &fields);
-                if matches!(error, StoreError::Invalid(_)) {
-                    return;
-                }
-                shard.rt.sleep_until(shard.rt.now() + RETRY).await;
-            }
-        }
-    }
+    let stored = post(shard, &letter).await?;
+    let report = stored.map_or_else(|| "none".to_owned(), |stored| stored.id.to_string());
+    count(&shard.counters.reports);
+    let fields: [(&str, &dyn Display); 4] = [
+        ("id", &message.0),
+        ("to", &sender.text()),
+        ("kind", &about.action()),
+        ("report", &report),
+    ];
+    shard.log.event(shard.rt.unix(), Event::ReportSent, &fields);
+    Ok(())
 }
 
 /// What a report says of one recipient, as text that it can borrow.
@@ -203,14 +258,14 @@ fn orcpt(to: &EnvelopeRecipient) -> Option<String> {
     Some(format!("{};{}", text(kind), encode_xtext(address.get(1..)?)))
 }
 
-async fn compose<R: Runtime, M: Mailboxes>(
+fn compose<R: Runtime, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
-    (id, envelope): (QueueId, &Envelope),
+    envelope: &Envelope,
     sender: Path<'_>,
     about: About,
     fates: &[&Fate],
+    original: Original<'_>,
 ) -> Result<Composed, String> {
-    let original = original(shard, id).await;
     let now = shard.rt.unix();
     let texts: Vec<Texts> = fates.iter().map(|fate| Texts::new(fate, envelope)).collect();
     let until = shard.outbound.queue.borrow().expires(envelope.received);
@@ -241,13 +296,11 @@ async fn compose<R: Runtime, M: Mailboxes>(
         sender,
         arrival: envelope.received,
         envelope_id: envelope_id.as_ref().map(String::as_bytes),
-        ret: envelope.ret,
+        // RFC 8689 §5: as if RET=HDRS was said, whatever was.
+        ret: envelope.ret.filter(|_| !envelope.require_tls),
         utf8: envelope.body.utf8,
         recipients: &recipients,
-        original: match &original {
-            Ok(whole) => Original::Whole(whole),
-            Err(front) => Original::Header(front),
-        },
+        original,
         date: now,
         message_id: &format!("{name}@{}", shard.node),
     };

@@ -18,7 +18,10 @@ use super::routes::{Host, Level, Login, Route};
 use super::site::Failed;
 use super::tally::Kind;
 use crate::resolver::{Addresses, Resolver};
-use crate::tls::{Connector, Dane, Proof, usable};
+use crate::tls::{self, Connector, Dane, Flaw, Proof, usable};
+
+/// Who demands what a message with REQUIRETLS needs.
+const STRICT: &str = "the sender demands TLS all the way";
 
 /// What one host must do before it gets mail.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +42,10 @@ pub(super) struct Policy {
     pub(super) demand: String,
     /// How connections are counted; none: they are not, for they obey no domain.
     pub(super) counted: Option<Kind>,
+    /// That this host is the right one is sure, by DNSSEC, MTA-STS or the configuration.
+    pub(super) vouched: bool,
+    /// The sender of a message demands more than the domain.
+    pub(super) strict: bool,
 }
 
 /// How one connection is made: as a [`Policy`] asks, or as far below it as it allows.
@@ -61,6 +68,8 @@ impl Policy {
             trusted: false,
             demand: String::new(),
             counted: Some(Kind::Free),
+            vouched: false,
+            strict: false,
         }
     }
 
@@ -76,8 +85,44 @@ impl Policy {
             trusted: route.trusted,
             demand: demand.to_owned(),
             counted: None,
+            vouched: route.trusted || route.tls == Level::Verified,
             ..Self::offered(&host.name)
         }
+    }
+
+    /// The same for messages with REQUIRETLS.
+    pub(super) fn strict(self) -> Result<Self, Failed> {
+        // RFC 8689 §4.2.1: the name of the host by DNSSEC or MTA-STS ...
+        if !self.vouched {
+            let words = format!("5.7.10 {}: nobody vouches for this host, {STRICT}", self.name);
+            return Err(Failed::for_good(Cause::Route, 550, words));
+        }
+        // ... and its certificate by DANE or by its name. Nodes of one owner prove it by SU.
+        let by_name = self.proof == Proof::Anybody && !self.trusted;
+        Ok(Self {
+            proof: if by_name { Proof::Name } else { self.proof },
+            may_less: false,
+            demand: STRICT.to_owned(),
+            counted: self.counted.filter(|_| !by_name),
+            strict: true,
+            ..self
+        })
+    }
+
+    /// Whether a host that shows this has proved what REQUIRETLS asks for (RFC 8689 §2).
+    pub(super) fn is_proved_by(&self, proof: &Proof) -> bool {
+        self.vouched && (self.trusted || *proof != Proof::Anybody)
+    }
+
+    /// What a host that has failed it means for mail.
+    pub(super) fn failed(&self, why: &tls::Failed, words: &str) -> Failed {
+        let words = format!("{}; {words}", self.demand);
+        // A handshake that breaks may be made the next time.
+        if self.strict && why.flaw != Flaw::Other {
+            // RFC 8689 §4.2.1: the sender hears of it.
+            return Failed::for_good(Cause::Tls, 550, format!("5.7.10 {words}"));
+        }
+        Failed::later(Cause::Tls, words)
     }
 
     /// The ways to connect, best first: the next is for when TLS failed.
@@ -129,8 +174,11 @@ impl Rule {
         {
             return Ok(policy);
         }
-        sts.as_ref()
-            .map_or_else(|| Ok(Policy::offered(&host.name)), |sts| by_sts(sts, domain, &host.name))
+        let policy = match sts {
+            Some(sts) => by_sts(sts, domain, &host.name)?,
+            None => Policy::offered(&host.name),
+        };
+        Ok(Policy { vouched: secure || policy.vouched, ..policy })
     }
 }
 
@@ -142,7 +190,14 @@ fn by_sts(sts: &sts::Policy, domain: &str, host: &str) -> Result<Policy, Failed>
         // RFC 8461 §4.1: a certificate for the name of the host, of an authority that is known.
         let demand = format!("the MTA-STS policy of {domain} demands TLS");
         let counted = Some(Kind::Sts);
-        return Ok(Policy { proof: Proof::Name, may_less: !enforced, demand, counted, ..offered });
+        return Ok(Policy {
+            proof: Proof::Name,
+            may_less: !enforced,
+            demand,
+            counted,
+            vouched: true,
+            ..offered
+        });
     }
     if enforced {
         // RFC 8461 §5: such a host gets nothing; another attempt may find another policy.
@@ -187,6 +242,7 @@ async fn by_dane<R: Dial + Datagrams>(
             may_less: false,
             demand: format!("the TLSA records at {name} demand TLS"),
             counted: Some(Kind::Tlsa),
+            vouched: true,
             ..Policy::offered(base)
         }));
     }
@@ -227,6 +283,42 @@ mod tests {
         let smtps: Route = "smtps:mx.test".parse().unwrap();
         assert_eq!(ways(&Policy::of_route(&smtps, &smtps.hosts[0])), [Some(Proof::Anybody)]);
         assert!(Policy::of_route(&smtps, &smtps.hosts[0]).manners(None).is_empty());
+    }
+
+    #[test]
+    fn a_sender_who_demands_tls_gets_it_from_a_proved_host_or_not_at_all() {
+        let stranger = Policy::offered("mx.test");
+        assert!(!stranger.is_proved_by(&Proof::Name), "a name that anybody may have forged");
+        let failed = stranger.strict().err().unwrap();
+        assert!(failed.permanent && failed.words.starts_with("5.7.10 mx.test: "));
+        // By DNSSEC: its name, and nothing less.
+        let known = Policy { vouched: true, ..Policy::offered("mx.test") };
+        assert!(known.is_proved_by(&Proof::Name) && !known.is_proved_by(&Proof::Anybody));
+        let strict = known.strict().ok().unwrap();
+        assert_eq!((ways(&strict), strict.counted), (vec![Some(Proof::Name)], None));
+        // By a policy, be it on trial.
+        let tested = by_sts(&sts("testing"), "a.test", "mx.a.test").ok().unwrap();
+        assert!(!tested.is_proved_by(&Proof::Anybody));
+        assert_eq!(ways(&tested.strict().ok().unwrap()), [Some(Proof::Name)]);
+        // By the configuration.
+        let route = |text: &str, tls| {
+            let route = Route { tls, ..text.parse().unwrap() };
+            Policy::of_route(&route, &route.hosts[0]).strict().map(|policy| ways(&policy)).ok()
+        };
+        assert_eq!(route("mx.test", Level::Verified), Some(vec![Some(Proof::Name)]));
+        assert_eq!(route("node:mx.test", Level::Encrypted), Some(vec![Some(Proof::Anybody)]));
+        assert_eq!(route("mx.test", Level::Encrypted), None);
+    }
+
+    #[test]
+    fn what_the_sender_demands_fails_for_good_but_for_a_broken_handshake() {
+        let strict = Policy { vouched: true, ..Policy::offered("mx.test") }.strict().ok().unwrap();
+        let failed = strict.failed(&tls::Failed::unoffered(), "it offers no TLS");
+        assert_eq!((failed.permanent, failed.code), (true, 550));
+        assert!(failed.words.starts_with("5.7.10 "), "{}", failed.words);
+        assert!(!strict.failed(&tls::Failed::other("gone"), "gone").permanent);
+        let usual = Policy::offered("mx.test").failed(&tls::Failed::unoffered(), "no");
+        assert!(!usual.permanent);
     }
 
     #[test]

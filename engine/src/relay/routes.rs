@@ -9,7 +9,7 @@ use core::fmt;
 use core::net::IpAddr;
 use core::str::FromStr;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -67,8 +67,10 @@ pub enum Level {
 pub struct Login {
     /// As whom.
     pub user: Box<str>,
-    /// Its password.
-    pub password: Arc<Zeroizing<Vec<u8>>>,
+    /// Where its password stands.
+    file: PathBuf,
+    /// Its password; none before somebody needs it.
+    password: Option<Arc<Zeroizing<Vec<u8>>>>,
 }
 
 impl fmt::Debug for Login {
@@ -78,24 +80,45 @@ impl fmt::Debug for Login {
 }
 
 impl Login {
-    /// With the first line of `file`, which nobody else may read, as the password.
+    /// With the password that stands in `file`, which is not looked at yet.
     ///
     /// # Errors
-    /// What is wrong with the file or the name.
-    pub fn read(user: &str, file: &Path) -> Result<Self, RouteError> {
-        let wrong = |what: String| RouteError(format!("{}: {what}", file.display()));
-        let bytes = keyfile::read(file).map_err(|error| RouteError(error.to_string()))?;
+    /// When nobody can have this name.
+    pub fn new(user: &str, file: &Path) -> Result<Self, RouteError> {
+        if user.is_empty() || user.len() > NAME_BYTES_MAX || user.contains('\0') {
+            return Err(RouteError(format!("`{user}` is no name to sign in with")));
+        }
+        Ok(Self { user: user.into(), file: file.to_owned(), password: None })
+    }
+
+    /// The same with the password: the first line of the file, which nobody else may read.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn read(&self) -> Result<Self, RouteError> {
+        let bytes = keyfile::read(&self.file).map_err(|error| RouteError(error.to_string()))?;
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let fits = (1..=PASSWORD_BYTES_MAX).contains(&line.len()) && !line.contains(&0);
         if !fits {
             let what = format!("its first line is no password of 1 to {PASSWORD_BYTES_MAX} bytes");
-            return Err(wrong(what));
+            return Err(RouteError(format!("{}: {what}", self.file.display())));
         }
-        if user.is_empty() || user.len() > NAME_BYTES_MAX || user.contains('\0') {
-            return Err(RouteError(format!("`{user}` is no name to sign in with")));
-        }
-        Ok(Self { user: user.into(), password: Arc::new(Zeroizing::new(line.to_vec())) })
+        // copy: the file holds more than the password, and is wiped.
+        let password = Some(Arc::new(Zeroizing::new(line.to_vec())));
+        Ok(Self { password, ..self.clone() })
+    }
+
+    /// Where the password stands.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The password, once it was read.
+    #[must_use]
+    pub fn password(&self) -> Option<&[u8]> {
+        self.password.as_ref().map(|password| password.as_slice())
     }
 }
 
@@ -124,6 +147,11 @@ impl RouteError {
     /// A route that signs in where anybody could be at the other end.
     pub(crate) fn unverified() -> Self {
         Self("a password goes to hosts with `tls = \"verified\"` only".to_owned())
+    }
+
+    /// The same with the pattern of the route that it is about.
+    fn of_route(self, pattern: &str) -> Self {
+        Self(format!("the route of `{pattern}`: {self}"))
     }
 
     /// A name without a password, or the other way round.
@@ -244,6 +272,27 @@ impl Routes {
         Ok(())
     }
 
+    /// How we sign in, with the patterns that it is for.
+    pub fn logins(&self) -> impl Iterator<Item = (&str, &Login)> {
+        let all = self.routes.iter();
+        all.filter_map(|(pattern, route)| Some((&**pattern, route.login.as_ref()?)))
+    }
+
+    /// The same with all passwords: who sends mail needs them.
+    ///
+    /// # Errors
+    /// The first file that is not as it should be, and whose it is.
+    pub fn with_passwords(&self) -> Result<Self, RouteError> {
+        let mut all = self.clone();
+        for (pattern, route) in &mut all.routes {
+            if let Some(login) = &route.login {
+                let login = login.read().map_err(|why| why.of_route(pattern))?;
+                *route = Arc::new(Route { login: Some(login), ..(**route).clone() });
+            }
+        }
+        Ok(all)
+    }
+
     /// The way to `domain`, which is in lower case, or an address literal in brackets.
     #[must_use]
     pub fn way(&self, domain: &str) -> Way {
@@ -346,11 +395,11 @@ mod tests {
         let read = |bytes: &[u8], mode: u32| {
             std::fs::write(&file, bytes).unwrap();
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-            Login::read("us", &file)
+            Login::new("us", &file).unwrap().read()
         };
         for good in [&b"secret"[..], b"secret\n", b"secret\r\nmore"] {
             let login = read(good, 0o600).unwrap();
-            assert_eq!(**login.password, b"secret");
+            assert_eq!(login.password(), Some(&b"secret"[..]));
             assert!(!format!("{login:?}").contains("secret"));
         }
         assert!(read(&[b'x'; PASSWORD_BYTES_MAX], 0o400).is_ok());
@@ -361,6 +410,32 @@ mod tests {
         let error = read(b"secret", 0o640).unwrap_err().to_string();
         assert!(error.contains("chmod 600") && !error.contains("secret"), "{error}");
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(Login::read("", &file).is_err() && Login::read("us", folder.path()).is_err());
+        assert!(Login::new("", &file).is_err() && Login::new("a\0", &file).is_err());
+        assert!(Login::new("us", folder.path()).unwrap().read().is_err());
+    }
+
+    #[test]
+    fn passwords_are_read_when_they_are_needed_and_missing_ones_named() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        let login = Login::new("us", &file).unwrap();
+        let mut routes = Routes::new(false);
+        routes.add("a.test", route("mx.test")).unwrap();
+        routes.add("*", Route { login: Some(login), ..route("mx.test") }).unwrap();
+        let of: Vec<_> = routes.logins().map(|(pattern, login)| (pattern, login.file())).collect();
+        assert_eq!(of, [("*", &*file)]);
+        let why = routes.with_passwords().unwrap_err().to_string();
+        assert!(
+            why.starts_with("the route of `*`: ") && why.contains("/password: No such"),
+            "{why}"
+        );
+        std::fs::write(&file, "secret\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let read = routes.with_passwords().unwrap();
+        let password = |routes: &Routes| {
+            routes.logins().next().and_then(|(_, login)| login.password().map(<[u8]>::to_vec))
+        };
+        assert_eq!((password(&routes), password(&read)), (None, Some(b"secret".to_vec())));
     }
 }

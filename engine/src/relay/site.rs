@@ -10,7 +10,7 @@ use core::pin::pin;
 use core::time::Duration;
 use std::rc::Rc;
 
-use fsmtp_proto::smtp::client::{Envelope as _, Lack};
+use fsmtp_proto::smtp::client::Lack;
 use fsmtp_rt::{Class, Datagrams, Dial, IoKind};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::{Cause, Outcome, Work};
@@ -177,15 +177,24 @@ async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
         }
     };
     let letter = Letter::new(&envelope, &work.recipients, work.octets);
+    // One that was made for less demanding messages.
+    if let Some(weak) = link.take_if(|link| letter.requires_tls() && !link.keeps_tls()) {
+        weak.quit().await;
+    }
     let reused = link.is_some();
     let mut open = match link.take() {
         Some(open) => open,
-        None => match connect(&Road::of(shard), &work.domain).await {
+        None => match reach(shard, &work.domain, &letter).await {
             Ok(open) => open,
+            // What is demanded of this message is not of the others.
+            Err(failed) if letter.requires_tls() => {
+                conclude(shard, work, &envelope, &letter, Err(failed)).await;
+                return None;
+            }
             Err(failed) => return Some(failed),
         },
     };
-    if let Err(lack) = open.extensions().carries(&letter.sender()) {
+    if let Err(lack) = open.carries(&letter) {
         let failed = Failed::for_good(Cause::Refused, code_of(lack), lack.to_string());
         *link = Some(open);
         conclude(shard, work, &envelope, &letter, Err(failed)).await;
@@ -211,6 +220,19 @@ async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
         }
     }
     None
+}
+
+/// A connection that may carry this letter.
+async fn reach<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    domain: &str,
+    letter: &Letter,
+) -> Result<Link<R>, Failed> {
+    let road = Road { strict: letter.requires_tls(), ..Road::of(shard) };
+    match connect(&road, domain).await {
+        Err(_) if road.strict && letter.may_go_without() => connect(&Road::of(shard), domain).await,
+        found => found,
+    }
 }
 
 /// A fault with the host that it is about; those of the network name it themselves, but for
@@ -247,6 +269,7 @@ fn unreadable<R: Dial + Datagrams, M: Mailboxes>(
 const fn code_of(lack: Lack) -> u16 {
     match lack {
         Lack::Size => 552,
+        Lack::RequireTls => 550,
         Lack::Utf8 | Lack::EightBit | Lack::Binary => 554,
     }
 }

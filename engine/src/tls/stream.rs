@@ -250,11 +250,15 @@ impl Tls {
             _ => "TLS1.3",
         };
         let suite = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
-        let exporter = session.export_keying_material([0; 32], EXPORTER_LABEL, Some(b""));
+        // RFC 9266 §3: TLS 1.2 needs the extended master secret for it, and rustls does not say
+        // whether a session has that.
+        let exporter = self
+            .established_tls13()
+            .then(|| session.export_keying_material([0; 32], EXPORTER_LABEL, Some(b"")));
         Agreed {
             version,
             cipher: suite.unwrap_or("unknown"),
-            exporter: exporter.ok(),
+            exporter: exporter.and_then(Result::ok),
             certificate: session.peer_certificates().and_then(<[_]>::first).and_then(holder),
         }
     }

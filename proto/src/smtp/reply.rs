@@ -10,6 +10,7 @@
 use core::fmt::Write as _;
 
 use crate::wire::outbox::Outbox;
+use crate::wire::token::{DECIMAL_BYTES_MAX, push_decimal};
 
 /// RFC 5321 §4.5.3.1.5: the most bytes of one reply line, with its CRLF.
 pub const REPLY_LINE_BYTES_MAX: usize = 512;
@@ -46,6 +47,11 @@ pub enum Refusal {
     TooLarge,
     /// 452 4.5.3: more recipients than the desk takes in one message.
     TooManyRecipients,
+    /// 451 4.7.1: who has signed in has named as many recipients as an hour allows.
+    RateExceeded {
+        /// When it may go on.
+        minutes: u16,
+    },
     /// 421 4.3.2: the engine is going down. Closes the connection.
     ShuttingDown,
     /// 421 4.7.0: more connections than are allowed. Closes the connection.
@@ -164,6 +170,7 @@ pub(crate) enum Secure {
     TlsInMail,
     TlsTooEarly,
     TlsFirst,
+    TlsForMessage,
     TlsForAuth,
     SignedIn,
     AuthFirst,
@@ -280,6 +287,13 @@ impl Reply {
     /// Writes the reply around `echo`, which is left out if it is long or holds controls.
     pub(crate) fn write_with(self, echo: &[u8], out: &mut Outbox) {
         let (before, after) = self.parts();
+        let mut number = [0; DECIMAL_BYTES_MAX];
+        let echo = match self {
+            Self::Refused(Refusal::RateExceeded { minutes }) => {
+                push_decimal(minutes.into(), &mut number)
+            }
+            _ => echo,
+        };
         if let Self::Refused(Refusal::Asked(Code(code))) = self {
             // RFC 2034 §4: the class of the enhanced code is that of the code.
             let written = write!(out, "{code} {}.0.0", code / 100);
@@ -309,6 +323,7 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::MailboxFull => line!("452 4.2.2 Mailbox of [", "] is full"),
         Refusal::DiskLow => line!("452 4.3.1 Disk space is low, try again later"),
         Refusal::Busy => line!("451 4.3.0 Busy, try again later"),
+        Refusal::RateExceeded { .. } => line!("451 4.7.1 Enough for now, go on in ", " min"),
         Refusal::Storage => line!("451 4.3.0 Local error in storage, try again later"),
         Refusal::TooManyHops => line!("554 5.4.6 Too many hops, this looks like a loop"),
         Refusal::TooLarge => line!("552 5.3.4 Message too large"),
@@ -335,6 +350,8 @@ const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
         // What stands behind STARTTLS came in clear, from whomever.
         Secure::TlsTooEarly => line!("554 5.5.1 Nothing may follow STARTTLS, closing"),
         Secure::TlsFirst => line!("530 5.7.0 STARTTLS first"),
+        // RFC 8689 §4.2.1: the status of what TLS is demanded for and not had.
+        Secure::TlsForMessage => line!("530 5.7.10 STARTTLS first, REQUIRETLS asks for it"),
         // RFC 4954 §6.
         Secure::TlsForAuth => line!("538 5.7.11 STARTTLS first, no passwords in clear"),
         Secure::SignedIn => line!("235 2.7.0 Authentication successful, welcome back."),
@@ -354,7 +371,8 @@ const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
 
-    const REFUSALS: [Refusal; 20] = [
+    const REFUSALS: [Refusal; 21] = [
+        Refusal::RateExceeded { minutes: 60 },
         Refusal::SignInFirst,
         Refusal::NotYourFrom,
         Refusal::BadHeader,
@@ -402,6 +420,16 @@ mod tests {
         let mut out = Outbox::new(Vec::new());
         refuse_connection(Refusal::TooManyConnections, &mut out);
         assert_eq!(out.bytes(), b"421 4.7.0 Too many connections, try again later - fsmtp\r\n");
+    }
+
+    #[test]
+    fn who_writes_too_much_hears_when_to_go_on() {
+        let mut out = Outbox::new(Vec::new());
+        let refusal = Refusal::RateExceeded { minutes: 12 };
+        Reply::Refused(refusal).write_with(b"a@b.test", &mut out);
+        let text = "451 4.7.1 Enough for now, go on in 12 min - fsmtp";
+        assert_eq!(out.bytes(), format!("{text}\r\n").as_bytes());
+        assert_eq!(refusal.code(), 451);
     }
 
     #[test]

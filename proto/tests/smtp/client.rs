@@ -24,10 +24,16 @@ struct Letter {
     from: &'static str,
     to: Vec<String>,
     parameters: bool,
+    require_tls: bool,
 }
 
 fn letter(from: &'static str, to: &[&str]) -> Letter {
-    Letter { from, to: to.iter().map(ToString::to_string).collect(), parameters: false }
+    Letter {
+        from,
+        to: to.iter().map(ToString::to_string).collect(),
+        parameters: false,
+        require_tls: false,
+    }
 }
 
 fn path(address: &str) -> Path<'_> {
@@ -40,7 +46,7 @@ fn path(address: &str) -> Path<'_> {
 
 impl Envelope for Letter {
     fn sender(&self) -> Sender<'_> {
-        let plain = Sender::new(path(self.from));
+        let plain = Sender { require_tls: self.require_tls, ..Sender::new(path(self.from)) };
         if !self.parameters {
             return plain;
         }
@@ -323,7 +329,7 @@ fn scripted_once(
     piece: usize,
 ) -> Heard {
     let to: Vec<String> = (0..2).map(|n| format!("u{n}@example.test")).collect();
-    let letters = [Letter { from: "", to, parameters: false }];
+    let letters = [Letter { from: "", to, parameters: false, require_tls: false }];
     let mut texts = said.iter().copied();
     let first = texts.next().unwrap_or_default();
     let run = Run { letters: &letters, steps, piece, chunks: 1 };
@@ -379,6 +385,23 @@ fn parameters_are_sent_where_their_extensions_are_offered() {
 }
 
 #[test]
+fn tls_all_the_way_is_asked_for_where_it_is_offered() {
+    // RFC 8689 §5: a report goes without where it must.
+    for (offer, said) in [("250 REQUIRETLS\r\n", " REQUIRETLS"), ("250 HELP\r\n", "")] {
+        let letters = [Letter { require_tls: true, ..letter("", &["b@example.test"]) }];
+        let (hello, run) = (
+            format!("250-x\r\n{offer}"),
+            Run { letters: &letters, steps: &MESSAGE, piece: usize::MAX, chunks: 1 },
+        );
+        let said_there = [hello.leak(), "250 ok\r\n", "250 ok\r\n", "354 go\r\n"];
+        let mut script = Script(said_there.iter().map(|said| &**said));
+        let heard = talk(&run, &settings(false, Protocol::Smtp), &mut script, b"220 x\r\n");
+        let sent = String::from_utf8(heard.sent).unwrap();
+        assert!(sent.contains(&format!("\r\nMAIL FROM:<>{said}\r\n")), "{sent}");
+    }
+}
+
+#[test]
 fn each_recipient_has_its_own_result_and_a_dead_transaction_is_reset() {
     let letters = [
         letter("a@sender.example", &["nobody@example.test", "b@example.test", "452@example.test"]),
@@ -413,7 +436,7 @@ fn each_recipient_has_its_own_result_and_a_dead_transaction_is_reset() {
 #[test]
 fn a_group_of_a_thousand_recipients_waits_for_replies_on_its_way() {
     let to: Vec<String> = (0..1000).map(|n| format!("user{n}@example.test")).collect();
-    let letters = [Letter { from: "", to, parameters: false }];
+    let letters = [Letter { from: "", to, parameters: false, require_tls: false }];
     let (heard, seen) = with_ours(&letters, &MESSAGE, Access::default(), true);
     assert_eq!(seen.messages, [SENT]);
     assert!(heard.sends_count >= 1000 / UNHEARD_MAX as usize, "{}", heard.sends_count);

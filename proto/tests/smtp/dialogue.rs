@@ -234,6 +234,7 @@ fn handshake(text: &str) -> Tls {
     let mut tls = Tls { version: "TLS1.3", cipher: "TLS_AES_128_GCM_SHA256", ..Tls::default() };
     for word in text.split(' ') {
         match word.split_once('=') {
+            None if word == "tls12" => tls.version = "TLS1.2",
             None if word == "bound" => tls.exporter = Some([b'b'; 32]),
             Some(("cert", name)) => tls.certificate = Some(name.into()),
             _ => assert_eq!(word, "plain"),

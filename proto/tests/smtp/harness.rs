@@ -341,6 +341,9 @@ fn describe(ask: &Ask<'_>) -> String {
             if sender.utf8 {
                 text += " utf8";
             }
+            if sender.require_tls {
+                text += " require-tls";
+            }
             if let Some(ret) = sender.ret {
                 text += &format!(" ret={ret:?}");
             }

@@ -454,8 +454,11 @@ impl Boot {
     }
 
     fn parts(&self) -> Parts<SimRuntime, Index> {
-        let never =
-            signin::Limits { address_failures_max: u32::MAX, account_failures_max: u32::MAX };
+        let never = signin::Limits {
+            address_failures_max: u32::MAX,
+            account_failures_max: u32::MAX,
+            recipients_per_hour: 0,
+        };
         Parts {
             rt: self.rt.clone(),
             disk: self.disk.clone(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 use wire_tests::mail::message;
-use wire_tests::{DEMO, Engine, Options, PATIENCE, Pop, Smtp};
+use wire_tests::{DEMO, Engine, Options, PATIENCE, Pop, Smtp, base64};
 
 fn configured(config: &str) -> Engine {
     let options = Options { config: Some(config.to_owned()), ..Options::default() };
@@ -64,6 +64,52 @@ fn connections_over_the_limits_are_refused_at_the_greeting() {
     let kept = [Pop::open(pop).unwrap(), Pop::open(pop).unwrap()];
     assert!(Pop::open(pop).unwrap_err().to_string().starts_with("-ERR [SYS/TEMP]"));
     drop(kept);
+}
+
+/// A session of `user`, whose password is `secret`, where mail is submitted.
+fn signed_in(engine: &Engine, user: &str) -> Smtp {
+    let address = (Ipv4Addr::LOCALHOST, engine.base() + 587).into();
+    let mut smtp = Smtp::hello(address).expect("EHLO");
+    let response = base64::encode(format!("\0{user}\0secret").as_bytes());
+    assert_eq!(smtp.command(&format!("AUTH PLAIN {response}")).expect("AUTH").code, 235);
+    assert_eq!(smtp.command(&format!("MAIL FROM:<{user}>")).expect("MAIL").code, 250);
+    smtp
+}
+
+#[test]
+fn an_account_names_so_many_people_in_an_hour_over_all_connections() {
+    let config = "[server]\nnode = \"limits.example.test\"\ndomain = \"example.test\"\n\
+        [[listener]]\naddress = \"127.0.0.1:{smtp}\"\n\
+        [[listener]]\naddress = \"127.0.0.1:{submission}\"\nprotocol = \"submission\"\n\
+        [submission]\nrecipients_per_hour = 3\n";
+    let config = Some(config.to_owned());
+    let engine =
+        Engine::with(Options { config, dev: false, cores: 2, ..Options::default() }).unwrap();
+    let [alice, bob] = ["alice@example.test", "bob@example.test"];
+    for command in [
+        &["domain", "add", "example.test"][..],
+        &["adduser", alice, "--password-stdin"],
+        &["adduser", bob, "--password-stdin"],
+    ] {
+        assert!(engine.beside(command, "secret").unwrap().status.success());
+    }
+    let rcpt = format!("RCPT TO:<{bob}>");
+    // More connections than shards: some of them share one, and some do not.
+    for n in 0..4 {
+        let reply = signed_in(&engine, alice).command(&rcpt).unwrap();
+        assert_eq!(reply.code, if n < 3 { 250 } else { 451 }, "{reply:?}");
+    }
+    let mut smtp = signed_in(&engine, alice);
+    let reply = smtp.command(&rcpt).unwrap();
+    assert!(reply.is(451, "4.7.1"), "{reply:?}");
+    assert!(reply.text().contains("go on in "), "{reply:?}");
+    assert_eq!(signed_in(&engine, bob).command(&rcpt).unwrap().code, 250, "he may");
+    // The log is written behind what is answered.
+    let until = Instant::now() + PATIENCE;
+    while !engine.log().contains("rate-exceeded") {
+        assert!(Instant::now() < until, "{}", engine.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -131,6 +131,62 @@ fn a_refusal_for_good_is_reported_once_and_the_others_get_their_mail() {
     assert!(!report.contains("yes@remote.test"), "{report}");
 }
 
+/// One transaction of whoever is at the other end of `smtp`, with parameters.
+fn ask(smtp: &mut Smtp, mail: &str, to: &[&str]) {
+    let rcpts = to.iter().map(|to| format!("RCPT TO:{to}"));
+    for line in core::iter::once(format!("MAIL FROM:{mail}")).chain(rcpts) {
+        let reply = smtp.command(&line).expect("a reply");
+        assert_eq!(reply.code, 250, "{line}: {reply:?}");
+    }
+    assert_eq!(smtp.command("DATA").expect("a reply").code, 354);
+    smtp.send(b"Subject: hello\r\n\r\nsecret\r\n.\r\n").expect("sent");
+    assert_eq!(smtp.reply().expect("a reply").code, 250);
+}
+
+#[test]
+fn who_asks_hears_that_his_message_lies_in_a_mailbox_here() {
+    let remote = Remote::start(Habit::Modern).expect("a remote");
+    let engine = engine(&[("remote.test", remote.address())], "1h");
+    // Somebody elsewhere; the recipient stands there twice and is one.
+    let mut smtp = engine.smtp().expect("SMTP");
+    let to = format!("<{DEMO}> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;old+2Bname@remote.test");
+    ask(&mut smtp, "<a@remote.test> RET=FULL ENVID=QQ1", &[&to, &to]);
+    until("the report", || remote.taken().len() == 1);
+    let report = remote.taken().remove(0);
+    assert!(report.from.starts_with("<>"), "{}", report.from);
+    let report = String::from_utf8_lossy(&report.message).into_owned();
+    for part in [
+        "Original-Envelope-Id: QQ1\r\n",
+        "Original-Recipient: rfc822; old+name@remote.test\r\n",
+        &format!("Final-Recipient: rfc822; {DEMO}\r\n"),
+        "Action: delivered\r\nStatus: 2.0.0\r\n",
+        "Subject: hello\r\n",
+    ] {
+        assert!(report.contains(part), "{part} is not in {report}");
+    }
+    assert_eq!(report.matches("Final-Recipient").count(), 1);
+    assert!(!report.contains("secret"), "RET is about failures: {report}");
+    // Somebody here, who hears of his own mailbox from it and of the other from us.
+    let to = [&format!("<{DEMO}> NOTIFY=SUCCESS")[..], "<b@remote.test>"];
+    ask(&mut signed_in(&engine), &format!("<{DEMO}>"), &to);
+    until("the mail", || remote.taken().len() == 2);
+    let found = arrived(&engine, 3);
+    let reports = found.iter().filter(|text| text.starts_with("Return-Path: <>\r\n"));
+    let [report] = &reports.collect::<Vec<_>>()[..] else { panic!("{found:#?}") };
+    assert!(report.contains("Action: delivered\r\n") && !report.contains("b@remote.test"));
+    // Nobody: the null path, and whoever has not asked.
+    ask(&mut smtp, "<>", &[&format!("<{DEMO}> NOTIFY=SUCCESS")]);
+    ask(&mut smtp, "<a@remote.test>", &[&format!("<{DEMO}> NOTIFY=FAILURE")]);
+    ask(&mut smtp, "<a@remote.test>", &[&format!("<{DEMO}> NOTIFY=NEVER")]);
+    ask(&mut smtp, "<a@remote.test>", &[&format!("<{DEMO}>")]);
+    // A report is stored before the message is answered, so there is none now.
+    arrived(&engine, 7);
+    until("an empty queue", || is_empty(&engine));
+    assert_eq!(remote.taken().len(), 2);
+    let sent = engine.log().matches("\"event\":\"report-sent\"").count();
+    assert!(sent <= 2, "{}", engine.log());
+}
+
 #[test]
 fn what_is_refused_for_now_is_tried_again_until_it_is_taken() {
     for habit in [Habit::Greylisting, Habit::DropsAtFirst("END", 2), Habit::DropsAtFirst("RCPT", 1)]

@@ -12,7 +12,9 @@ use ring::hmac;
 use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+};
 use tempfile::TempDir;
 use wire_tests::engine::run;
 use wire_tests::{DEMO, Engine, Habit, Options, PATIENCE, Remote, Smtp, base64};
@@ -162,6 +164,10 @@ struct Client {
 impl Client {
     /// Says STARTTLS first.
     fn secured(engine: &Engine) -> Self {
+        Self::with(engine, &rustls::version::TLS13)
+    }
+
+    fn with(engine: &Engine, version: &'static SupportedProtocolVersion) -> Self {
         let mut tcp = in_clear(engine.smtp_address());
         assert!(ask(&mut tcp, "EHLO node.test").contains("250-STARTTLS"));
         assert!(ask(&mut tcp, "STARTTLS").starts_with("220 "));
@@ -171,7 +177,7 @@ impl Client {
         roots.add(certificate.expect("a certificate")).expect("a root");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(&[version])
             .expect("versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
@@ -277,6 +283,10 @@ fn a_token_is_good_once_for_one_channel_and_grants_little() {
         assert_eq!(other.su(&wrong), (DENIED.to_owned(), true));
     }
     assert_eq!(Client::secured(&engine).su(""), (DENIED.to_owned(), true));
+    // Right, but for a channel that somebody in the middle could share.
+    let mut old = Client::with(&engine, &rustls::version::TLS12);
+    let (right_there, _) = token(&key, &old.exporter, seconds());
+    assert_eq!(old.su(&right_there), (DENIED.to_owned(), true));
     // In clear, and where no key is.
     let mut clear = in_clear(engine.smtp_address());
     assert_eq!(ask(&mut clear, &format!("SU {right}")), DENIED);

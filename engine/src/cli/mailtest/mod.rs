@@ -120,7 +120,10 @@ fn line(state: State, step: &'static str, began: Instant, text: String) -> Line 
 
 /// The ways that the message may go.
 fn routes(ask: &args::Mailtest, config: &Config) -> Result<Arc<Routes>, Failed> {
-    let Some(route) = &ask.server else { return Ok(Arc::clone(&config.sending.routes)) };
+    let Some(route) = &ask.server else {
+        let routes = config.sending.routes.with_passwords().map_err(|error| error.to_string())?;
+        return Ok(Arc::new(routes));
+    };
     if config.dev.is_some()
         && let Some(host) = route.hosts.iter().find(|host| !is_here(host))
     {

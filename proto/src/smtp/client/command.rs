@@ -34,7 +34,7 @@ pub(super) fn hello(verb: &str, name: &str, out: &mut Outbox) {
     }
 }
 
-/// RFC 5321 §4.1.1.2, with the parameters of RFC 1870, 3461, 4954, 6152 and 6531.
+/// RFC 5321 §4.1.1.2, with the parameters of RFC 1870, 3461, 4954, 6152, 6531 and 8689.
 pub(super) fn mail(sender: &Sender<'_>, offered: &Extensions, authed: bool, out: &mut Outbox) {
     out.push(b"MAIL FROM:<");
     out.push(sender.path.text().as_bytes());
@@ -50,6 +50,10 @@ pub(super) fn mail(sender: &Sender<'_>, offered: &Extensions, authed: bool, out:
     };
     if sender.utf8 && offered.smtp_utf8 {
         out.push(b" SMTPUTF8");
+    }
+    // RFC 8689 §4.2.1
+    if sender.require_tls && offered.require_tls {
+        out.push(b" REQUIRETLS");
     }
     if offered.dsn {
         match sender.ret {

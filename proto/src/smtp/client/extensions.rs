@@ -8,6 +8,7 @@ use core::fmt;
 
 use super::reply::Reply;
 use crate::sasl::{Mechanism, Mechanisms};
+use crate::smtp::address::Path;
 use crate::smtp::ext::BodyType;
 use crate::smtp::server::Sender;
 use crate::wire::token;
@@ -35,6 +36,8 @@ pub struct Extensions {
     pub size_max: Option<u64>,
     /// AUTH (RFC 4954): the mechanisms of those that we know.
     pub mechanisms: Mechanisms,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
 }
 
 /// Why a message cannot go to a server.
@@ -48,6 +51,8 @@ pub enum Lack {
     Binary,
     /// It is larger than the server takes.
     Size,
+    /// It needs REQUIRETLS.
+    RequireTls,
 }
 
 impl fmt::Display for Lack {
@@ -57,6 +62,7 @@ impl fmt::Display for Lack {
             Self::EightBit => "the server does not offer 8BITMIME",
             Self::Binary => "the server does not offer CHUNKING and BINARYMIME",
             Self::Size => "the message is larger than the server takes",
+            Self::RequireTls => "the server does not offer REQUIRETLS",
         })
     }
 }
@@ -87,6 +93,7 @@ impl Extensions {
             () if keyword.eq_ignore_ascii_case(b"SMTPUTF8") => &mut self.smtp_utf8,
             () if keyword.eq_ignore_ascii_case(b"DSN") => &mut self.dsn,
             () if keyword.eq_ignore_ascii_case(b"STARTTLS") => &mut self.start_tls,
+            () if keyword.eq_ignore_ascii_case(b"REQUIRETLS") => &mut self.require_tls,
             () if keyword.eq_ignore_ascii_case(b"SIZE") => {
                 // RFC 1870 §3: without a number, or with 0, no limit is known.
                 let number = arguments.next().and_then(|word| token::decimal(word).ok());
@@ -116,6 +123,10 @@ impl Extensions {
         if (sender.utf8 || sender.path.is_internationalized()) && !self.smtp_utf8 {
             return Err(Lack::Utf8);
         }
+        // RFC 8689 §5: without a reverse path it is a report, which had better arrive than be lost.
+        if sender.require_tls && !self.require_tls && sender.path != Path::Null {
+            return Err(Lack::RequireTls);
+        }
         match sender.body {
             BodyType::EightBit if !self.eight_bit_mime => Err(Lack::EightBit),
             BodyType::Binary if !(self.binary_mime && self.chunking) => Err(Lack::Binary),
@@ -128,7 +139,7 @@ impl Extensions {
 mod tests {
     use super::super::reply::{Parsed, parse};
     use super::*;
-    use crate::smtp::address::Path;
+    use crate::smtp::address::Mailbox;
 
     fn read(text: &str) -> Extensions {
         let Parsed::Whole(reply) = parse(text.as_bytes()) else { panic!("a reply") };
@@ -163,20 +174,23 @@ mod tests {
     #[test]
     fn a_message_goes_where_everything_it_needs_is_offered() {
         let plain = Sender::new(Path::Null);
+        let bob = Path::Mailbox(Mailbox::parse("bob@example.net").unwrap());
         let none = Extensions::default();
         let all = read(
             "250-mx\r\n250-SMTPUTF8\r\n250-8BITMIME\r\n250-CHUNKING\r\n250-BINARYMIME\r\n\
-             250 SIZE 10\r\n",
+             250-REQUIRETLS\r\n250 SIZE 10\r\n",
         );
         assert_eq!(none.carries(&plain), Ok(()));
         for (sender, lack) in [
             (Sender { utf8: true, ..plain }, Lack::Utf8),
             (Sender { body: BodyType::EightBit, ..plain }, Lack::EightBit),
             (Sender { body: BodyType::Binary, ..plain }, Lack::Binary),
+            (Sender { require_tls: true, ..Sender::new(bob) }, Lack::RequireTls),
         ] {
             assert_eq!(none.carries(&sender), Err(lack));
             assert_eq!(all.carries(&sender), Ok(()));
         }
+        assert_eq!(none.carries(&Sender { require_tls: true, ..plain }), Ok(()), "a report");
         assert_eq!(none.carries(&Sender { size: Some(11), ..plain }), Ok(()));
         assert_eq!(all.carries(&Sender { size: Some(11), ..plain }), Err(Lack::Size));
         assert_eq!(all.carries(&Sender { size: Some(10), ..plain }), Ok(()));

@@ -13,6 +13,7 @@ mod enhanced_codes;
 mod help;
 mod limits;
 mod pipelining;
+mod require_tls;
 mod size;
 mod starttls;
 pub mod su;
@@ -33,6 +34,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) limits: &'a Limits,
     /// The client may start TLS now.
     pub(crate) start_tls: bool,
+    /// It has done so.
+    pub(crate) under_tls: bool,
     /// How it may sign in now.
     pub(crate) mechanisms: Mechanisms,
 }
@@ -65,9 +68,10 @@ impl Extension {
 }
 
 /// All of them, in the order in which EHLO names them.
-pub(crate) static EXTENSIONS: [Extension; 12] = [
+pub(crate) static EXTENSIONS: [Extension; 13] = [
     auth::AUTH,
     starttls::START_TLS,
+    require_tls::REQUIRE_TLS,
     pipelining::PIPELINING,
     eight_bit::EIGHT_BIT,
     utf8::UTF8,

@@ -163,6 +163,10 @@ fn parse_mail<'b>(session: &Session, argument: &'b [u8]) -> Result<Sender<'b>, R
     if sender.submitter.is_some() && access.mechanisms.is_empty() {
         return Err(Reply::ParameterUnknown);
     }
+    // RFC 8689 §2: only in a session that is under TLS itself.
+    if sender.require_tls && session.tls().is_none() {
+        return Err(Reply::Secure(Secure::TlsForMessage));
+    }
     if path.is_internationalized() && !sender.utf8 {
         return Err(Reply::NeedsUtf8);
     }

@@ -143,6 +143,8 @@ pub struct Sender<'b> {
     pub envelope_id: Option<Xtext<'b>>,
     /// Who first submitted the message, as the client says.
     pub submitter: Option<Submitter<'b>>,
+    /// Whether it may go nowhere but under TLS with a proved host (RFC 8689).
+    pub require_tls: bool,
 }
 
 impl<'b> Sender<'b> {
@@ -157,6 +159,7 @@ impl<'b> Sender<'b> {
             ret: None,
             envelope_id: None,
             submitter: None,
+            require_tls: false,
         }
     }
 }

@@ -197,7 +197,7 @@ fn keywords(limits: &Limits, access: &Access) -> [Box<str>; STATES_COUNT] {
     let text = |tls: Option<&Tls>| {
         let mechanisms = access.offer(tls).mechanisms;
         let start_tls = tls.is_none() && access.tls == TlsMode::StartTls;
-        ext::announce(&Terms { limits, start_tls, mechanisms }).into()
+        ext::announce(&Terms { limits, start_tls, under_tls: tls.is_some(), mechanisms }).into()
     };
     let tls = |bound: bool, known: bool| {
         let certificate = known.then(|| "".into());

@@ -1,7 +1,7 @@
 //! SU: a node of the same owner shows its token; the desk checks it. The token is in `ext/su.rs`.
 //!
 //! Granted once, it holds until the connection ends. It changes nothing here: the desk asks
-//! [`Session::node`]. What is not as it must be (no TLS, TLS without a channel binding, no token,
+//! [`Session::node`]. What is not as it must be (no TLS 1.3, no channel binding, no token,
 //! an open transaction, a listener for submission, any refusal) is 651 and the end.
 
 use core::fmt::Write as _;
@@ -35,7 +35,8 @@ impl Session {
 
     /// Whether what is signed can be bound to this connection.
     fn is_bound(&self) -> bool {
-        self.tls().is_some_and(|tls| tls.exporter.is_some())
+        // RFC 9266 §3: below TLS 1.3 a binding may be shared with somebody in the middle.
+        self.tls().is_some_and(|tls| tls.exporter.is_some() && tls.version == "TLS1.3")
     }
 
     /// Takes the desk's answer.

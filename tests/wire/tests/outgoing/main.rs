@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what helps a test may fail as a test does")]
 
+mod require_tls;
 mod server;
 
 use std::io::Write as _;
@@ -169,6 +170,21 @@ fn a_smart_host_that_does_not_know_us_defers_mail_for_that_reason() {
 }
 
 #[test]
+fn without_its_password_an_engine_does_not_start_and_other_commands_do_their_work() {
+    let authority = Authority::new("one");
+    let folder = tempfile::tempdir().unwrap();
+    let password = file(&folder, "password", "secret\n");
+    let route = format!("hosts = \"localhost:25\", user = \"us\", password_file = \"{password}\"");
+    let mut engine = engine(&smart_host(&folder, &authority, &route));
+    std::fs::remove_file(&password).unwrap();
+    let listed = engine.beside(&["queue", "list"], "").expect("a command");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    engine.kill();
+    let why = engine.again().expect_err("no start");
+    assert!(why.contains("the route of `*`: ") && why.contains("/password: No such file"), "{why}");
+}
+
+#[test]
 fn a_route_may_demand_tls_of_anybody() {
     let authority = Authority::new("one");
     let secured =
@@ -202,6 +218,19 @@ fn with_dev_a_password_may_go_to_loopback_in_clear() {
     let engine = Engine::with(options).expect("an engine");
     submit(&engine, "a@remote.test");
     assert!(taken(&host, 1)[0].commands.contains(&format!("AUTH PLAIN {login}")));
+}
+
+#[test]
+fn a_node_proves_itself_in_tls_1_3_or_gets_nothing() {
+    let authority = Authority::new("one");
+    let tls = Some(authority.server_of(&["localhost"], 2100, &[&rustls::version::TLS12]));
+    let host = mail(Manners { tls, ..Manners::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let route = format!("hosts = \"node:localhost:{}\"", host.address().port());
+    let engine = engine(&smart_host(&folder, &authority, &route));
+    submit(&engine, "a@remote.test");
+    deferred(&engine, "tls-required", &["it offers no TLS 1.3 to prove it in"]);
+    assert!(host.taken().is_empty());
 }
 
 /// Records of the name service: what mail for `remote.test` needs, and more.

@@ -13,7 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData as _,
 };
 use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 use wire_tests::PATIENCE;
 
 /// Who makes certificates.
@@ -37,6 +37,16 @@ impl Authority {
 
     /// A certificate for these names, until the beginning of a year, with its authority.
     pub(crate) fn server(&self, names: &[&str], last_year: i32) -> Secured {
+        self.server_of(names, last_year, rustls::DEFAULT_VERSIONS)
+    }
+
+    /// The same for a server that speaks these versions of TLS.
+    pub(crate) fn server_of(
+        &self,
+        names: &[&str],
+        last_year: i32,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Secured {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
@@ -47,7 +57,7 @@ impl Authority {
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![leaf.clone(), self.0.der().clone()], key)
