@@ -258,6 +258,11 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     fn sender(&mut self, sender: &Sender<'_>, session: &Session) -> Said {
         let may = match session.user() {
             Some(user) if !self.is_own(user, &sender.path) => Err(Refusal::NotYourAddress),
+            // RFC 8689 §5: a report may go on without TLS; that it holds no body is known of those
+            // that this node makes itself.
+            Some(_) if sender.require_tls && sender.path == Path::Null => {
+                Err(Refusal::NotYourAddress)
+            }
             None if session.node().is_none() && self.is_closed_to(&sender.path) => {
                 Err(Refusal::SignInFirst)
             }

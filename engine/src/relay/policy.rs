@@ -178,7 +178,9 @@ impl Rule {
             Some(sts) => by_sts(sts, domain, &host.name)?,
             None => Policy::offered(&host.name),
         };
-        Ok(Policy { vouched: secure || policy.vouched, ..policy })
+        // What names a domain that has no MX is its address records.
+        let named = secure && (host.name != *domain || addresses.secure);
+        Ok(Policy { vouched: named || policy.vouched, ..policy })
     }
 }
 
