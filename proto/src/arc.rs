@@ -308,3 +308,6 @@ fn keys(known: &Known, signature: &Signature, seals: &[Seal]) -> Result<Vec<Key>
     }
     if missing.is_empty() { Ok(keys) } else { Err(Stop::Ask(missing)) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,12 +34,14 @@
 //! * [`smtp`]: the SMTP and ESMTP server session, addresses, replies, end-of-data scanner.
 //! * [`pop3`]: the POP3 server session.
 //! * [`dkim`]: signatures of outgoing mail.
+//! * [`arc`]: what hosts on the way have found, and sealed.
 //! * [`spf`]: whether a host may send for a domain.
 //! * [`sts`]: what domains say about TLS of their mail servers.
 //! * [`dns`]: asking name servers: messages, one lookup, a cache.
 //! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
 
 pub mod access;
+pub mod arc;
 pub mod dkim;
 pub mod dns;
 pub mod pop3;

@@ -3,6 +3,7 @@
 # each case says, and the verdict must be the one that the suite accepts.
 #
 #   SPF    the suite of RFC 7208, as far as it lies beside the repository
+#   ARC    the validation suite of its draft
 #   DKIM   messages of two other verifiers' suites, and those that the RFCs print
 #
 # The suites are other people's and no part of this repository; where they are not there, that is
@@ -30,4 +31,5 @@ suite() { # KIND DATA ARGUMENTS
 }
 suite spf spf-rfc7208/rfc7208-part.yml '--ip {ip} --helo {helo} --mail-from {mailfrom}'
 suite dkim dkim-manifest.json '{file}'
+suite arc arc-valimail/arc-draft-validation-part.yml '{file}'
 exit "$failed"

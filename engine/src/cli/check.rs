@@ -11,6 +11,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use fsmtp_proto::arc;
 use fsmtp_proto::dkim::verify::{Judged, Verifier, sum};
 use fsmtp_proto::spf;
 use fsmtp_rt::Runtime as _;
@@ -32,6 +33,8 @@ pub(super) enum Check {
     Spf(Spf),
     /// What the signatures of a message are worth (DKIM, RFC 6376)
     Dkim(Message),
+    /// What the seals of the hosts on the way of a message are worth (ARC, RFC 8617)
+    Arc(Message),
 }
 
 /// Where names are looked up.
@@ -89,6 +92,10 @@ pub(super) fn execute(
         Check::Dkim(ask) => {
             let message = read(&ask.file, terminal)?;
             check_dkim(message, &ask.dns, config, json)?
+        }
+        Check::Arc(ask) => {
+            let message = read(&ask.file, terminal)?;
+            check_arc(message, &ask.dns, config, json)?
         }
     };
     say(terminal, &text)
@@ -175,6 +182,35 @@ fn check_dkim(message: Vec<u8>, dns: &Dns, config: &Config, json: bool) -> Resul
             let _ = write!(text, ": {}", visible(&judged.why));
         }
         text.push('\n');
+    }
+    Ok(text)
+}
+
+fn check_arc(message: Vec<u8>, dns: &Dns, config: &Config, json: bool) -> Result<String, String> {
+    let settings = dns.settings(config);
+    let mut verifier = Verifier::new();
+    verifier.feed(&message);
+    let message = verifier.finish();
+    message.fields().map_err(|why| why.to_string())?;
+    let judged = on_a_shard("check", move |rt| async move {
+        let deadline = rt.now() + PATIENCE;
+        Resolver::new(rt, &settings).learn(deadline, |known| arc::check(&message, known)).await
+    })?;
+    if json {
+        let value = serde_json::json!({
+            "verdict": judged.verdict.name(),
+            "domains": judged.domains,
+            "temporary": judged.temporary,
+            "why": judged.why,
+        });
+        return Ok(format!("{value:#}\n"));
+    }
+    let mut text = format!("{} (ARC, {} sets)\n", judged.verdict, judged.domains.len());
+    for (domain, instance) in judged.domains.iter().zip(1..) {
+        let _ = writeln!(text, "  {instance}: sealed by {}", visible(domain));
+    }
+    if !judged.why.is_empty() {
+        let _ = writeln!(text, "  {}", visible(&judged.why));
     }
     Ok(text)
 }

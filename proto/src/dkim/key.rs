@@ -162,7 +162,7 @@ impl Key {
     }
 
     /// The signature of `text`.
-    pub(super) fn sign(&self, text: &[u8]) -> Result<Vec<u8>, Unspecified> {
+    pub(crate) fn sign(&self, text: &[u8]) -> Result<Vec<u8>, Unspecified> {
         match &self.secret {
             Secret::Rsa(pair) => {
                 let mut signature = vec![0; pair.public().modulus_len()];
@@ -216,7 +216,7 @@ fn public_key_info(key: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
@@ -233,12 +233,12 @@ pub(super) mod tests {
         hex(line.unwrap())
     }
 
-    pub(in crate::dkim) fn rsa_key() -> Key {
+    pub(crate) fn rsa_key() -> Key {
         Key::from_pkcs8("example.test", "r1", &rsa("pkcs8")).unwrap()
     }
 
     /// The key of RFC 8463 appendix A.1, which is test 1 of RFC 8032 §7.1.
-    pub(in crate::dkim) fn ed25519_key(domain: &str, selector: &str) -> Key {
+    pub(crate) fn ed25519_key(domain: &str, selector: &str) -> Key {
         let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
         let pkcs8 = hex(&format!("302e020100300506032b657004220420{seed}"));
         Key::from_pkcs8(domain, selector, &pkcs8).unwrap()

@@ -29,7 +29,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Base64, folded as it may be.
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     LENIENT.decode(squeezed(text)).ok()
 }
 
@@ -134,7 +134,7 @@ impl Record {
     ///
     /// # Errors
     /// When it is not.
-    pub(super) fn verify(&self, text: &[u8], signature: &[u8]) -> Result<(), Unspecified> {
+    pub(crate) fn verify(&self, text: &[u8], signature: &[u8]) -> Result<(), Unspecified> {
         match self.algorithm {
             Algorithm::RsaSha256 => UnparsedPublicKey::new(&RSA, &self.key).verify(text, signature),
             // RFC 8463 §3: what is signed is the hash.

@@ -17,6 +17,7 @@ use super::header::{Field, HeaderError, Section, fields};
 use super::key::Algorithm;
 use super::record::{Record, decode};
 use super::tags::{Tags, number, parts, squeezed};
+use crate::arc;
 use crate::dns::known::{Known, Next};
 use crate::dns::{Failure, Kind};
 use crate::time::UnixTime;
@@ -104,15 +105,15 @@ pub fn sum(all: &[Judged]) -> Verdict {
 /// A signature that can be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Signature {
-    pub(super) algorithm: Algorithm,
-    pub(super) signature: Vec<u8>,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) signature: Vec<u8>,
     pub(super) body_hash: Vec<u8>,
     pub(super) header: Canon,
     pub(super) body: Canon,
-    pub(super) domain: String,
+    pub(crate) domain: String,
     pub(super) identity: String,
-    pub(super) selector: String,
-    pub(super) names: Vec<String>,
+    pub(crate) selector: String,
+    pub(crate) names: Vec<String>,
     pub(super) length: Option<u64>,
     expires: Option<u64>,
     mark: String,
@@ -130,13 +131,34 @@ impl Signature {
             return Err("it is too long".to_owned());
         }
         let tags = Tags::parse(field.value()).map_err(|bad| bad.to_string())?;
+        if tags.value("v") != Some("1") {
+            let missing = tags.value("v").is_none_or(str::is_empty);
+            let why = if missing { "it has no v=" } else { "its version is not known" };
+            return Err(why.to_owned());
+        }
+        let domain = tags.value("d").unwrap_or_default();
+        let identity = tags.value("i").map_or_else(|| format!("@{domain}"), squeezed);
+        let (_, behind) = identity.rsplit_once('@').ok_or("i= is no address")?;
+        // RFC 6376 §6.1.1
+        if !is_within(behind, domain) {
+            return Err("i= is of another domain than d=".to_owned());
+        }
+        let signature = Self { identity, ..Self::read(field, &tags, "simple/simple")? };
+        if !signature.names.iter().any(|name| name == "from") {
+            return Err("From is not signed".to_owned());
+        }
+        Ok(signature)
+    }
+
+    /// Reads what DKIM and ARC have in common; `form` is the canonical form when none is named.
+    ///
+    /// # Errors
+    /// Why it is no signature.
+    pub(crate) fn read(field: &Field<'_>, tags: &Tags<'_>, form: &str) -> Result<Self, String> {
         let need = |name: &str| {
             let value = tags.value(name).filter(|value| !value.is_empty());
             value.ok_or_else(|| format!("it has no {name}="))
         };
-        if need("v")? != "1" {
-            return Err("its version is not known".to_owned());
-        }
         let algorithm = match need("a")? {
             "rsa-sha256" => Algorithm::RsaSha256,
             "ed25519-sha256" => Algorithm::Ed25519Sha256,
@@ -144,19 +166,11 @@ impl Signature {
             "rsa-sha1" => return Err("rsa-sha1 proves nothing any more".to_owned()),
             other => return Err(format!("its algorithm {other} is not known")),
         };
-        let (header, body) = forms(tags.value("c").unwrap_or("simple/simple"))
+        let (header, body) = forms(tags.value("c").unwrap_or(form))
             .ok_or_else(|| "its canonical form is not known".to_owned())?;
         let domain = need("d")?.to_ascii_lowercase();
-        let identity = tags.value("i").map_or_else(|| format!("@{domain}"), squeezed);
-        let (_, behind) = identity.rsplit_once('@').ok_or("i= is no address")?;
-        // RFC 6376 §6.1.1
-        if !is_within(behind, &domain) {
-            return Err("i= is of another domain than d=".to_owned());
-        }
-        let names: Vec<String> = parts(need("h")?).map(str::to_ascii_lowercase).collect();
-        if !names.iter().any(|name| name == "from") {
-            return Err("From is not signed".to_owned());
-        }
+        let names = tags.value("h").ok_or("it has no h=")?;
+        let names: Vec<String> = parts(names).map(str::to_ascii_lowercase).collect();
         if tags.value("q").is_some_and(|ways| !parts(ways).any(|way| way == "dns/txt")) {
             return Err("its key is not in the DNS".to_owned());
         }
@@ -179,19 +193,19 @@ impl Signature {
             body_hash,
             header,
             body,
-            identity,
+            identity: String::new(),
             selector: need("s")?.to_owned(),
             names,
             length: time("l", LENGTH_DIGITS)?,
             expires,
             mark: squeezed(encoded).chars().take(8).collect(),
-            bare: without(field, &tags),
+            bare: without(field, tags),
             domain,
         })
     }
 
     /// The text that was signed: RFC 6376 §3.7, §5.4.2.
-    pub(super) fn text(&self, all: &[Field<'_>], own: usize) -> Vec<u8> {
+    pub(crate) fn text(&self, all: &[Field<'_>], own: usize) -> Vec<u8> {
         let mut text = Vec::new();
         let mut taken = vec![false; all.len()];
         for name in &self.names {
@@ -212,7 +226,7 @@ impl Signature {
 }
 
 /// The field without what stands behind `b=`: RFC 6376 §3.7.
-fn without(field: &Field<'_>, tags: &Tags<'_>) -> Vec<u8> {
+pub(crate) fn without(field: &Field<'_>, tags: &Tags<'_>) -> Vec<u8> {
     let (bytes, value) = (field.bytes(), field.value());
     let front = bytes.len() - value.len();
     let Some(tag) = tags.get("b") else { return bytes.to_vec() };
@@ -319,8 +333,8 @@ impl Verifier {
     fn begin(&mut self) {
         self.begun = true;
         let fields = self.section.bytes().and_then(fields).unwrap_or_default();
-        for (_, signature) in signatures(&fields) {
-            let Ok(Signature { body, length, .. }) = signature else { continue };
+        let ours = signatures(&fields).filter_map(|(_, signature)| signature.ok());
+        for Signature { body, length, .. } in ours.chain(arc::last_signature(&fields)) {
             let form = match body {
                 Canon::Simple => &mut self.simple,
                 Canon::Relaxed => &mut self.relaxed,
@@ -447,7 +461,8 @@ impl Message {
         Next::Done(judged)
     }
 
-    fn hashes_to(&self, signature: &Signature) -> bool {
+    /// Whether the body is the one that was signed.
+    pub(crate) fn hashes_to(&self, signature: &Signature) -> bool {
         let hashes = match signature.body {
             Canon::Simple => &self.simple,
             Canon::Relaxed => &self.relaxed,
