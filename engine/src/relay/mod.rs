@@ -27,6 +27,7 @@ mod link;
 mod notice;
 mod pieces;
 mod policy;
+mod race;
 pub mod routes;
 mod site;
 mod sts;
