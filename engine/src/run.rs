@@ -36,7 +36,7 @@ use crate::latest::Latest;
 use crate::locks::{self, Protection};
 use crate::log::{Event, Sink};
 use crate::notify::Notify;
-use crate::relay;
+use crate::relay::{self, Census};
 use crate::resolver::Resolver;
 use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
@@ -199,6 +199,7 @@ fn start_shards(
     }
     let cpus = processors();
     let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
+    let census = Census::new(&config.sending);
     let mut shards = Vec::new();
     for n in 0..config.cores {
         let options = ShardOptions {
@@ -218,6 +219,7 @@ fn start_shards(
         let (config, events) = (config.clone(), events.clone());
         let (hashes, keys, roots) = (hashes.clone(), keys.clone(), roots.clone());
         let (entrances, gate) = (entrances.to_vec(), Arc::clone(&gate));
+        let census = Arc::clone(&census);
         let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
         // Logs without a core are read by the shards in turn.
         let cores = config.cores;
@@ -229,6 +231,7 @@ fn start_shards(
                 config,
                 entrances,
                 gate,
+                census,
                 mailboxes,
                 sink,
                 hashes,
@@ -278,6 +281,7 @@ struct Body {
     config: Config,
     entrances: Vec<Entrance>,
     gate: Arc<Gate>,
+    census: Arc<Census>,
     mailboxes: Embedded,
     sink: Sink,
     hashes: Helpers,
@@ -410,6 +414,7 @@ impl Body {
             helpers: helpers(self.keys.clone()),
             begin: Rc::new(by_public_key),
             sending: config.sending.clone(),
+            census: Arc::clone(&self.census),
             secret: (*self.mailboxes.secret()).into(),
             sealing: config.store.sealing,
             gate: Arc::clone(&self.gate),

@@ -8,6 +8,7 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use fsmtp_proto::dns::{Failure, Mx};
 use fsmtp_proto::smtp::client::{Protocol, Settings};
@@ -105,6 +106,16 @@ pub(super) struct Course {
     hosts: Vec<Host>,
     /// What holds for all of them.
     rule: Rule,
+}
+
+impl Course {
+    /// The site: the same for all domains whose mail goes to the same hosts.
+    pub(super) fn site(&self) -> Arc<str> {
+        let mut names: Vec<String> = self.hosts.iter().map(Host::to_string).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.join(" ").into()
+    }
 }
 
 /// A connection to one of the hosts of a domain.
@@ -413,6 +424,20 @@ mod tests {
             seen.insert(names);
         }
         assert_eq!(seen.len(), 2, "either of two equals comes first now and then");
+    }
+
+    #[test]
+    fn domains_with_the_same_hosts_have_one_site() {
+        let site = |hosts: &[(&str, u16)]| {
+            let host = |&(name, port): &(&str, u16)| Host { name: name.into(), port };
+            let rule = Rule::Mx { domain: "a.test".into(), secure: false, sts: None };
+            let hosts = hosts.iter().map(host).collect();
+            Course { protocol: Protocol::Smtp, hosts, rule }.site()
+        };
+        let one = site(&[("b.test", 25), ("a.test", 25), ("b.test", 25)]);
+        assert_eq!(one, site(&[("a.test", 25), ("b.test", 25)]));
+        assert_ne!(one, site(&[("a.test", 25), ("b.test", 26)]));
+        assert_ne!(one, site(&[("a.test", 25)]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crate::PATIENCE;
 
@@ -35,8 +36,8 @@ pub enum Habit {
     Unwelcoming,
     /// Answers the message with a code out of range.
     Odd,
-    /// Bears one connection at a time, and greets others with 421.
-    One,
+    /// Bears so many connections at a time, and greets others with 421.
+    Few(usize),
     /// Offers STARTTLS, and then speaks something else than TLS.
     FalseTls,
     /// Offers STARTTLS, and then refuses it.
@@ -63,6 +64,11 @@ struct State {
     dropped_count: usize,
     connections_count: usize,
     open_count: usize,
+    /// Transactions that are under way, and the most that ever were.
+    busy_count: usize,
+    busiest_count: usize,
+    /// Messages are not answered for now.
+    silent: bool,
 }
 
 /// A server on loopback.
@@ -105,7 +111,7 @@ impl Remote {
                 let mut state = lock(&inner);
                 state.connections_count += 1;
                 state.open_count += 1;
-                let crowded = habit == Habit::One && state.open_count > 1;
+                let crowded = matches!(habit, Habit::Few(most) if state.open_count > most);
                 drop(state);
                 let inner = Arc::clone(&inner);
                 std::thread::spawn(move || {
@@ -128,6 +134,18 @@ impl Remote {
     #[must_use]
     pub fn taken(&self) -> Vec<Taken> {
         lock(&self.state).taken.clone()
+    }
+
+    /// Lets messages wait for their replies, or those that wait have them.
+    pub fn be_silent(&self, silent: bool) {
+        lock(&self.state).silent = silent;
+    }
+
+    /// How many transactions are under way, and how many there were at most at one time.
+    #[must_use]
+    pub fn busy_counts(&self) -> (usize, usize) {
+        let state = lock(&self.state);
+        (state.busy_count, state.busiest_count)
     }
 
     /// How often somebody connected.
@@ -190,6 +208,10 @@ fn serve(stream: TcpStream, habit: Habit, state: &Mutex<State>) -> std::io::Resu
             }
             "MAIL" => {
                 mail = Taken { from: argument, ..Taken::default() };
+                let mut state = lock(state);
+                state.busy_count += 1;
+                state.busiest_count = state.busiest_count.max(state.busy_count);
+                drop(state);
                 out.write_all(b"250 2.1.0 ok\r\n")?;
             }
             "RCPT" => {
@@ -290,7 +312,14 @@ fn accept(
     if habit == Habit::Odd {
         return out.write_all(b"999 what is this\r\n");
     }
-    lock(state).taken.push(std::mem::take(mail));
+    let end = Instant::now() + PATIENCE;
+    while lock(state).silent && Instant::now() < end {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let mut known = lock(state);
+    known.busy_count -= 1;
+    known.taken.push(std::mem::take(mail));
+    drop(known);
     out.write_all(b"250 2.6.0 taken\r\n")
 }
 

@@ -474,7 +474,7 @@ fn where_tls_does_not_come_about_mail_goes_without_it() {
 #[test]
 fn a_server_that_bears_few_connections_gets_all_its_mail_over_those() {
     // The second one may see a connection come before it has done with the last.
-    for (habit, most, retry) in [(Habit::Good, 1, "1h"), (Habit::One, 5, "1s")] {
+    for (habit, most, retry) in [(Habit::Good, 1, "1h"), (Habit::Few(1), 5, "1s")] {
         let remote = Remote::start(habit).expect("a remote");
         let config = format!(
             "[dev.routes]\n\"remote.test\" = \"{}\"\n[queue]\nretry = \"{retry}\"\n\
