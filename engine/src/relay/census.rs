@@ -231,7 +231,9 @@ impl Census {
         let first = lane.line.values().take(lane.room()).position(|waits| waits == party);
         let answer = if first.is_some() || lane.line.len() < lane.room() {
             lane.leave(party);
-            *lane.held.entry(Arc::clone(party)).or_default() += 1;
+            // The one that asked last hears: whoever had the same name before is on his way out.
+            let count = lane.held.remove(party).unwrap_or(0) + 1;
+            lane.held.insert(Arc::clone(party), count);
             lane.held_count += 1;
             Answer::Go(Permit {
                 census: Arc::clone(self),
@@ -426,12 +428,14 @@ impl Drop for Permit {
         self.census.change(&self.site, |lane| {
             lane.held_count = lane.held_count.saturating_sub(1);
             lane.open_count = lane.open_count.saturating_sub(usize::from(self.open));
-            if let Some(count) = lane.held.get_mut(&self.party) {
+            let count = lane.held.get_mut(&self.party).map_or(0, |count| {
                 *count -= 1;
-                if *count == 0 {
-                    lane.held.remove(&self.party);
-                    self.party.crowded.store(false, Ordering::Relaxed);
-                }
+                *count
+            });
+            if count == 0
+                && let Some((party, _)) = lane.held.remove_entry(&self.party)
+            {
+                party.crowded.store(false, Ordering::Relaxed);
             }
             lane.call();
         });
@@ -538,6 +542,24 @@ mod tests {
             assert!(census.go(&Party::new(&one, &format!("{n}.test"))).is_none());
         }
         assert!(a.is_crowded() && b.is_crowded());
+    }
+
+    #[test]
+    fn a_party_that_comes_again_hears_what_its_old_permits_cost() {
+        let (census, desk) = (census(4, "1m"), desk(0));
+        let [old, new] = [(); 2].map(|()| Party::new(&desk, "a.test"));
+        let leaving = census.go(&old).unwrap();
+        let all: Vec<Permit> = (0..3).map(|_| census.go(&new).unwrap()).collect();
+        let other = Party::new(&desk, "b.test");
+        assert!(census.go(&other).is_none());
+        assert!(new.is_crowded() && !old.is_crowded());
+        drop(leaving);
+        assert!(new.is_crowded(), "the other one has not come yet");
+        let _other = census.go(&other).unwrap();
+        assert!(!new.is_crowded());
+        assert!(census.go(&other).is_none() && new.is_crowded());
+        drop(all);
+        assert!(!new.is_crowded());
     }
 
     #[test]

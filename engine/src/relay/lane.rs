@@ -346,8 +346,10 @@ async fn put_off<R: Dial + Datagrams, M: Mailboxes>(
     // Removed meanwhile.
     let Some(judged) = judged else { return };
     if judged.expired.is_empty() && judged.delayed.is_empty() {
-        let mut queue = outbound.queue.borrow_mut();
-        queue.pause(work.id, &work.domain, *until + EARLY, (why.code, &why.words));
+        let (until, words) = (*until + EARLY, (why.code, &*why.words));
+        if outbound.queue.borrow_mut().pause(work.id, &work.domain, until, words) {
+            outbound.keep(work.id);
+        }
     } else {
         let failed = Failed { code: why.code, ..Failed::later(why.cause, &*why.words) };
         give_up(shard, work, &failed).await;

@@ -501,20 +501,24 @@ impl Queue {
 
     /// Puts an attempt off that was not made since the site is paused: it counts for nothing, and
     /// is made when the message expires at the latest. Why the site is, `code` and `words` tell.
+    /// True when nobody had tried before: the index should know, so that a start need not read the
+    /// message to find out whom it is for.
     pub fn pause(
         &mut self,
         id: QueueId,
         domain: &str,
         until: UnixTime,
         (code, words): (u16, &str),
-    ) {
-        let Some(domain) = self.domains.find(domain) else { return };
-        let Some(received) = self.messages.get(&id).map(|message| message.received) else { return };
-        let (until, words) =
-            (until.min(self.expires(received)), self.domains.words(domain, cut(words)));
-        let Some(leg) = self.leg(id, domain) else { return };
+    ) -> bool {
+        let Some(domain) = self.domains.find(domain) else { return false };
+        let received = self.messages.get(&id).map(|message| message.received);
+        let latest = received.map_or(until, |received| self.expires(received));
+        let words = self.domains.words(domain, cut(words));
+        let Some(leg) = self.leg(id, domain) else { return false };
+        let untried = leg.cause == Cause::Untried;
         (leg.cause, leg.code, leg.words) = (Cause::Paused, code, words);
-        self.wait(id, domain, seconds(until));
+        self.wait(id, domain, seconds(until.min(latest)));
+        untried
     }
 
     /// A leg is under way no more, and tried again then.

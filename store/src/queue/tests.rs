@@ -154,7 +154,7 @@ fn what_waits_for_a_paused_site_says_so_counts_nothing_and_expires() {
     let mut queue = Queue::new(terms());
     queue.add(id(1), 500, START, [("a.test", vec![0])]);
     assert!(!queue.take(START).unwrap().insisted);
-    queue.pause(id(1), "a.test", at(2 * MINUTE), (421, "too many"));
+    assert!(queue.pause(id(1), "a.test", at(2 * MINUTE), (421, "too many")));
     let listed = queue.list(None, START).next().unwrap();
     assert_eq!((listed.why, listed.code), (WhyNot::Waits(Cause::Paused), 421));
     assert_eq!((listed.why.name(), &*listed.words), ("site-paused", "too many"));
@@ -165,7 +165,7 @@ fn what_waits_for_a_paused_site_says_so_counts_nothing_and_expires() {
     // Who insists is heard once.
     queue.retry(id(1), at(MINUTE));
     assert!(queue.take(at(MINUTE)).unwrap().insisted);
-    queue.pause(id(1), "a.test", at(90 * MINUTE), (421, "too many"));
+    assert!(!queue.pause(id(1), "a.test", at(90 * MINUTE), (421, "too many")), "it is known");
     assert_eq!(queue.next_due(), Some(at(20 * MINUTE)), "when it expires, not later");
     let work = queue.take(at(20 * MINUTE)).unwrap();
     assert_eq!((work.insisted, work.attempts_count), (false, 0));

@@ -191,6 +191,19 @@ fn a_dead_site_is_left_alone_until_its_pause_is_over_or_an_operator_insists() {
 }
 
 #[test]
+fn what_waits_for_a_paused_site_expires_in_time_and_is_reported() {
+    let routes = format!("[routes]\n\"*\" = \"{}\"\n", nobody());
+    let engine = engine(1, &format!("{routes}[queue]\nretry = \"1h\"\nexpiry = \"4s\"\n"));
+    let mut smtp = signed_in(&engine);
+    submit(&mut smtp, "a@remote.test");
+    until("a pause", || engine.log().contains("\"event\":\"site-paused\""));
+    submit(&mut smtp, "b@remote.test");
+    until("the end of both", || engine.log().matches("message-failed").count() == 2);
+    until("an empty queue", || queue(&engine, &["list"]) == "nothing waits\n");
+    assert_eq!(engine.log().matches("\"event\":\"site-paused\"").count(), 1, "one dial");
+}
+
+#[test]
 fn an_address_that_swallows_everything_delays_nothing() {
     // Its backlog is full, so that the kernel answers nothing more.
     let hole = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 77), 0)).expect("a hole");
