@@ -192,11 +192,7 @@ fn start_shards(
     let hashes = Helpers::new("passwords", HASH_THREADS).map_err(started)?;
     let keys = Helpers::new("keys", KEY_THREADS).map_err(started)?;
     let loaded = NodeKeys::load(&config.data)?;
-    let roots = Roots::load(config.roots.as_deref()).map_err(|e| e.to_string())?;
-    if roots.is_none() && config.sending.sts_port.is_some() && config.dev.is_none() {
-        let why = "queue.mta_sts has no effect: no certificate authority is known here";
-        sink.log(None).event(now(), Event::SettingIgnored, &[("why", &why)]);
-    }
+    let roots = authorities(config, sink)?;
     let cpus = processors();
     let gate = Gate::new(store.mailboxes.secret(), signin::Limits::default());
     let census = Census::new(&config.sending);
@@ -251,6 +247,16 @@ fn start_shards(
         shards.push(Running { handle, orders, signing });
     }
     Ok(shards)
+}
+
+/// What proves the names of other servers.
+fn authorities(config: &Config, sink: &Sink) -> Result<Option<Roots>, String> {
+    let roots = Roots::load(config.roots.as_deref()).map_err(|e| e.to_string())?;
+    if roots.is_none() && config.sending.sts_port.is_some() && config.dev.is_none() {
+        let why = "queue.mta_sts has no effect: no certificate authority is known here";
+        sink.log(None).event(now(), Event::SettingIgnored, &[("why", &why)]);
+    }
+    Ok(roots)
 }
 
 /// Tells the main thread how a shard ended, also when it never began or ended by a panic.

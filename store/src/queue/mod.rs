@@ -604,7 +604,8 @@ impl Queue {
         true
     }
 
-    /// Makes a message due now, unless it is held, even where the site is paused. False when it is not there.
+    /// Makes a message due now, unless it is held, even where the site is paused. False when it is
+    /// not there.
     pub fn retry(&mut self, id: QueueId, now: UnixTime) -> bool {
         let Some(message) = self.messages.get_mut(&id) else { return false };
         for leg in message.legs.as_mut_slice() {

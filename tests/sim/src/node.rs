@@ -463,7 +463,11 @@ impl Boot {
                 delay_notice: self.plan.notice_s.map(Duration::from_secs),
                 ..Terms::default()
             },
-            limits: relay::Limits::default(),
+            limits: relay::Limits {
+                // In worlds with few connections there are few to other servers, too.
+                connections_max: self.plan.connections_max.min(20),
+                ..relay::Limits::default()
+            },
             routes: Arc::new(Routes::new(false)),
             mx_port: 25,
             sts_port: None,

@@ -71,6 +71,15 @@ struct State {
     silent: bool,
 }
 
+impl State {
+    /// A transaction begins.
+    fn begin(&mut self, from: String) -> Taken {
+        self.busy_count += 1;
+        self.busiest_count = self.busiest_count.max(self.busy_count);
+        Taken { from, ..Taken::default() }
+    }
+}
+
 /// A server on loopback.
 #[derive(Debug)]
 pub struct Remote {
@@ -207,11 +216,7 @@ fn serve(stream: TcpStream, habit: Habit, state: &Mutex<State>) -> std::io::Resu
                 out.write_all(b"550 5.7.1 \x1b[2Jpainted \x9b31m\x07\xe2\x80\xae red\r\n")?;
             }
             "MAIL" => {
-                mail = Taken { from: argument, ..Taken::default() };
-                let mut state = lock(state);
-                state.busy_count += 1;
-                state.busiest_count = state.busiest_count.max(state.busy_count);
-                drop(state);
+                mail = lock(state).begin(argument);
                 out.write_all(b"250 2.1.0 ok\r\n")?;
             }
             "RCPT" => {
