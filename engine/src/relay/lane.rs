@@ -9,7 +9,6 @@
 
 use core::cell::{Cell, RefCell};
 use core::pin::pin;
-use core::time::Duration;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,8 +29,6 @@ use crate::start::first;
 
 /// Messages that a connection has carried before it is given up for others that wait; arbitrary.
 const TURN_MESSAGES: u32 = 10;
-/// A leg may be taken so long before it is due.
-const EARLY: Duration = Duration::from_secs(1);
 
 /// A domain that mail goes to.
 #[derive(Debug)]
@@ -346,8 +343,8 @@ async fn put_off<R: Dial + Datagrams, M: Mailboxes>(
     // Removed meanwhile.
     let Some(judged) = judged else { return };
     if judged.expired.is_empty() && judged.delayed.is_empty() {
-        let (until, words) = (*until + EARLY, (why.code, &*why.words));
-        if outbound.queue.borrow_mut().pause(work.id, &work.domain, until, words) {
+        let words = (why.code, &*why.words);
+        if outbound.queue.borrow_mut().pause(work.id, &work.domain, *until, words) {
             outbound.keep(work.id);
         }
     } else {

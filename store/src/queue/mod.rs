@@ -39,6 +39,9 @@ pub const DOMAIN_BYTES_MAX: usize = 255;
 /// The longest remembered words of a remote server, in bytes; arbitrary.
 pub const WORDS_BYTES_MAX: usize = 200;
 
+/// Nothing is taken earlier than this before it is due.
+const EARLY_MAX: Duration = Duration::from_secs(1);
+
 /// When messages are tried, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -376,7 +379,8 @@ impl Queue {
         let (received, mut legs) = state::decode(state)?;
         let latest = u64::from(seconds(now + spread_most(self.terms.pauses.longest())));
         legs.iter_mut().for_each(|leg| leg.due_s = leg.due_s.min(latest));
-        self.insert(id, octets, received, legs);
+        // Else it would not expire before the clock is there again.
+        self.insert(id, octets, received.min(now), legs);
         Ok(())
     }
 
@@ -500,7 +504,8 @@ impl Queue {
     }
 
     /// Puts an attempt off that was not made since the site is paused: it counts for nothing, and
-    /// is made when the message expires at the latest. Why the site is, `code` and `words` tell.
+    /// comes back when the pause or the message is over, never before: whoever put it off would do
+    /// so again, in no time. Why the site is paused, `code` and `words` tell.
     /// True when nobody had tried before: the index should know, so that a start need not read the
     /// message to find out whom it is for.
     pub fn pause(
@@ -513,11 +518,12 @@ impl Queue {
         let Some(domain) = self.domains.find(domain) else { return false };
         let received = self.messages.get(&id).map(|message| message.received);
         let latest = received.map_or(until, |received| self.expires(received));
+        let due = until.min(latest) + EARLY_MAX;
         let words = self.domains.words(domain, cut(words));
         let Some(leg) = self.leg(id, domain) else { return false };
         let untried = leg.cause == Cause::Untried;
         (leg.cause, leg.code, leg.words) = (Cause::Paused, code, words);
-        self.wait(id, domain, seconds(until.min(latest)));
+        self.wait(id, domain, seconds(due));
         untried
     }
 

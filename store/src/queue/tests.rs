@@ -166,8 +166,10 @@ fn what_waits_for_a_paused_site_says_so_counts_nothing_and_expires() {
     queue.retry(id(1), at(MINUTE));
     assert!(queue.take(at(MINUTE)).unwrap().insisted);
     assert!(!queue.pause(id(1), "a.test", at(90 * MINUTE), (421, "too many")), "it is known");
-    assert_eq!(queue.next_due(), Some(at(20 * MINUTE)), "when it expires, not later");
-    let work = queue.take(at(20 * MINUTE)).unwrap();
+    let expires = queue.expires(START);
+    assert_eq!(queue.next_due(), Some(expires + EARLY_MAX), "when it has expired, not later");
+    assert_eq!(queue.take(expires), None, "whoever puts it off would do so for ever");
+    let work = queue.take(at(20 * MINUTE + 1)).unwrap();
     assert_eq!((work.insisted, work.attempts_count), (false, 0));
 }
 
@@ -232,6 +234,8 @@ fn a_clock_that_was_put_back_between_two_runs_delays_by_one_pause_at_most() {
     let mut again = Queue::new(terms());
     again.restore(id(1), 500, &state, back).unwrap();
     let due = again.next_due().unwrap();
+    let received = again.list(None, back).next().unwrap().received;
+    assert_eq!(received, back, "it expires some day");
     assert!(
         due <= back + spread_most(terms().pauses.longest()) + Duration::from_secs(1),
         "{due:?}"
