@@ -4,7 +4,8 @@
     bench/queue.py [--messages N] [--sites N] [--cores N] [--promise]
 
 Sends messages of 512 octets through submission to as many sites as are asked for, all of which are
-down, waits until each message was tried and waits for its next turn, and then measures
+down, waits until each message waits for its next turn (tried, or put off with its site), and then
+measures
 
     memory     resident memory of the engine beyond that of an empty one, for each message
     list       the slowest of ten `queue list`: its first page, and the counts of all
@@ -64,9 +65,10 @@ class Engine:
         return json.loads(self.queue("list")[0])["counts"]
 
     def settled(self, count):
-        """Waits until so many messages have been tried and wait; seconds."""
+        """Waits until so many messages wait because their site is down; seconds."""
         begun = time.monotonic()
-        while (counts := self.counts()).get("unreachable", 0) < count:
+        down = ["unreachable", "site-paused"]
+        while sum((counts := self.counts()).get(why, 0) for why in down) < count:
             if time.monotonic() - begun > PATIENCE:
                 sys.exit(f"after {PATIENCE} s the queue is still {counts}")
             time.sleep(1)

@@ -88,6 +88,8 @@ events! {
     MessageRefused "message-refused" Info "A message was refused after its end.";
     MessageSent "message-sent" Info "Another server has taken a message for a recipient.";
     MessageDeferred "message-deferred" Info "A message could not be sent on for now, and why.";
+    SiteLimited "site-limited" Info "A site has refused another connection, and gets fewer.";
+    SitePaused "site-paused" Info "A site takes no connection, and is left alone for a while.";
     MessageFailed "message-failed" Warn "A recipient elsewhere gets no message, and why.";
     PolicyFailed "policy-failed" Info "A domain's MTA-STS policy cannot be fetched, and why.";
     TlsCounted "tls-counted" Info "How TLS to a domain came out on a day, and how often.";

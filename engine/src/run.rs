@@ -36,7 +36,7 @@ use crate::latest::Latest;
 use crate::locks::{self, Protection};
 use crate::log::{Event, Sink};
 use crate::notify::Notify;
-use crate::relay;
+use crate::relay::{self, Census};
 use crate::resolver::Resolver;
 use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
@@ -203,13 +203,10 @@ fn start_shards(
     let hashes = Helpers::new("passwords", HASH_THREADS).map_err(started)?;
     let keys = Helpers::new("keys", KEY_THREADS).map_err(started)?;
     let loaded = NodeKeys::load(&config.data)?;
-    let roots = Roots::load(config.roots.as_deref()).map_err(|e| e.to_string())?;
-    if roots.is_none() && config.sending.sts_port.is_some() && config.dev.is_none() {
-        let why = "queue.mta_sts has no effect: no certificate authority is known here";
-        sink.log(None).event(now(), Event::SettingIgnored, &[("why", &why)]);
-    }
+    let roots = authorities(config, sink)?;
     let cpus = processors();
     let gate = gate(config, store);
+    let census = Census::new(&config.sending);
     let mut shards = Vec::new();
     for n in 0..config.cores {
         let options = ShardOptions {
@@ -229,6 +226,7 @@ fn start_shards(
         let (config, events) = (config.clone(), events.clone());
         let (hashes, keys, roots) = (hashes.clone(), keys.clone(), roots.clone());
         let (entrances, gate) = (entrances.to_vec(), Arc::clone(&gate));
+        let census = Arc::clone(&census);
         let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
         // Logs without a core are read by the shards in turn.
         let cores = config.cores;
@@ -240,6 +238,7 @@ fn start_shards(
                 config,
                 entrances,
                 gate,
+                census,
                 mailboxes,
                 sink,
                 hashes,
@@ -259,6 +258,16 @@ fn start_shards(
         shards.push(Running { handle, orders, signing });
     }
     Ok(shards)
+}
+
+/// What proves the names of other servers.
+fn authorities(config: &Config, sink: &Sink) -> Result<Option<Roots>, String> {
+    let roots = Roots::load(config.roots.as_deref()).map_err(|e| e.to_string())?;
+    if roots.is_none() && config.sending.sts_port.is_some() && config.dev.is_none() {
+        let why = "queue.mta_sts has no effect: no certificate authority is known here";
+        sink.log(None).event(now(), Event::SettingIgnored, &[("why", &why)]);
+    }
+    Ok(roots)
 }
 
 /// Tells the main thread how a shard ended, also when it never began or ended by a panic.
@@ -289,6 +298,7 @@ struct Body {
     config: Config,
     entrances: Vec<Entrance>,
     gate: Arc<Gate>,
+    census: Arc<Census>,
     mailboxes: Embedded,
     sink: Sink,
     hashes: Helpers,
@@ -421,6 +431,7 @@ impl Body {
             helpers: helpers(self.keys.clone()),
             begin: Rc::new(by_public_key),
             sending: config.sending.clone(),
+            census: Arc::clone(&self.census),
             secret: (*self.mailboxes.secret()).into(),
             sealing: config.store.sealing,
             gate: Arc::clone(&self.gate),

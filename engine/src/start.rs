@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::config;
 use crate::log::{Event, Log};
-use crate::relay::{self, Outbound};
+use crate::relay::{self, Census, Outbound};
 use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
 use crate::signin::Gate;
 use crate::windows::{Begin, Windows};
@@ -51,6 +51,8 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub begin: Begin,
     /// How mail travels on.
     pub sending: relay::Plan,
+    /// The connections to other servers, of all shards.
+    pub census: Arc<Census>,
     /// The secret of the data folder.
     pub secret: Zeroizing<[u8; 32]>,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
@@ -102,7 +104,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         trust: RefCell::default(),
         resolver: RefCell::default(),
         connector: RefCell::default(),
-        outbound: Outbound::new(parts.sending, &parts.node, &parts.secret),
+        outbound: Outbound::new(parts.sending, &parts.node, &parts.secret, (id, parts.census)),
         sealing: parts.sealing,
         submission: parts.submission,
         own_domains_closed: parts.own_domains_closed,

@@ -290,7 +290,8 @@ pub(super) struct Queue {
     /// The most messages that wait, in each shard; then users hear 451.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub(super) messages_max: u32,
-    /// The most connections of each shard to one site at one time.
+    /// The most connections of the node to one site at one time; domains whose mail goes to the
+    /// same hosts are one site.
     #[schemars(range(min = 1, max = 1000))]
     pub(super) connections_max: u16,
     /// The port of hosts that MX records name; 25 in the world.

@@ -1,24 +1,27 @@
 //! Which hosts to try for a domain, and in which order (RFC 5321 §5.1).
 //!
 //! Routes of the configuration go before MX records. Addresses are looked up host by host, when
-//! their turn comes, and with them what the host must do about TLS. Limits: [`HOSTS_MAX`] hosts of
+//! their turn comes, and with them what the host must do about TLS; those of one host are dialled
+//! by a race. Limits: [`HOSTS_MAX`] hosts of
 //! one domain, [`ADDRESSES_MAX`] addresses in one attempt. Failure: [`Failed`], for good where
 //! nobody will ever be found there.
 
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use fsmtp_proto::dns::{Failure, Mx};
 use fsmtp_proto::smtp::client::{Lack, Protocol, Settings};
 use fsmtp_proto::smtp::ext::su::Keys;
 use fsmtp_proto::sts;
-use fsmtp_rt::{Datagrams, Dial, Runtime};
+use fsmtp_rt::{Conn as _, Datagrams, Dial, Runtime};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::Cause;
 
 use super::Plan;
-use super::link::{Fault, Link};
+use super::link::{Fault, Link, patience};
 use super::policy::{Policy, Rule};
+use super::race::Race;
 use super::routes::{Host, Way};
 use super::site::Failed;
 use super::sts::{Fetching, Sts};
@@ -98,13 +101,48 @@ impl<'s, R: Runtime> Road<'s, R> {
     }
 }
 
+/// Where mail for a domain is taken to: found anew for each connection.
+pub(super) struct Course {
+    /// What is spoken there.
+    protocol: Protocol,
+    /// Whom to try, in order.
+    hosts: Vec<Host>,
+    /// What holds for all of them.
+    rule: Rule,
+}
+
+impl Course {
+    /// The site: the same for all domains whose mail goes to the same hosts.
+    pub(super) fn site(&self) -> Arc<str> {
+        let mut names: Vec<String> = self.hosts.iter().map(Host::to_string).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.join(" ").into()
+    }
+}
+
 /// A connection to one of the hosts of a domain.
 pub(super) async fn connect<R: Dial + Datagrams>(
     road: &Road<'_, R>,
     domain: &str,
 ) -> Result<Link<R>, Failed> {
-    let (protocol, hosts, rule) =
-        hosts(road, domain).await.inspect_err(|failed| road.unknown(domain, failed))?;
+    follow(road, domain, course(road, domain).await?).await
+}
+
+/// The hosts of a domain.
+pub(super) async fn course<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
+    domain: &str,
+) -> Result<Course, Failed> {
+    hosts(road, domain).await.inspect_err(|failed| road.unknown(domain, failed))
+}
+
+/// A connection to one of these hosts.
+pub(super) async fn follow<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
+    domain: &str,
+    Course { protocol, hosts, rule }: Course,
+) -> Result<Link<R>, Failed> {
     let settings = settings(road, protocol);
     let mut last: Option<Failed> = None;
     let mut left = ADDRESSES_MAX;
@@ -134,27 +172,48 @@ pub(super) async fn connect<R: Dial + Datagrams>(
                 continue;
             }
         };
-        for ip in addresses.into_iter().take(left) {
-            left -= 1;
-            let to = SocketAddr::new(ip, host.port);
-            let opened = open(road, &settings, domain, to, &policy).await;
-            if let Err(fault) = &opened {
-                tell(&road.watcher, Step::Broken(&super::site::named(to, fault)));
-            }
-            match opened {
-                Ok(link) => return Ok(link),
-                // RFC 5321 §5.1: behind this node nobody is nearer. A host in front of it that is
-                // down may come back.
-                Err(Fault::Loop) => {
-                    let words = format!("5.4.6 mail for {domain} leads back to this node ({to})");
-                    let back = Failed::for_good(Cause::Route, 554, words);
-                    return Err(last.filter(|last| !last.permanent).unwrap_or(back));
-                }
-                Err(fault) => last = Some(worse(last, failed(to, fault, &policy))),
-            }
+        let addresses = addresses.into_iter().take(left).map(|ip| SocketAddr::new(ip, host.port));
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        left -= addresses.len();
+        if let Some(link) = any(road, &settings, domain, &policy, addresses, &mut last).await? {
+            return Ok(link);
         }
     }
     Err(last.unwrap_or_else(|| Failed::later(Cause::Unreachable, "it has no address")))
+}
+
+/// A connection to one of the addresses of a host; none when there is none to be had, and why in
+/// `last`.
+async fn any<R: Dial + Datagrams>(
+    road: &Road<'_, R>,
+    settings: &Rc<Settings>,
+    domain: &str,
+    policy: &Policy,
+    addresses: Vec<SocketAddr>,
+    last: &mut Option<Failed>,
+) -> Result<Option<Link<R>>, Failed> {
+    let mut race = Race::new(road.rt, patience(settings), addresses);
+    while let Some((to, dialed)) = race.next().await {
+        let opened = match dialed {
+            Ok(conn) => open(road, settings, domain, conn, policy).await,
+            Err(error) => Err(Fault::Io(error)),
+        };
+        if let Err(fault) = &opened {
+            tell(&road.watcher, Step::Broken(&super::site::named(to, fault)));
+        }
+        match opened {
+            Ok(link) => return Ok(Some(link)),
+            // RFC 5321 §5.1: behind this node nobody is nearer. A host in front of it that is down
+            // may come back.
+            Err(Fault::Loop) => {
+                let words = format!("5.4.6 mail for {domain} leads back to this node ({to})");
+                let back = Failed::for_good(Cause::Route, 554, words);
+                return Err(last.take().filter(|last| !last.permanent).unwrap_or(back));
+            }
+            Err(fault) => *last = Some(worse(last.take(), failed(to, fault, policy))),
+        }
+    }
+    Ok(None)
 }
 
 /// Which of two failures says more: what a host said or lacks, rather than that another is not
@@ -170,34 +229,33 @@ fn worse(last: Option<Failed>, failed: Failed) -> Failed {
     }
 }
 
-/// Whom to try, in order, what is spoken there, and what holds for all of them.
-async fn hosts<R: Dial + Datagrams>(
-    road: &Road<'_, R>,
-    domain: &str,
-) -> Result<(Protocol, Vec<Host>, Rule), Failed> {
+/// As the configuration says, else as the domain does.
+async fn hosts<R: Dial + Datagrams>(road: &Road<'_, R>, domain: &str) -> Result<Course, Failed> {
     match road.plan.routes.way(domain) {
         Way::Route(route) => {
             tell(&road.watcher, Step::Hosts(domain, &route.hosts, "by a route"));
-            Ok((route.protocol, route.hosts.clone(), Rule::Route(route)))
+            let (protocol, hosts) = (route.protocol, route.hosts.clone());
+            Ok(Course { protocol, hosts, rule: Rule::Route(route) })
         }
         Way::Mx => {
             let (hosts, rule) = exchanges(road, domain).await?;
-            Ok((Protocol::Smtp, hosts, rule))
+            Ok(Course { protocol: Protocol::Smtp, hosts, rule })
         }
         // Another configuration may.
         Way::Nowhere => Err(Failed::later(Cause::Route, "this node sends nothing there")),
     }
 }
 
-/// A connection as the policy wants it, or the best below that it allows.
+/// A session as the policy wants it, or the best below that it allows.
 async fn open<R: Dial + Datagrams>(
     road: &Road<'_, R>,
     settings: &Rc<Settings>,
     domain: &str,
-    to: SocketAddr,
+    conn: R::Conn,
     policy: &Policy,
 ) -> Result<Link<R>, Fault> {
-    let (ports, watcher) = (&road.plan.own_ports, &road.watcher);
+    let (ports, watcher, to) = (&road.plan.own_ports, &road.watcher, conn.peer());
+    let mut first = Some(conn);
     let mut opened = Err(Fault::Tls(tls::Failed::other("TLS cannot be set up here")));
     // RFC 8460 §4.3: what counts is whether all came out as demanded.
     let mut counted = policy.counted;
@@ -205,7 +263,14 @@ async fn open<R: Dial + Datagrams>(
         if let (Err(Fault::Tls(why)), 1..) = (&opened, tries) {
             tell(watcher, Step::WithLessTls(&why.words));
         }
-        opened = Link::open(road.rt, settings, to, ports, manner, watcher).await;
+        let dialed = match first.take() {
+            Some(conn) => Ok(conn),
+            None => road.rt.dial(None, to, road.rt.now() + patience(settings)).await,
+        };
+        opened = match dialed {
+            Ok(conn) => Link::open(road.rt, settings, conn, ports, manner, watcher).await,
+            Err(error) => Err(Fault::Io(error)),
+        };
         let result = match &opened {
             Ok(link) if link.tls().is_some() => Some(tally::Result::Success),
             Ok(_) => Some(tally::Result::NotSupported),
@@ -375,6 +440,20 @@ mod tests {
             seen.insert(names);
         }
         assert_eq!(seen.len(), 2, "either of two equals comes first now and then");
+    }
+
+    #[test]
+    fn domains_with_the_same_hosts_have_one_site() {
+        let site = |hosts: &[(&str, u16)]| {
+            let host = |&(name, port): &(&str, u16)| Host { name: name.into(), port };
+            let rule = Rule::Mx { domain: "a.test".into(), secure: false, sts: None };
+            let hosts = hosts.iter().map(host).collect();
+            Course { protocol: Protocol::Smtp, hosts, rule }.site()
+        };
+        let one = site(&[("b.test", 25), ("a.test", 25), ("b.test", 25)]);
+        assert_eq!(one, site(&[("a.test", 25), ("b.test", 25)]));
+        assert_ne!(one, site(&[("a.test", 25), ("b.test", 26)]));
+        assert_ne!(one, site(&[("a.test", 25)]));
     }
 
     #[test]

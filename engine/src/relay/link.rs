@@ -32,6 +32,11 @@ use crate::tls::{self, Connector, Proof, Stream};
 /// How long a host may take to accept a connection; arbitrary, far beyond what a way there takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long one may wait for a connection, or a handshake.
+pub(super) fn patience(settings: &Settings) -> Duration {
+    settings.timeouts.command.min(CONNECT_TIMEOUT)
+}
+
 /// What a server said, as far as anybody needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Said {
@@ -163,17 +168,16 @@ pub(super) struct Link<R: Dial> {
 }
 
 impl<R: Dial> Link<R> {
-    /// Connects and brings the session to where it takes messages.
+    /// Brings the session over a new connection to where it takes messages.
     pub(super) async fn open(
         rt: &R,
         settings: &Rc<Settings>,
-        to: SocketAddr,
+        conn: R::Conn,
         own_ports: &[u16],
         Manner { policy, tls }: Manner<'_>,
         watcher: &Watcher,
     ) -> Result<Self, Fault> {
-        let patience = settings.timeouts.command.min(CONNECT_TIMEOUT);
-        let conn = rt.dial(None, to, rt.now() + patience).await?;
+        let (patience, to) = (patience(settings), conn.peer());
         tell(watcher, Step::Connected(to, &policy.name));
         // RFC 5321 §6.3: a way that begins and ends at one host, where we listen.
         if conn.local().ip() == conn.peer().ip() && own_ports.contains(&to.port()) {

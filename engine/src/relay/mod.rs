@@ -1,15 +1,19 @@
 //! The relay of a shard: brings queued mail to other servers.
 //!
 //! ```text
-//!   desk, reports ──► Outbound::accept ──► queue ──► dispatch ──► site: workers, each a connection
+//!                                                          census of the node: permits, pauses
+//!                                                                       ▲ │
+//!                                                                       │ ▼
+//!   desk, reports ──► Outbound::accept ──► queue ──► dispatch ──► lane: workers, each a connection
 //!                                            ▲                          │
 //!                       index ◄── settle ◄───┴────── finish ◄───────────┘ outcome of each leg
 //! ```
 //!
-//! A site is where mail for one domain is handed over. It has at most
-//! [`Limits::connections_max`] connections, each held by a worker that sends message after message
-//! and then waits a while for more. What becomes of a leg goes to the queue, and from there to the
-//! index, in batches.
+//! A lane is the way to one domain, on one shard. Its workers hold a connection each, send message
+//! after message, and then wait a while for more. A site is the set of hosts that a lane leads to:
+//! all lanes of the node that lead to the same ones share [`Limits::connections_max`] connections,
+//! and the pauses of a site that takes none. What becomes of a leg goes to the queue, and from
+//! there to the index, in batches.
 //!
 //! A message may be sent twice when this process dies between the other server's reply to it and
 //! the next batch, some milliseconds: nobody can know then whether it was taken (RFC 5321 §4.5.4.1
@@ -20,13 +24,16 @@
 //! Failure: whatever a host does costs one connection and one attempt. While the index takes no
 //! settlements nothing new is sent.
 
+mod census;
 pub(crate) mod direct;
 mod hosts;
+mod lane;
 mod letter;
 mod link;
 mod notice;
 mod pieces;
 mod policy;
+mod race;
 pub mod routes;
 mod site;
 mod sts;
@@ -46,11 +53,10 @@ use fsmtp_proto::smtp::client;
 use fsmtp_rt::{Class, Datagrams, Dial, Instant, Runtime, UnixTime};
 use fsmtp_store::envelope::Envelope;
 use fsmtp_store::mailbox::{Mailboxes, Queued, Settlement};
-use fsmtp_store::queue::{Queue, Terms, Work};
+use fsmtp_store::queue::{Queue, Terms};
 use fsmtp_store::seal::{ContentKey, MailboxKey, OpenWindow, SealError, WindowId};
 use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, QueueId, ShardId, StoreError};
-use futures_channel::oneshot;
 
 use crate::latest::Latest;
 use crate::log::Event;
@@ -58,6 +64,9 @@ use crate::resolver::Resolver;
 use crate::shard::Shard;
 use crate::start::first;
 use crate::tls::{Connector, Roots};
+pub use census::Census;
+use census::Desk;
+use lane::Lane;
 use pieces::Stored;
 use routes::{Routes, Way};
 use sts::Sts;
@@ -69,6 +78,8 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 /// When the index could not take a batch.
 const SETTLE_RETRY: Duration = Duration::from_secs(1);
+/// How often sites are forgotten that nobody sends to.
+const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 /// How often a message is looked at that a start could not read.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// Messages that a start lists at a time.
@@ -82,7 +93,7 @@ pub const CONNECTIONS_MAX: usize = 500;
 /// What a relay may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections of this shard to one site at one time.
+    /// Connections of the node to one site at one time.
     pub connections_max: usize,
     /// Messages over one connection.
     pub messages_max: u32,
@@ -114,26 +125,18 @@ pub struct Plan {
     pub own_ports: Vec<u16>,
 }
 
-/// Where mail for one domain is handed over.
-#[derive(Debug, Default)]
-struct Site {
-    /// What waits for a connection.
-    ready: RefCell<std::collections::VecDeque<Work>>,
-    workers_count: Cell<usize>,
-    /// Those of them that have a connection.
-    connected_count: Cell<usize>,
-    /// Workers with a connection and nothing to do.
-    idle: RefCell<Vec<oneshot::Sender<Work>>>,
-}
-
 /// What a shard has to send, and what it knows about that.
 pub struct Outbound {
     /// The queue.
     pub queue: RefCell<Queue>,
     plan: Plan,
     settings: Rc<client::Settings>,
-    sites: RefCell<BTreeMap<Rc<str>, Rc<Site>>>,
-    /// Workers of all sites.
+    lanes: RefCell<BTreeMap<Rc<str>, Rc<Lane>>>,
+    /// The connections of the node.
+    census: Arc<Census>,
+    /// What this shard hears of them.
+    desk: Arc<Desk>,
+    /// Workers of all lanes.
     workers_count: Cell<usize>,
     /// Wakes the pump.
     bell: Latest<()>,
@@ -159,9 +162,16 @@ impl core::fmt::Debug for Outbound {
 }
 
 impl Outbound {
-    /// An empty queue. `secret` is that of the data folder.
+    /// An empty queue, of shard `id`. `secret` is that of the data folder, `census` that of the
+    /// node.
     #[must_use]
-    pub fn new(plan: Plan, node: &str, secret: &[u8; 32]) -> Self {
+    pub fn new(
+        plan: Plan,
+        node: &str,
+        secret: &[u8; 32],
+        (id, census): (ShardId, Arc<Census>),
+    ) -> Self {
+        let bell = Latest::default();
         let settings = client::Settings {
             protocol: client::Protocol::Smtp,
             name: node.into(),
@@ -172,9 +182,11 @@ impl Outbound {
             queue: RefCell::new(Queue::new(plan.terms.clone())),
             plan,
             settings: Rc::new(settings),
-            sites: RefCell::default(),
+            lanes: RefCell::default(),
+            census,
+            desk: Desk::new(id, bell.clone()),
             workers_count: Cell::new(0),
-            bell: Latest::default(),
+            bell,
             changed: RefCell::default(),
             settle: Latest::default(),
             settling: Cell::new(false),
@@ -367,7 +379,13 @@ pub fn start<R: Dial + Datagrams, M: Mailboxes>(
     }
     let inner = Rc::clone(shard);
     shard.rt.spawn(Class::Background, async move {
+        let mut swept = inner.rt.now();
         loop {
+            if inner.rt.now() >= swept + SWEEP_PAUSE {
+                inner.outbound.census.sweep(inner.outbound.now(&inner.rt));
+                swept = inner.rt.now();
+            }
+            lane::attend(&inner);
             let all = dispatch(&inner);
             tally::write(&inner, false);
             let sleep = if !all {
@@ -402,9 +420,7 @@ fn dispatch<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) -> bool 
     let now = outbound.now(&shard.rt);
     while outbound.workers_count.get() < CONNECTIONS_MAX {
         let Some(work) = outbound.queue.borrow_mut().take(now) else { return true };
-        let domain = Rc::clone(&work.domain);
-        let site = Rc::clone(outbound.sites.borrow_mut().entry(Rc::clone(&domain)).or_default());
-        site::give(shard, &site, &domain, work);
+        lane::give(shard, work);
     }
     false
 }

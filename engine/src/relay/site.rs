@@ -1,31 +1,26 @@
-//! One site: workers that hold a connection each, and what they make of replies.
+//! One leg at its site: it is sent, and what the hosts there say is made of it.
 //!
-//! A worker begins with one leg, connects, sends, and goes on with what waits for the same site.
-//! When no host can be reached, all that waits there has failed with it, since it would fare no
-//! better. Limits: [`Limits`](super::Limits).
+//! Called by the workers of a [`Lane`], with a connection or without. Limits:
+//! [`Limits`](super::Limits). Failure: [`Failed`], for all recipients of the leg, and [`Stopped`]
+//! where it was not tried.
 
-use core::cell::Cell;
 use core::net::SocketAddr;
-use core::pin::pin;
 use core::time::Duration;
 use std::rc::Rc;
 
 use fsmtp_proto::smtp::client::Lack;
-use fsmtp_rt::{Class, Datagrams, Dial, IoKind};
+use fsmtp_rt::{Datagrams, Dial, IoKind};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::{Cause, Outcome, Work};
 use fsmtp_store::{Envelope, StoreError};
-use futures_channel::oneshot;
 
-use super::Site;
-use super::hosts::{Road, connect};
+use super::lane::{Lane, Line, Stopped, enter};
 use super::letter::Letter;
-use super::link::{Fault, Link, Said, Verdict};
+use super::link::{Fault, Said, Verdict};
 use super::notice::{self, Fate, Kind};
 use super::pieces::Stored;
 use crate::log::Event;
 use crate::shard::{Shard, count};
-use crate::start::first;
 
 /// When a message is looked for again that the index does not know yet.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
@@ -51,188 +46,88 @@ impl Failed {
     }
 }
 
-/// Hands a leg to a worker that waits, to a new one, or to the end of the line.
-pub(super) fn give<R: Dial + Datagrams, M: Mailboxes>(
-    shard: &Rc<Shard<R, M>>,
-    site: &Rc<Site>,
-    domain: &Rc<str>,
-    work: Work,
-) {
-    let Some(work) = to_idle(site, work) else { return };
-    if site.workers_count.get() >= shard.outbound.plan.limits.connections_max {
-        site.ready.borrow_mut().push_back(work);
-        return;
-    }
-    add(&site.workers_count, 1);
-    add(&shard.outbound.workers_count, 1);
-    let (inner, site, domain) = (Rc::clone(shard), Rc::clone(site), Rc::clone(domain));
-    shard.rt.spawn(Class::Session, async move {
-        let guest = inner.drain.enter_task().await;
-        let link = work_on(&inner, &site, work).await;
-        add(&site.workers_count, -1);
-        add(&inner.outbound.workers_count, -1);
-        // Nothing waits between here and the look into the line: what comes meanwhile finds that
-        // this worker is gone. Other workers look there themselves.
-        if site.workers_count.get() == 0 {
-            let next = site.ready.borrow_mut().pop_front();
-            match next.filter(|_| !inner.drain.is_draining()) {
-                Some(next) => give(&inner, &site, &domain, next),
-                None => drop(inner.outbound.sites.borrow_mut().remove(&domain)),
-            }
-        }
-        inner.outbound.wake();
-        if let Some(link) = link {
-            link.quit().await;
-        }
-        drop(guest);
-    });
-}
-
-fn add(count: &Cell<usize>, n: isize) {
-    count.set(count.get().saturating_add_signed(n));
-}
-
-/// Hands a leg to a worker with nothing to do; gives it back when there is none.
-fn to_idle(site: &Site, mut work: Work) -> Option<Work> {
-    while let Some(idle) = site.idle.borrow_mut().pop() {
-        // It may have given up waiting in this very turn.
-        match idle.send(work) {
-            Ok(()) => return None,
-            Err(back) => work = back,
-        }
-    }
-    Some(work)
-}
-
-/// Sends one leg after the other, as long as there are some; gives back the connection.
-async fn work_on<R: Dial + Datagrams, M: Mailboxes>(
-    shard: &Rc<Shard<R, M>>,
-    site: &Rc<Site>,
-    work: Work,
-) -> Option<Link<R>> {
-    let mut link = None;
-    let mut next = Some(work);
-    while let Some(work) = next.take() {
-        let was = isize::from(link.is_some());
-        let failed = attempt(shard, &mut link, &work).await;
-        add(&site.connected_count, isize::from(link.is_some()) - was);
-        if let Some(failed) = failed {
-            if site.connected_count.get() > 0 {
-                // A host that bears no more connections is no reason to give the line up.
-                if let Some(work) = to_idle(site, work) {
-                    site.ready.borrow_mut().push_front(work);
-                }
-                return None;
-            }
-            let waiting = core::mem::take(&mut *site.ready.borrow_mut());
-            for work in core::iter::once(work).chain(waiting) {
-                give_up(shard, &work, &failed).await;
-            }
-        }
-        next = site.ready.borrow_mut().pop_front().filter(|_| !shard.drain.is_draining());
-        if next.is_none() && link.is_some() {
-            next = wait(shard, site).await;
-        }
-    }
-    add(&site.connected_count, -isize::from(link.is_some()));
-    link
-}
-
-/// Waits a while for more to send over an open connection.
-async fn wait<R: Dial + Datagrams, M: Mailboxes>(
-    shard: &Rc<Shard<R, M>>,
-    site: &Site,
-) -> Option<Work> {
-    let (idle, given) = oneshot::channel();
-    site.idle.borrow_mut().push(idle);
-    let mut work = None;
-    let late = pin!(shard.rt.sleep_until(shard.rt.now() + shard.outbound.plan.limits.idle));
-    let arrived = async {
-        work = shard.drain.unless_draining(given).await.and_then(Result::ok);
-    };
-    first(pin!(arrived), late).await;
-    work
-}
-
 /// Sends one leg, over the open connection or a new one. Gives the reason when no connection was to
 /// be had; whatever else happens was settled.
-async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
+pub(super) async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
-    link: &mut Option<Link<R>>,
+    lane: &Rc<Lane>,
+    line: &mut Option<Line<R>>,
     work: &Work,
-) -> Option<Failed> {
+) -> Result<(), Stopped> {
     let limits = &shard.outbound.plan.limits;
-    if let Some(worn) = link.take_if(|link| link.messages_count >= limits.messages_max) {
-        worn.quit().await;
+    if let Some(worn) = line.take_if(|line| line.link.messages_count >= limits.messages_max) {
+        worn.link.quit().await;
     }
     if !shard.outbound.queue.borrow().may_go(work.id, &work.domain) {
         shard.outbound.queue.borrow_mut().put_back(work.id, &work.domain);
-        return None;
+        return Ok(());
     }
     let (mut stored, envelope) = match Stored::open(shard, work.id).await {
         Ok(found) => found,
         Err(error) => {
             unreadable(shard, work, &error);
-            return None;
+            return Ok(());
         }
     };
     let letter = Letter::new(&envelope, &work.recipients, work.octets);
     // One that was made for less demanding messages.
-    if let Some(weak) = link.take_if(|link| letter.requires_tls() && !link.keeps_tls()) {
-        weak.quit().await;
+    if let Some(weak) = line.take_if(|line| letter.requires_tls() && !line.link.keeps_tls()) {
+        weak.link.quit().await;
     }
-    let reused = link.is_some();
-    let mut open = match link.take() {
+    let reused = line.is_some();
+    let mut open = match line.take() {
         Some(open) => open,
-        None => match reach(shard, &work.domain, &letter).await {
+        None => match enter(shard, lane, work, &letter).await {
             Ok(open) => open,
             // What is demanded of this message is not of the others.
-            Err(failed) if letter.requires_tls() => {
+            Err(Stopped::Failed(failed)) if letter.requires_tls() => {
                 conclude(shard, work, &envelope, &letter, Err(failed)).await;
-                return None;
+                return Ok(());
             }
-            Err(failed) => return Some(failed),
+            Err(stopped) => return Err(stopped),
         },
     };
-    if let Err(lack) = open.carries(&letter) {
+    if let Err(lack) = open.link.carries(&letter) {
         let failed = Failed::for_good(Cause::Refused, code_of(lack), lack.to_string());
-        *link = Some(open);
+        *line = Some(open);
         conclude(shard, work, &envelope, &letter, Err(failed)).await;
-        return None;
+        return Ok(());
     }
-    let sent = open.send(&letter, &mut stored).await;
-    let peer = (open.peer(), open.tls());
+    let sent = open.link.send(&letter, &mut stored).await;
+    let peer = (open.link.peer(), open.link.tls());
     match sent {
         Ok(verdict) => {
-            *link = Some(open);
+            if verdict.taken.is_some() {
+                open.permit.taken();
+            }
+            *line = Some(open);
             conclude(shard, work, &envelope, &letter, Ok((verdict, peer))).await;
         }
         // The server has closed a connection that was idle: nothing is known against it.
-        Err(Fault::Gone | Fault::Io(_)) if reused && open.heard_nothing() => {
+        Err(Fault::Gone | Fault::Io(_)) if reused && open.link.heard_nothing() => {
             shard.outbound.queue.borrow_mut().put_back(work.id, &work.domain);
             shard.outbound.wake();
         }
         Err(fault) => {
-            let cause =
-                if matches!(fault, Fault::Storage(_)) { Cause::Storage } else { Cause::Broken };
-            let failed = Failed::later(cause, named(peer.0, &fault));
+            let failed = broken(shard, open, &fault);
             conclude(shard, work, &envelope, &letter, Err(failed)).await;
         }
     }
-    None
+    Ok(())
 }
 
-/// A connection that may carry this letter.
-async fn reach<R: Dial + Datagrams, M: Mailboxes>(
-    shard: &Rc<Shard<R, M>>,
-    domain: &str,
-    letter: &Letter,
-) -> Result<Link<R>, Failed> {
-    let road = Road { strict: letter.requires_tls(), ..Road::of(shard) };
-    match connect(&road, domain).await {
-        Err(_) if road.strict && letter.may_go_without() => connect(&Road::of(shard), domain).await,
-        found => found,
+/// What a connection that broke means for the message that was on it.
+fn broken<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Shard<R, M>,
+    open: Line<R>,
+    fault: &Fault,
+) -> Failed {
+    let Line { link, mut permit } = open;
+    if matches!(fault, Fault::Refused(said) if said.code == 421) {
+        permit.turned_away(shard.outbound.now(&shard.rt));
     }
+    let cause = if matches!(fault, Fault::Storage(_)) { Cause::Storage } else { Cause::Broken };
+    Failed::later(cause, named(link.peer(), fault))
 }
 
 /// A fault with the host that it is about; those of the network name it themselves, but for
@@ -275,7 +170,7 @@ const fn code_of(lack: Lack) -> u16 {
 }
 
 /// A leg for which no connection was to be had.
-async fn give_up<R: Dial + Datagrams, M: Mailboxes>(
+pub(super) async fn give_up<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     work: &Work,
     failed: &Failed,

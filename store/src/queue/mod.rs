@@ -39,6 +39,9 @@ pub const DOMAIN_BYTES_MAX: usize = 255;
 /// The longest remembered words of a remote server, in bytes; arbitrary.
 pub const WORDS_BYTES_MAX: usize = 200;
 
+/// Nothing is taken earlier than this before it is due.
+const EARLY_MAX: Duration = Duration::from_secs(1);
+
 /// When messages are tried, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -87,10 +90,12 @@ pub enum Cause {
     Route = 7,
     /// A host did not accept who we are.
     SignIn = 8,
+    /// The site takes no connections, and nobody tries for a while.
+    Paused = 9,
 }
 
 impl Cause {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Untried,
         Self::Resolver,
         Self::Unreachable,
@@ -100,6 +105,7 @@ impl Cause {
         Self::Storage,
         Self::Route,
         Self::SignIn,
+        Self::Paused,
     ];
 
     fn from_number(number: u8) -> Option<Self> {
@@ -119,6 +125,7 @@ impl Cause {
             Self::Storage => "unreadable-here",
             Self::Route => "no-route",
             Self::SignIn => "sign-in-refused",
+            Self::Paused => "site-paused",
         }
     }
 }
@@ -160,6 +167,8 @@ struct Leg {
     held: bool,
     under_way: bool,
     delay_told: bool,
+    /// An operator wants it tried now.
+    insisted: bool,
     recipients: Rc<[u16]>,
     words: Rc<str>,
 }
@@ -208,6 +217,8 @@ pub struct Work {
     pub octets: u64,
     /// How often it was tried before.
     pub attempts_count: u16,
+    /// An operator wants it tried now, whatever speaks against it.
+    pub insisted: bool,
 }
 
 /// What became of [`Work`].
@@ -368,7 +379,8 @@ impl Queue {
         let (received, mut legs) = state::decode(state)?;
         let latest = u64::from(seconds(now + spread_most(self.terms.pauses.longest())));
         legs.iter_mut().for_each(|leg| leg.due_s = leg.due_s.min(latest));
-        self.insert(id, octets, received, legs);
+        // Else it would not expire before the clock is there again.
+        self.insert(id, octets, received.min(now), legs);
         Ok(())
     }
 
@@ -385,6 +397,7 @@ impl Queue {
                 held: kept.held,
                 under_way: false,
                 delay_told: kept.delay_told,
+                insisted: false,
                 recipients: kept.recipients,
                 words,
             };
@@ -418,8 +431,9 @@ impl Queue {
         let octets = self.messages.get(&id)?.octets;
         let leg = self.leg(id, domain)?;
         leg.under_way = true;
+        let insisted = core::mem::take(&mut leg.insisted);
         let (recipients, attempts_count) = (Rc::clone(&leg.recipients), leg.attempts_count);
-        Some(Work { id, domain: name, recipients, octets, attempts_count })
+        Some(Work { id, domain: name, recipients, octets, attempts_count, insisted })
     }
 
     /// What an attempt will mean; none when the message was removed meanwhile. Changes nothing:
@@ -468,11 +482,7 @@ impl Queue {
         (leg.cause, leg.code, leg.words) = (outcome.cause, outcome.code, words);
         leg.delay_told |= !judged.delayed.is_empty();
         let pause = spread(pauses.after(leg.attempts_count), id);
-        leg.due_s = seconds(expires.min(now + pause));
-        if !leg.held {
-            let due = (leg.due_s, id, domain);
-            self.due.insert(due);
-        }
+        self.wait(id, domain, seconds(expires.min(now + pause)));
     }
 
     /// Whether what is under way may still be sent: it was neither held nor removed meanwhile.
@@ -489,24 +499,48 @@ impl Queue {
     pub fn put_off(&mut self, id: QueueId, domain: &str, until: UnixTime) {
         let Some(domain) = self.domains.find(domain) else { return };
         let Some(leg) = self.leg(id, domain) else { return };
-        leg.under_way = false;
         leg.cause = Cause::Storage;
-        leg.due_s = seconds(until);
+        self.wait(id, domain, seconds(until));
+    }
+
+    /// Puts an attempt off that was not made since the site is paused: it counts for nothing, and
+    /// comes back when the pause or the message is over, never before: whoever put it off would do
+    /// so again, in no time. Why the site is paused, `code` and `words` tell.
+    /// True when nobody had tried before: the index should know, so that a start need not read the
+    /// message to find out whom it is for.
+    pub fn pause(
+        &mut self,
+        id: QueueId,
+        domain: &str,
+        until: UnixTime,
+        (code, words): (u16, &str),
+    ) -> bool {
+        let Some(domain) = self.domains.find(domain) else { return false };
+        let received = self.messages.get(&id).map(|message| message.received);
+        let latest = received.map_or(until, |received| self.expires(received));
+        let due = until.min(latest) + EARLY_MAX;
+        let words = self.domains.words(domain, cut(words));
+        let Some(leg) = self.leg(id, domain) else { return false };
+        let untried = leg.cause == Cause::Untried;
+        (leg.cause, leg.code, leg.words) = (Cause::Paused, code, words);
+        self.wait(id, domain, seconds(due));
+        untried
+    }
+
+    /// A leg is under way no more, and tried again then.
+    fn wait(&mut self, id: QueueId, domain: DomainId, due_s: u32) {
+        let Some(leg) = self.leg(id, domain) else { return };
+        (leg.under_way, leg.due_s) = (false, due_s);
         if !leg.held {
-            let due = (leg.due_s, id, domain);
-            self.due.insert(due);
+            self.due.insert((due_s, id, domain));
         }
     }
 
     /// Gives an attempt up that has not begun: the leg is due again at once, as if nothing were.
     pub fn put_back(&mut self, id: QueueId, domain: &str) {
         let Some(domain) = self.domains.find(domain) else { return };
-        let Some(leg) = self.leg(id, domain) else { return };
-        leg.under_way = false;
-        if !leg.held {
-            let due = (leg.due_s, id, domain);
-            self.due.insert(due);
-        }
+        let Some(due_s) = self.leg(id, domain).map(|leg| leg.due_s) else { return };
+        self.wait(id, domain, due_s);
     }
 
     /// What is to be kept of a message now; that it is done when it is not here.
@@ -576,13 +610,15 @@ impl Queue {
         true
     }
 
-    /// Makes a message due now, unless it is held. False when it is not there.
+    /// Makes a message due now, unless it is held, even where the site is paused. False when it is
+    /// not there.
     pub fn retry(&mut self, id: QueueId, now: UnixTime) -> bool {
         let Some(message) = self.messages.get_mut(&id) else { return false };
         for leg in message.legs.as_mut_slice() {
             if !leg.held && !leg.under_way {
                 self.due.remove(&(leg.due_s, id, leg.domain));
                 leg.due_s = seconds(now).min(leg.due_s);
+                leg.insisted = true;
                 self.due.insert((leg.due_s, id, leg.domain));
             }
         }

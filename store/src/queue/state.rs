@@ -116,7 +116,7 @@ mod tests {
 
     fn kept() -> impl Strategy<Value = Kept> {
         let numbers =
-            (any::<u64>(), any::<u16>(), any::<bool>(), any::<bool>(), 0..8_u8, 0..999_u16);
+            (any::<u64>(), any::<u16>(), any::<bool>(), any::<bool>(), 0..10_u8, 0..999_u16);
         ("[a-z.]{1,40}", numbers, vec(any::<u16>(), 1..9), "[ -~é]{0,60}").prop_map(
             |(
                 domain,

@@ -150,6 +150,30 @@ fn words_are_cut_and_the_queue_is_bounded() {
 }
 
 #[test]
+fn what_waits_for_a_paused_site_says_so_counts_nothing_and_expires() {
+    let mut queue = Queue::new(terms());
+    queue.add(id(1), 500, START, [("a.test", vec![0])]);
+    assert!(!queue.take(START).unwrap().insisted);
+    assert!(queue.pause(id(1), "a.test", at(2 * MINUTE), (421, "too many")));
+    let listed = queue.list(None, START).next().unwrap();
+    assert_eq!((listed.why, listed.code), (WhyNot::Waits(Cause::Paused), 421));
+    assert_eq!((listed.why.name(), &*listed.words), ("site-paused", "too many"));
+    let Settlement::Deferred(_, state) = queue.settlement(id(1)) else { panic!() };
+    let mut again = Queue::new(terms());
+    again.restore(id(1), 500, &state, START).unwrap();
+    assert_eq!(why(&again, START), why(&queue, START));
+    // Who insists is heard once.
+    queue.retry(id(1), at(MINUTE));
+    assert!(queue.take(at(MINUTE)).unwrap().insisted);
+    assert!(!queue.pause(id(1), "a.test", at(90 * MINUTE), (421, "too many")), "it is known");
+    let expires = queue.expires(START);
+    assert_eq!(queue.next_due(), Some(expires + EARLY_MAX), "when it has expired, not later");
+    assert_eq!(queue.take(expires), None, "whoever puts it off would do so for ever");
+    let work = queue.take(at(20 * MINUTE + 1)).unwrap();
+    assert_eq!((work.insisted, work.attempts_count), (false, 0));
+}
+
+#[test]
 fn what_is_put_off_counts_for_nothing() {
     let mut queue = Queue::new(terms());
     queue.add(id(1), 500, START, [("a.test", vec![0])]);
@@ -210,6 +234,8 @@ fn a_clock_that_was_put_back_between_two_runs_delays_by_one_pause_at_most() {
     let mut again = Queue::new(terms());
     again.restore(id(1), 500, &state, back).unwrap();
     let due = again.next_due().unwrap();
+    let received = again.list(None, back).next().unwrap().received;
+    assert_eq!(received, back, "it expires some day");
     assert!(
         due <= back + spread_most(terms().pauses.longest()) + Duration::from_secs(1),
         "{due:?}"

@@ -459,6 +459,23 @@ impl Boot {
             account_failures_max: u32::MAX,
             recipients_per_hour: 0,
         };
+        let sending = relay::Plan {
+            terms: Terms {
+                pauses: "5s,20s*3,60s".parse().expect("a schedule"),
+                expiry: Duration::from_secs(self.plan.expiry_s),
+                delay_notice: self.plan.notice_s.map(Duration::from_secs),
+                ..Terms::default()
+            },
+            limits: relay::Limits {
+                // In worlds with few connections there are few to other servers, too.
+                connections_max: self.plan.connections_max.min(20),
+                ..relay::Limits::default()
+            },
+            routes: Arc::new(Routes::new(false)),
+            mx_port: 25,
+            sts_port: None,
+            own_ports: Vec::new(),
+        };
         Parts {
             rt: self.rt.clone(),
             disk: self.disk.clone(),
@@ -467,19 +484,8 @@ impl Boot {
             check_password: check_password(),
             helpers: helpers(),
             begin: keys::begin(),
-            sending: relay::Plan {
-                terms: Terms {
-                    pauses: "5s,20s*3,60s".parse().expect("a schedule"),
-                    expiry: Duration::from_secs(self.plan.expiry_s),
-                    delay_notice: self.plan.notice_s.map(Duration::from_secs),
-                    ..Terms::default()
-                },
-                limits: relay::Limits::default(),
-                routes: Arc::new(Routes::new(false)),
-                mx_port: 25,
-                sts_port: None,
-                own_ports: Vec::new(),
-            },
+            census: relay::Census::new(&sending),
+            sending,
             secret: [7; 32].into(),
             sealing: None,
             gate: Gate::new(&[7; 32], never),

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crate::PATIENCE;
 
@@ -35,8 +36,8 @@ pub enum Habit {
     Unwelcoming,
     /// Answers the message with a code out of range.
     Odd,
-    /// Bears one connection at a time, and greets others with 421.
-    One,
+    /// Bears so many connections at a time, and greets others with 421.
+    Few(usize),
     /// Offers STARTTLS, and then speaks something else than TLS.
     FalseTls,
     /// Offers STARTTLS, and then refuses it.
@@ -63,6 +64,20 @@ struct State {
     dropped_count: usize,
     connections_count: usize,
     open_count: usize,
+    /// Transactions that are under way, and the most that ever were.
+    busy_count: usize,
+    busiest_count: usize,
+    /// Messages are not answered for now.
+    silent: bool,
+}
+
+impl State {
+    /// A transaction begins.
+    fn begin(&mut self, from: String) -> Taken {
+        self.busy_count += 1;
+        self.busiest_count = self.busiest_count.max(self.busy_count);
+        Taken { from, ..Taken::default() }
+    }
 }
 
 /// A server on loopback.
@@ -105,7 +120,7 @@ impl Remote {
                 let mut state = lock(&inner);
                 state.connections_count += 1;
                 state.open_count += 1;
-                let crowded = habit == Habit::One && state.open_count > 1;
+                let crowded = matches!(habit, Habit::Few(most) if state.open_count > most);
                 drop(state);
                 let inner = Arc::clone(&inner);
                 std::thread::spawn(move || {
@@ -128,6 +143,18 @@ impl Remote {
     #[must_use]
     pub fn taken(&self) -> Vec<Taken> {
         lock(&self.state).taken.clone()
+    }
+
+    /// Lets messages wait for their replies, or those that wait have them.
+    pub fn be_silent(&self, silent: bool) {
+        lock(&self.state).silent = silent;
+    }
+
+    /// How many transactions are under way, and how many there were at most at one time.
+    #[must_use]
+    pub fn busy_counts(&self) -> (usize, usize) {
+        let state = lock(&self.state);
+        (state.busy_count, state.busiest_count)
     }
 
     /// How often somebody connected.
@@ -189,7 +216,7 @@ fn serve(stream: TcpStream, habit: Habit, state: &Mutex<State>) -> std::io::Resu
                 out.write_all(b"550 5.7.1 \x1b[2Jpainted \x9b31m\x07\xe2\x80\xae red\r\n")?;
             }
             "MAIL" => {
-                mail = Taken { from: argument, ..Taken::default() };
+                mail = lock(state).begin(argument);
                 out.write_all(b"250 2.1.0 ok\r\n")?;
             }
             "RCPT" => {
@@ -290,7 +317,14 @@ fn accept(
     if habit == Habit::Odd {
         return out.write_all(b"999 what is this\r\n");
     }
-    lock(state).taken.push(std::mem::take(mail));
+    let end = Instant::now() + PATIENCE;
+    while lock(state).silent && Instant::now() < end {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let mut known = lock(state);
+    known.busy_count -= 1;
+    known.taken.push(std::mem::take(mail));
+    drop(known);
     out.write_all(b"250 2.6.0 taken\r\n")
 }
 

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use wire_tests::{
     DEMO, DEMO_PASSWORD, Engine, Habit, Names, Options, PATIENCE, Remote, Smtp, base64,
 };
@@ -314,7 +315,9 @@ fn the_queue_can_be_seen_and_changed_while_nothing_runs() {
     let mut engine = engine(&[("remote.test", nobody())], "1h");
     let [first, second] = [(); 2].map(|()| submit(&engine, &["a@remote.test"], MESSAGE));
     until("two attempts", || queue(&engine, &["list"]).ends_with("2 in all: 2 unreachable\n"));
-    engine.kill();
+    // A kill could leave the last of it in the log alone, which a start reads.
+    engine.signal(Signal::TERM).expect("a signal");
+    engine.wait(PATIENCE).expect("an end");
     let list = queue(&engine, &["list"]);
     assert!(list.contains(&first) && list.contains(&second), "{list}");
     assert_eq!(queue(&engine, &["remove", &first]), "1 message removed\n");
@@ -369,7 +372,7 @@ fn what_a_user_submits_is_mended_and_signed() {
     let engine = engine(&[("remote.test", remote.address())], "1h");
     let made = engine.beside(&["dkim", "create", "example.test"], "").expect("a command");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    engine.signal(rustix::process::Signal::HUP).expect("a signal");
+    engine.signal(Signal::HUP).expect("a signal");
     let message =
         b"Subject: hello\r\nBcc: secret@remote.test\r\nX-Fannst-Auth: su=pass\r\n\r\nbody\r\n";
     let signed = |taken: &wire_tests::Taken| {
@@ -530,7 +533,7 @@ fn where_tls_does_not_come_about_mail_goes_without_it() {
 #[test]
 fn a_server_that_bears_few_connections_gets_all_its_mail_over_those() {
     // The second one may see a connection come before it has done with the last.
-    for (habit, most, retry) in [(Habit::Good, 1, "1h"), (Habit::One, 5, "1s")] {
+    for (habit, most, retry) in [(Habit::Good, 1, "1h"), (Habit::Few(1), 5, "1s")] {
         let remote = Remote::start(habit).expect("a remote");
         let config = format!(
             "[dev.routes]\n\"remote.test\" = \"{}\"\n[queue]\nretry = \"{retry}\"\n\
