@@ -122,7 +122,7 @@ fn broken<R: Dial + Datagrams, M: Mailboxes>(
     open: Line<R>,
     fault: &Fault,
 ) -> Failed {
-    let Line { link, mut permit } = open;
+    let Line { link, permit } = open;
     if matches!(fault, Fault::Refused(said) if said.code == 421) {
         permit.turned_away(shard.outbound.now(&shard.rt));
     }
