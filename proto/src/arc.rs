@@ -218,7 +218,8 @@ fn read_signature(field: &Field<'_>) -> Result<Signature, String> {
     // RFC 8617 §4.1.2 changes nothing about c=, but who leaves it out has signed this form: the
     // field was drafted with it.
     let signature = Signature::read(field, &tags, "relaxed/relaxed")?;
-    // RFC 8617 §4.1.2
+    // RFC 8617 §4.1.2. That From is signed is not asked for: who seals without it is taken at his
+    // word by the suite of the draft.
     if signature.names.iter().any(|name| name == SEAL) {
         return Err("it signs seals".to_owned());
     }

@@ -23,12 +23,12 @@ pub(super) struct File {
     pub(super) tls: Tls,
     /// Mail that comes in.
     pub(super) smtp: Smtp,
-    /// Mail that users send.
-    pub(super) submission: Submission,
     /// Mail that is fetched.
     pub(super) pop3: Pop3,
     /// How users sign in, over every protocol.
     pub(super) sign_in: SignIn,
+    /// Mail that users send.
+    pub(super) submission: Submission,
     /// Mail that travels on to other servers.
     pub(super) queue: Queue,
     /// Where mail for other domains is handed over, in place of the hosts that their MX records
@@ -254,7 +254,8 @@ pub(super) struct SignIn {
 pub(super) struct Submission {
     /// How many recipients each account may name in an hour, over all of its connections; then it
     /// hears 451 to RCPT, and when to go on. Who was quiet may name all of them at once. 0 for no
-    /// limit; with `--dev` there is none.
+    /// limit; with `--dev` there is none. As many reports an hour go elsewhere that strangers ask
+    /// for (NOTIFY=SUCCESS).
     #[schemars(range(max = 10_000_000))]
     pub(super) recipients_per_hour: u32,
     /// Whether a copy of what a user sends is kept in the mailbox Sent of the account, sealed like
@@ -340,6 +341,7 @@ pub(super) enum Route {
 
 /// Where mail is handed over, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RouteTable {
     /// The hosts, as in a route that is text.
     pub(super) hosts: String,

@@ -333,7 +333,11 @@ fn routes_may_say_what_tls_they_want_and_sign_in() {
     let nowhere = "hosts = 'mx.test', user = 'us', password_file = '/nowhere/pw'";
     // Not every command sends mail: who does reads it.
     assert!(parse(&route(nowhere), &Overrides::default()).is_ok());
-    for text in [route("host = 'mx.test'"), route("hosts = 'mx.test', tls = 'perhaps'")] {
+    for text in [
+        route("host = 'mx.test'"),
+        route("hosts = 'mx.test', tsl = 'verified'"),
+        route("hosts = 'mx.test', tls = 'perhaps'"),
+    ] {
         let problems = parse(&text, &Overrides::default()).unwrap_err();
         assert!(problems[0].contains("a route is text like"), "{problems:?}");
     }

@@ -20,6 +20,9 @@ use crate::relay;
 use crate::report::{HEADER_BYTES_MAX, Kind, due};
 use crate::shard::Shard;
 
+/// Who shares the reports that strangers ask for; no account has such a name.
+const STRANGERS: &str = "";
+
 /// A report in the making.
 #[derive(Debug)]
 pub(super) struct Receipt {
@@ -51,6 +54,15 @@ impl Receipt {
             ..*of
         };
         Some(Box::new(Self { envelope, front: Vec::new() }))
+    }
+
+    /// Whether it may go to the sender whom a stranger names: somebody here, or as many elsewhere
+    /// as one account may write to. Strangers could have this node tell anybody what they like.
+    pub(super) fn may_go<R: Runtime, M: Mailboxes>(&self, shard: &Shard<R, M>) -> bool {
+        let sender = core::str::from_utf8(&self.envelope.reverse_path).unwrap_or_default();
+        let domain = sender.rsplit_once('@').map_or("", |(_, domain)| domain);
+        shard.directory.borrow().serves(domain)
+            || shard.gate.rates.take(STRANGERS, shard.rt.unix()).is_ok()
     }
 
     /// Takes the next bytes of the message.

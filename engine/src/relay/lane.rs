@@ -45,8 +45,11 @@ pub(super) struct Lane {
     idle: RefCell<Vec<oneshot::Sender<Work>>>,
     /// The first worker looks for the hosts.
     looking: Cell<bool>,
-    /// The site where it waits for a permit.
-    waits: RefCell<Option<Arc<str>>>,
+    /// It waits to be called: somebody will ask for a permit then.
+    waits: Cell<bool>,
+    /// The site in whose line it has a place, called or not: who has none any more must leave it,
+    /// or nobody behind him gets a permit.
+    place: RefCell<Option<Arc<str>>>,
 }
 
 /// An open connection, and leave to have it.
@@ -77,7 +80,8 @@ impl Lane {
             connected_count: Cell::new(0),
             idle: RefCell::default(),
             looking: Cell::new(false),
-            waits: RefCell::default(),
+            waits: Cell::new(false),
+            place: RefCell::default(),
         }
     }
 
@@ -91,6 +95,14 @@ impl Lane {
             }
         }
         Some(work)
+    }
+
+    /// Leaves the line where it has a place.
+    fn withdraw(&self, outbound: &Outbound) {
+        self.waits.set(false);
+        if let Some(site) = self.place.take() {
+            outbound.census.withdraw(&site, &self.party);
+        }
     }
 
     /// Puts a leg back to the front of the line.
@@ -115,16 +127,21 @@ pub(super) fn give<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, w
     };
     let Some(work) = lane.to_idle(work) else { return };
     let full = lane.workers_count.get() >= outbound.plan.limits.connections_max;
-    if full || lane.looking.get() || lane.waits.borrow().is_some() {
+    if full || lane.looking.get() || lane.waits.get() {
         lane.ready.borrow_mut().push_back(work);
         return;
     }
     lane.looking.set(lane.workers_count.get() == 0);
-    begin(shard, &lane, work);
+    begin(shard, &lane, work, false);
 }
 
-/// Starts a worker.
-fn begin<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, lane: &Rc<Lane>, work: Work) {
+/// Starts a worker; one that was `called` is expected to ask for a permit.
+fn begin<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    lane: &Rc<Lane>,
+    work: Work,
+    called: bool,
+) {
     add(&lane.workers_count, 1);
     add(&shard.outbound.workers_count, 1);
     let (inner, lane) = (Rc::clone(shard), Rc::clone(lane));
@@ -132,6 +149,10 @@ fn begin<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, lane: &Rc<L
         let guest = inner.drain.enter_task().await;
         let line = work_on(&inner, &lane, work).await;
         lane.looking.set(false);
+        if called && !lane.waits.get() {
+            // It found nothing to send, or another way: those behind are not kept from theirs.
+            lane.withdraw(&inner.outbound);
+        }
         add(&lane.workers_count, -1);
         add(&inner.outbound.workers_count, -1);
         // Nothing waits between here and the look into the line: what comes meanwhile finds that
@@ -152,37 +173,54 @@ fn begin<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, lane: &Rc<L
 fn leave<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, lane: &Rc<Lane>) {
     let outbound = &shard.outbound;
     let goes_on = !shard.drain.is_draining() && !lane.ready.borrow().is_empty();
-    let waits = lane.waits.borrow().is_some();
-    if goes_on && waits {
+    if goes_on && lane.waits.get() {
         return;
     }
     let next = lane.ready.borrow_mut().pop_front();
     if let Some(next) = next.filter(|_| goes_on) {
-        return begin(shard, lane, next);
+        return begin(shard, lane, next, false);
     }
     outbound.lanes.borrow_mut().remove(&lane.domain);
-    if let Some(site) = lane.waits.take() {
-        outbound.census.withdraw(&site, &lane.party);
-    }
+    lane.withdraw(outbound);
 }
 
 /// Has those go on whose turn for a connection has come, and those let go that hold too many.
 pub(super) fn attend<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
     let outbound = &shard.outbound;
-    while outbound.workers_count.get() < CONNECTIONS_MAX
-        && let Some(domain) = outbound.desk.news()
-    {
-        let lane = outbound.lanes.borrow().get(&*domain).cloned();
-        let Some(lane) = lane else { continue };
+    let named = |domain: &str| outbound.lanes.borrow().get(domain).cloned();
+    let is_full = || outbound.workers_count.get() >= CONNECTIONS_MAX;
+    while let Some(domain) = outbound.desk.news() {
+        let Some(lane) = named(&domain) else { continue };
         if lane.party.is_crowded() {
             lane.idle.borrow_mut().clear();
         }
-        let Some(site) = lane.waits.take() else { continue };
-        let next = lane.ready.borrow_mut().pop_front();
-        match next.filter(|_| !shard.drain.is_draining()) {
-            Some(next) => begin(shard, &lane, next),
-            None => outbound.census.withdraw(&site, &lane.party),
+        if !lane.waits.take() {
+            continue;
         }
+        if is_full() {
+            // Others need not wait for this shard.
+            lane.withdraw(outbound);
+            outbound.later.borrow_mut().push_back(Rc::clone(&lane.domain));
+            continue;
+        }
+        call(shard, &lane);
+    }
+    let later = || outbound.later.borrow_mut().pop_front();
+    while !is_full()
+        && let Some(domain) = later()
+    {
+        if let Some(lane) = named(&domain).filter(|lane| lane.workers_count.get() == 0) {
+            call(shard, &lane);
+        }
+    }
+}
+
+/// Has a lane go on that waited.
+fn call<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, lane: &Rc<Lane>) {
+    let next = lane.ready.borrow_mut().pop_front();
+    match next.filter(|_| !shard.drain.is_draining()) {
+        Some(next) => begin(shard, lane, next, true),
+        None => lane.withdraw(&shard.outbound),
     }
 }
 
@@ -269,10 +307,11 @@ pub(super) async fn enter<R: Dial + Datagrams, M: Mailboxes>(
     let course = course.map_err(Stopped::Failed)?;
     let mut permit = ask(shard, lane, &course, work.insisted)?;
     // One at a time: each that may connect calls the next.
-    let more = lane.workers_count.get() < outbound.plan.limits.connections_max;
+    let more = lane.workers_count.get() < outbound.plan.limits.connections_max
+        && outbound.workers_count.get() < CONNECTIONS_MAX;
     let next = lane.ready.borrow_mut().pop_front_if(|_| more);
     if let Some(next) = next {
-        begin(shard, lane, next);
+        begin(shard, lane, next, false);
     }
     let mut found = follow(&road, &lane.domain, course).await;
     if found.is_err() && road.strict && letter.may_go_without() {
@@ -321,14 +360,17 @@ fn ask<R: Dial + Datagrams, M: Mailboxes>(
 ) -> Result<Permit, Stopped> {
     let (census, site) = (&shard.outbound.census, course.site());
     // Its hosts are others than they were.
-    if let Some(other) = lane.waits.take().filter(|other| *other != site) {
-        census.withdraw(&other, &lane.party);
+    if lane.place.borrow().as_ref().is_some_and(|other| *other != site) {
+        lane.withdraw(&shard.outbound);
     }
+    lane.place.take();
+    lane.waits.set(false);
     match census.ask(&site, &lane.party, shard.outbound.now(&shard.rt), insist) {
         Answer::Go(permit) => Ok(permit),
         Answer::Paused(pause) => Err(Stopped::Paused(pause)),
         Answer::Wait => {
-            lane.waits.replace(Some(site));
+            lane.waits.set(true);
+            lane.place.replace(Some(site));
             Err(Stopped::Waits)
         }
     }

@@ -132,6 +132,8 @@ pub struct Outbound {
     plan: Plan,
     settings: Rc<client::Settings>,
     lanes: RefCell<BTreeMap<Rc<str>, Rc<Lane>>>,
+    /// Domains whose turn came while this shard had no room for another worker.
+    later: RefCell<std::collections::VecDeque<Rc<str>>>,
     /// The connections of the node.
     census: Arc<Census>,
     /// What this shard hears of them.
@@ -183,6 +185,7 @@ impl Outbound {
             plan,
             settings: Rc::new(settings),
             lanes: RefCell::default(),
+            later: RefCell::default(),
             census,
             desk: Desk::new(id, bell.clone()),
             workers_count: Cell::new(0),

@@ -26,6 +26,8 @@ use crate::time::UnixTime;
 pub const SIGNATURES_MAX: usize = 10;
 /// The longest signature; arbitrary, ten times what is made.
 pub const SIGNATURE_BYTES_MAX: usize = 16 * 1024;
+/// Names in `h=`; arbitrary, bounds what choosing among the fields can cost.
+pub const NAMES_MAX: usize = 256;
 /// Records at one name that are tried; there should be one (RFC 6376 §3.6.2.2).
 const RECORDS_MAX: usize = 3;
 /// Digits of a time or a length: RFC 6376 §3.5.
@@ -170,7 +172,11 @@ impl Signature {
             .ok_or_else(|| "its canonical form is not known".to_owned())?;
         let domain = need("d")?.to_ascii_lowercase();
         let names = tags.value("h").ok_or("it has no h=")?;
-        let names: Vec<String> = parts(names).map(str::to_ascii_lowercase).collect();
+        let names: Vec<String> =
+            parts(names).take(NAMES_MAX + 1).map(str::to_ascii_lowercase).collect();
+        if names.len() > NAMES_MAX {
+            return Err("it signs too many fields".to_owned());
+        }
         if tags.value("q").is_some_and(|ways| !parts(ways).any(|way| way == "dns/txt")) {
             return Err("its key is not in the DNS".to_owned());
         }

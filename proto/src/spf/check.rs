@@ -273,7 +273,7 @@ impl Run<'_> {
         if !template.needs_name() {
             return Ok(String::new());
         }
-        self.count_lookup()?;
+        // RFC 7208 §4.6.4: what limits it is the count of names.
         let names = self.own_names()?;
         let exact = names.iter().find(|name| name.eq_ignore_ascii_case(domain));
         let below = || names.iter().find(|name| is_within(name, domain));

@@ -1,7 +1,7 @@
 //! SPF (RFC 7208): whether a host may send for a domain, as a pure function.
 //!
-//! [`check()`] judges one identity of one client by what is [known](crate::dns::known::Known) of the
-//! DNS, and says what it must know besides. [`record`] reads a policy, [`macros`] expands it.
+//! [`check()`] judges one identity of one client by what is [known](crate::dns::known::Known) of
+//! the DNS, and says what it must know besides. [`record`] reads a policy, [`macros`] expands it.
 //!
 //! Limits: [`LOOKUPS_MAX`], [`VOIDS_MAX`], [`HOSTS_MAX`], those of RFC 7208 §4.6.4; a record of
 //! [`RECORD_BYTES_MAX`]. What goes beyond one of them, or against the grammar, is a

@@ -200,6 +200,10 @@ fn what_is_no_signature_is_a_permanent_error() {
         let why = why(&whole.replace(from, to)).unwrap_or_default();
         assert!(why.contains(said), "{from} as {to}: {why}");
     }
+    let names = "x:".repeat(NAMES_MAX - 1) + "from";
+    assert_eq!(why(&whole.replace("h=from", &format!("h={names}"))), None);
+    let said = why(&whole.replace("h=from", &format!("h=y:{names}")));
+    assert_eq!(said, Some("it signs too many fields".to_owned()));
     let long = format!("{whole}; z={}", "x".repeat(SIGNATURE_BYTES_MAX));
     assert_eq!(why(&long), Some("it is too long".to_owned()));
     let all = judged(&format!("DKIM-Signature: nonsense\r\n{MESSAGE}"), &own());
