@@ -223,7 +223,9 @@ fn search(
         search.tell(passed);
     }
     let found = search.found();
-    let (outcome, round) = best.or(last).ok_or("the search has tried no rate")?;
+    let (mut outcome, round) = best.or(last).ok_or("the search has tried no rate")?;
+    // What was found so far is not what there is to find.
+    outcome.interrupted |= set.stop.load(Ordering::Relaxed);
     Ok((outcome, round, found))
 }
 

@@ -25,6 +25,10 @@ pub(crate) const CONNECTIONS_MAX: u32 = 200_000;
 /// The shortest interval of figures; arbitrary, some ten looks of a core at its clock.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
+/// The highest rate, in messages a second; arbitrary, ten times what a host can send. Beyond it, a
+/// core would do nothing but drop what it cannot send.
+const RATE_MAX: f64 = 1e6;
+
 /// Cores of all hosts: an id has two hexadecimal digits for them.
 pub(crate) const CORES_MAX: u32 = 256;
 
@@ -158,8 +162,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 fn rate(text: &str) -> Result<f64, String> {
     let number = text.trim().trim_end_matches("/s").parse::<f64>().ok();
     number
-        .filter(|rate| rate.is_finite() && *rate >= 0.0)
-        .ok_or_else(|| format!("{text:?} is no rate; write 500 or 500/s"))
+        .filter(|rate| (0.0..=RATE_MAX).contains(rate))
+        .ok_or_else(|| format!("{text:?} is no rate; write 500 or 500/s, {RATE_MAX} at most"))
 }
 
 /// `A..B`.

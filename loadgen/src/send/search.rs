@@ -71,6 +71,10 @@ impl FromStr for Threshold {
             }
         };
         let bound = match metric {
+            // Seconds are meant by nobody who writes p99<50.
+            Metric::Latency(_) if bound.ends_with(|c: char| c.is_ascii_digit()) => {
+                return Err(wrong());
+            }
             Metric::Latency(_) => super::plan::duration(bound).map_err(|_| wrong())?.as_secs_f64(),
             Metric::Rate => bound.trim_end_matches("/s").parse().map_err(|_| wrong())?,
             Metric::Errors => {
@@ -206,7 +210,9 @@ mod tests {
             let nothing = Figures { latency, ..figures };
             assert!(!"p50<60ms".parse::<Threshold>().unwrap().holds(&nothing));
         }
-        for wrong in ["", "p99", "p101<1s", "q<1", "p99<", "p99<-1s", "rate>x", "errors<NaN"] {
+        for wrong in
+            ["", "p99", "p99<50", "p101<1s", "q<1", "p99<", "p99<-1s", "rate>x", "errors<NaN"]
+        {
             assert!(wrong.parse::<Threshold>().is_err(), "{wrong}");
         }
     }
