@@ -31,6 +31,9 @@ use crate::start::first;
 /// Messages that a connection has carried before it is given up for others that wait; arbitrary.
 const TURN_MESSAGES: u32 = 10;
 
+/// Legs of a line that are looked through before others have their turn.
+const REVIEW_COUNT: usize = 1024;
+
 /// A domain that mail goes to.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -95,6 +98,13 @@ impl Lane {
             }
         }
         Some(work)
+    }
+
+    /// Takes a leg out of the line, if it is still there.
+    fn gives_up(&self, work: &Work) -> bool {
+        let mut ready = self.ready.borrow_mut();
+        let place = ready.iter().position(|other| other.id == work.id);
+        place.and_then(|place| ready.remove(place)).is_some()
     }
 
     /// Leaves the line where it has a place.
@@ -220,7 +230,47 @@ fn call<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, lane: &Rc<La
     let next = lane.ready.borrow_mut().pop_front();
     match next.filter(|_| !shard.drain.is_draining()) {
         Some(next) => begin(shard, lane, next, true),
-        None => lane.withdraw(&shard.outbound),
+        None => forget(shard, lane),
+    }
+}
+
+/// A lane that nobody works on has nothing to send any more.
+fn forget<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, lane: &Rc<Lane>) {
+    lane.withdraw(&shard.outbound);
+    if lane.workers_count.get() == 0 && lane.ready.borrow().is_empty() {
+        shard.outbound.lanes.borrow_mut().remove(&lane.domain);
+    }
+}
+
+/// Looks through what waits for a connection: its sender hears of a delay, or that it has expired,
+/// though nobody could try it.
+pub(super) async fn review<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
+    let outbound = &shard.outbound;
+    let waits = |lane: &&Rc<Lane>| lane.waits.get();
+    let lanes: Vec<Rc<Lane>> = outbound.lanes.borrow().values().filter(waits).cloned().collect();
+    for lane in lanes {
+        let mut from = 0;
+        while from < lane.ready.borrow().len() {
+            let late: Vec<Work> = {
+                let (ready, queue) = (lane.ready.borrow(), outbound.queue.borrow());
+                let now = outbound.now(&shard.rt);
+                let some = ready.iter().skip(from).take(REVIEW_COUNT);
+                some.filter(|work| queue.must_tell(work.id, &work.domain, now)).cloned().collect()
+            };
+            from += REVIEW_COUNT;
+            for work in late {
+                // Its turn may have come meanwhile.
+                if !lane.gives_up(&work) {
+                    continue;
+                }
+                let words = "all connections that its site bears are in use";
+                give_up(shard, &work, &Failed::later(Cause::Unreachable, words)).await;
+            }
+            shard.rt.yield_now().await;
+        }
+        if lane.waits.get() && lane.ready.borrow().is_empty() {
+            forget(shard, &lane);
+        }
     }
 }
 

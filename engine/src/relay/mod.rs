@@ -78,8 +78,10 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 /// When the index could not take a batch.
 const SETTLE_RETRY: Duration = Duration::from_secs(1);
-/// How often sites are forgotten that nobody sends to.
+/// How often sites are forgotten that nobody sends to, and what waits for a connection is looked
+/// through; oftener where messages expire sooner.
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
+const SWEEP_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// How often a message is looked at that a start could not read.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// Messages that a start lists at a time.
@@ -382,12 +384,7 @@ pub fn start<R: Dial + Datagrams, M: Mailboxes>(
     }
     let inner = Rc::clone(shard);
     shard.rt.spawn(Class::Background, async move {
-        let mut swept = inner.rt.now();
         loop {
-            if inner.rt.now() >= swept + SWEEP_PAUSE {
-                inner.outbound.census.sweep(inner.outbound.now(&inner.rt));
-                swept = inner.rt.now();
-            }
             lane::attend(&inner);
             let all = dispatch(&inner);
             tally::write(&inner, false);
@@ -410,6 +407,16 @@ pub fn start<R: Dial + Datagrams, M: Mailboxes>(
             inner.outbound.settle.take().await;
             settle(&inner).await;
             inner.rt.sleep_until(inner.rt.now() + SETTLE_PAUSE).await;
+        }
+    });
+    let inner = Rc::clone(shard);
+    shard.rt.spawn(Class::Background, async move {
+        let outbound = &inner.outbound;
+        let pause = (outbound.plan.terms.expiry / 4).clamp(SWEEP_PAUSE_MIN, SWEEP_PAUSE);
+        loop {
+            inner.rt.sleep_until(inner.rt.now() + pause).await;
+            outbound.census.sweep(outbound.now(&inner.rt));
+            lane::review(&inner).await;
         }
     });
 }

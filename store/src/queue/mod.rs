@@ -458,6 +458,14 @@ impl Queue {
         Some(Judged { expired: Vec::new(), delayed })
     }
 
+    /// Whether the sender of this leg has something to hear now, however it stands.
+    #[must_use]
+    pub fn must_tell(&self, id: QueueId, domain: &str, now: UnixTime) -> bool {
+        let outcome = Outcome { remaining: vec![0], ..Outcome::done() };
+        let judged = self.judge(id, domain, &outcome, now);
+        judged.is_some_and(|judged| !(judged.expired.is_empty() && judged.delayed.is_empty()))
+    }
+
     /// Ends an attempt as it was judged. The message's [`settlement`](Self::settlement) is another
     /// one then.
     pub fn finish(

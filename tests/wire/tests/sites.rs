@@ -136,6 +136,50 @@ fn one_connection_goes_round_among_domains_that_all_have_mail() {
 }
 
 #[test]
+fn who_has_nothing_to_send_any_more_does_not_keep_others_waiting() {
+    let remote = Remote::start(Habit::Good).expect("a remote");
+    let address = remote.address();
+    let routes = format!("[routes]\n\".test\" = \"{address}\"\n");
+    let engine = engine(1, &format!("{routes}[queue]\nconnections_max = 1\n"));
+    remote.be_silent(true);
+    let mut smtp = signed_in(&engine);
+    submit(&mut smtp, "a@one.test");
+    until("a transaction", || remote.busy_counts().0 == 1);
+    let reply = smtp.mail(DEMO, &["b@two.test"], MESSAGE).expect("a reply");
+    let removed = reply.queue_id().expect("a name").to_owned();
+    until("its turn", || queue(&engine, &["list"]).ends_with("2 in all: 2 under-way\n"));
+    submit(&mut smtp, "c@three.test");
+    until("another", || queue(&engine, &["list"]).ends_with("3 in all: 3 under-way\n"));
+    assert_eq!(queue(&engine, &["remove", &removed]), "1 message removed\n");
+    remote.be_silent(false);
+    all_sent(&engine, &remote, 2);
+}
+
+#[test]
+fn what_waits_for_a_connection_expires_as_all_else() {
+    let remote = Remote::start(Habit::Good).expect("a remote");
+    let address = remote.address();
+    let routes = format!("[routes]\n\".test\" = \"{address}\"\n");
+    let queue = "[queue]\nconnections_max = 1\nretry = \"1h\"\nexpiry = \"4s\"\n";
+    let engine = engine(1, &format!("{routes}{queue}"));
+    remote.be_silent(true);
+    let mut smtp = signed_in(&engine);
+    submit(&mut smtp, "a@one.test");
+    until("a transaction", || remote.busy_counts().0 == 1);
+    submit(&mut smtp, "b@two.test");
+    let failed = || engine.log().lines().filter(|line| line.contains("message-failed")).count();
+    until("an end", || failed() == 1);
+    let log = engine.log();
+    let line = log.lines().find(|line| line.contains("message-failed")).expect("a line");
+    assert!(line.contains("b@two.test") && line.contains("are in use"), "{line}");
+    remote.be_silent(false);
+    all_sent(&engine, &remote, 1);
+    // The line is not held up by who has gone.
+    submit(&mut smtp, "c@three.test");
+    all_sent(&engine, &remote, 2);
+}
+
+#[test]
 fn a_site_that_bears_three_connections_is_not_dialled_for_each_message() {
     let remote = Remote::start(Habit::Few(3)).expect("a remote");
     let address = remote.address();
