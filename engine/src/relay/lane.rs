@@ -246,8 +246,8 @@ fn forget<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, lane: &Rc<
 /// though nobody could try it.
 pub(super) async fn review<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
     let outbound = &shard.outbound;
-    let waits = |lane: &&Rc<Lane>| lane.waits.get();
-    let lanes: Vec<Rc<Lane>> = outbound.lanes.borrow().values().filter(waits).cloned().collect();
+    let some = |lane: &&Rc<Lane>| !lane.ready.borrow().is_empty();
+    let lanes: Vec<Rc<Lane>> = outbound.lanes.borrow().values().filter(some).cloned().collect();
     for lane in lanes {
         let mut from = 0;
         while from < lane.ready.borrow().len() {
@@ -263,7 +263,7 @@ pub(super) async fn review<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R
                 if !lane.gives_up(&work) {
                     continue;
                 }
-                let words = "all connections that its site bears are in use";
+                let words = "no connection to its site has been free for it";
                 give_up(shard, &work, &Failed::later(Cause::Unreachable, words)).await;
             }
             shard.rt.yield_now().await;

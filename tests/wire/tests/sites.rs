@@ -171,7 +171,7 @@ fn what_waits_for_a_connection_expires_as_all_else() {
     until("an end", || failed() == 1);
     let log = engine.log();
     let line = log.lines().find(|line| line.contains("message-failed")).expect("a line");
-    assert!(line.contains("b@two.test") && line.contains("are in use"), "{line}");
+    assert!(line.contains("b@two.test") && line.contains("has been free"), "{line}");
     remote.be_silent(false);
     all_sent(&engine, &remote, 1);
     // The line is not held up by who has gone.
