@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use fsmtp_proto::access::Tls as Agreed;
 use fsmtp_proto::{pop3, smtp};
-use fsmtp_rt::{Class, Conn, Instant, IoError, IoKind, Listener, Runtime};
+use fsmtp_rt::{Class, Conn, Datagrams, Dial, Instant, IoError, IoKind, Listener, Runtime};
 use fsmtp_store::mailbox::Mailboxes;
 
 use crate::admit::{Admission, Refused, Ticket};
@@ -80,7 +80,7 @@ impl<R: Runtime> Visit<'_, R> {
 }
 
 /// Takes connections until the shard drains.
-pub async fn accept<R: Runtime, M: Mailboxes + 'static>(
+pub async fn accept<R: Dial + Datagrams, M: Mailboxes + 'static>(
     shard: Rc<Shard<R, M>>,
     mut listener: impl Listener<Conn = R::Conn>,
     door: Rc<Door>,
@@ -111,7 +111,7 @@ pub async fn accept<R: Runtime, M: Mailboxes + 'static>(
     }
 }
 
-async fn serve<R: Runtime, M: Mailboxes + 'static>(
+async fn serve<R: Dial + Datagrams, M: Mailboxes + 'static>(
     shard: Rc<Shard<R, M>>,
     conn: R::Conn,
     door: Rc<Door>,
@@ -139,7 +139,7 @@ async fn serve<R: Runtime, M: Mailboxes + 'static>(
 }
 
 /// One connection, from the handshake, if one comes first, to its end.
-async fn enter<R: Runtime, M: Mailboxes>(
+async fn enter<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     conn: R::Conn,
     door: &Door,

@@ -10,6 +10,7 @@ mod keys;
 mod render;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub(crate) use check::{is_domain, is_here};
 pub use file::{Protocol, TlsMode};
@@ -23,6 +24,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use fsmtp_store::seal::RsaBits;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The largest configuration file that is read; arbitrary, far beyond what people write.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -73,6 +75,8 @@ pub struct Config {
     pub roots: Option<PathBuf>,
     /// Mail that comes in.
     pub smtp: Smtp,
+    /// How mail that comes in is checked; none: it is not.
+    pub verify: Option<Arc<crate::verify::Settings>>,
     /// Mail that users send.
     pub submission: Submission,
     /// Mail that is fetched.

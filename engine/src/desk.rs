@@ -4,40 +4,42 @@
 //! envelope and a message in the spool. Whatever fails here is a reply, and a line in the log when
 //! it is ours to mend.
 
+mod checked;
 mod receipt;
 mod sent;
 mod su;
+mod submitted;
+mod trace;
 mod transaction;
 
-use core::fmt::Write as _;
 use core::time::Duration;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use fsmtp_proto::dkim::header::HEADER_BYTES_MAX;
 use fsmtp_proto::sasl::{Nonce, Question, ScramKeys};
-use fsmtp_proto::smtp::address::{Domain, Mailbox, Path};
+use fsmtp_proto::smtp::address::{Domain, Path};
 use fsmtp_proto::smtp::ext::su::Granted;
 use fsmtp_proto::smtp::ext::{BodyType, Return};
 use fsmtp_proto::smtp::header::Header;
 use fsmtp_proto::smtp::reply::Refusal;
 use fsmtp_proto::smtp::server::{Answer, Ask, Recipient, Sender, Session};
-use fsmtp_rt::{Instant, Runtime};
+use fsmtp_rt::{Datagrams, Dial, Instant, Runtime};
 use fsmtp_store::directory::{Account, Resolution};
 use fsmtp_store::envelope::{BodyFlags, Envelope, Notify, Ret};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::spool::{Incoming, Stored};
 use fsmtp_store::{QueueId, StoreError};
 
-use crate::dkim::DomainSigner;
 use crate::guard::SharedState;
 use crate::log::Event;
 use crate::relay::{self, routes::Way};
 use crate::seals;
-use crate::shard::{Overload, Shard, count};
+use crate::shard::{Shard, count};
 use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
-use crate::submission::{Submission, Terms, Whose, Wrong};
+use crate::submission::{Submission, Wrong};
+use crate::verify::Check;
 use receipt::Receipt;
 use transaction::Transaction;
 
@@ -97,6 +99,8 @@ pub struct Desk<'s, R: Runtime, M: Mailboxes> {
     /// A user's message is mended on its way.
     submission: Option<Box<Submission>>,
     wrong: Option<Wrong>,
+    /// Mail of a stranger is checked while it comes.
+    check: Option<Box<Check>>,
     /// The sender wants to hear that it lies in mailboxes here.
     receipt: Option<Box<Receipt>>,
 }
@@ -107,7 +111,7 @@ impl<R: Runtime, M: Mailboxes> core::fmt::Debug for Desk<'_, R, M> {
     }
 }
 
-impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
+impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
     /// A desk without a transaction.
     pub fn new(shard: &'s Rc<Shard<R, M>>) -> Self {
         Self {
@@ -120,6 +124,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             failed: None,
             submission: None,
             wrong: None,
+            check: None,
             receipt: None,
         }
     }
@@ -127,6 +132,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
     /// Drops the transaction and what was received of its message.
     pub fn reset(&mut self) {
         self.transaction = None;
+        self.check = None;
         self.drop_message();
     }
 
@@ -150,6 +156,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
 
     /// Takes bytes of the message.
     pub async fn body(&mut self, mut bytes: &[u8]) {
+        self.feed_check(bytes);
         while let Some(kept) = self.header.next(&mut bytes) {
             if self.submission.is_none() {
                 self.push(kept.as_ref()).await;
@@ -166,40 +173,11 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
     }
 
-    /// What is to be stored in place of bytes of a user's message, or at its end.
-    fn mend<'b>(&mut self, bytes: Option<&'b [u8]>) -> Result<Cow<'b, [u8]>, Wrong> {
-        let Some(mut submission) = self.submission.take() else { return Ok(Cow::default()) };
-        let sender = self.transaction.as_ref().map(|transaction| &transaction.envelope);
-        let from = sender.map_or_else(String::new, |envelope| {
-            String::from_utf8_lossy(&envelope.reverse_path).into_owned()
-        });
-        let user = self.user.as_deref().unwrap_or("");
-        let id = self.incoming.as_ref().map_or(QueueId(0), Incoming::id);
-        let terms = Terms {
-            from: &from,
-            date: self.shard.rt.unix(),
-            // A queue id is given once.
-            message_id: &format!("<{id}@{}>", self.shard.node),
-        };
-        let whose = |address: &str| match Mailbox::parse(address) {
-            Ok(mailbox) if self.is_own(user, &Path::Mailbox(mailbox)) => Whose::Own,
-            Ok(mailbox) => match mailbox.domain() {
-                Domain::Name(domain) if self.shard.directory.borrow().serves(domain) => {
-                    Whose::Others
-                }
-                _ => Whose::Elsewhere,
-            },
-            Err(_) => Whose::Elsewhere,
-        };
-        let mended = match bytes {
-            Some(bytes) => submission.feed(bytes, &terms, whose),
-            None => submission.end(&terms, whose).map(Cow::Owned),
-        };
-        self.submission = Some(submission);
-        mended
-    }
-
     async fn push(&mut self, bytes: &[u8]) {
+        if self.header.bytes_count() > HEADER_BYTES_MAX as u64 {
+            // The rest is read past.
+            self.incoming = None;
+        }
         let Some(incoming) = &mut self.incoming else { return };
         if let Some(receipt) = &mut self.receipt {
             receipt.push(bytes);
@@ -288,6 +266,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             recipients: Vec::new(),
         };
         self.transaction = Some(Box::new(Transaction::new(envelope)));
+        self.begin_check(&sender.path, session);
         Said::Accepted
     }
 
@@ -458,7 +437,10 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
         // What only nodes write is not believed when strangers have written it; what users have
         // goes with the rest that they should not send.
-        self.header = Header::new(self.user.is_none() && session.node().is_none());
+        self.header = Header::new(self.distrusts(session).then(|| Rc::clone(&self.shard.results)));
+        if let Some(check) = &mut self.check {
+            check.message();
+        }
         if self.user.is_some() {
             self.submission = Some(Box::new(Submission::new(self.signer())));
         }
@@ -481,36 +463,6 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         }
     }
 
-    /// What signs for the domain of the transaction's sender.
-    fn signer(&self) -> Option<DomainSigner> {
-        let path = &self.transaction.as_ref()?.envelope.reverse_path;
-        let at = path.iter().rposition(|byte| *byte == b'@')?;
-        let domain = core::str::from_utf8(path.get(at + 1..)?).ok()?;
-        self.shard.dkim.borrow().signer(domain)
-    }
-
-    /// The end of a user's message: what is left of it is stored; gives its signatures.
-    async fn sign(&mut self) -> Vec<u8> {
-        match self.mend(None) {
-            Ok(rest) => self.push(&rest).await,
-            Err(wrong) => {
-                self.wrong.get_or_insert(wrong);
-            }
-        }
-        let signer = self.submission.take().and_then(|submission| submission.signer());
-        let Some(signer) = signer.filter(|_| self.wrong.is_none()) else { return Vec::new() };
-        let now = self.shard.rt.unix();
-        let why = match self.shard.offload(move || signer.finish(now)).await {
-            Ok(Ok(fields)) => return fields,
-            Ok(Err(error)) => error.to_string(),
-            Err(Overload) => "too much is to be signed".to_owned(),
-        };
-        let id = self.incoming.as_ref().map_or(QueueId(0), Incoming::id);
-        let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &id), ("why", &why)];
-        self.shard.log.event(now, Event::NotSigned, &fields);
-        Vec::new()
-    }
-
     /// Mail that is not from who sends it, by its envelope or by its header.
     fn refuse_sender(&self, from: &dyn core::fmt::Display, refusal: Refusal) -> Said {
         let user = self.user.as_deref().unwrap_or("");
@@ -529,6 +481,7 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         let signatures = if self.submission.is_some() { self.sign().await } else { Vec::new() };
         let (wrong, failed, receipt) = (self.wrong.take(), self.failed.take(), self.receipt.take());
         let (incoming, transaction) = (self.incoming.take(), self.transaction.take());
+        let (check, header_bytes) = (self.check.take(), self.header.bytes_count());
         self.drop_message();
         if let Some(error) = failed {
             return self.storage_refusal(&error);
@@ -540,7 +493,10 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
             };
             return self.refuse_sender(&"header", refusal);
         }
-        let (Some(incoming), Some(transaction)) = (incoming, transaction) else {
+        if header_bytes > HEADER_BYTES_MAX as u64 {
+            return self.refuse_message(QueueId(0), header_bytes, Refusal::HeaderTooLarge);
+        }
+        let (Some(incoming), Some(mut transaction)) = (incoming, transaction) else {
             return Said::Refused(Refusal::Storage);
         };
         let id = incoming.id();
@@ -551,15 +507,34 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         if transaction.envelope.recipients.is_empty() && transaction.discard {
             return Said::Stored(id.text());
         }
-        let mut head = self.trace_header(session, &transaction, id);
+        let checked = match check {
+            None => Vec::new(),
+            Some(check) => match self.judge(*check, &mut transaction, session, id).await {
+                Ok(fields) => fields,
+                Err(refusal) => return self.refuse_message(id, octets, refusal),
+            },
+        };
+        let mut head = self.trace_header(session, &transaction, id, &checked);
         head.extend_from_slice(&signatures);
+        self.store(incoming, *transaction, head, receipt).await
+    }
+
+    /// Has a message on stable storage, with `head` in front, and sends it on its way.
+    async fn store(
+        &self,
+        incoming: Incoming<R>,
+        transaction: Transaction,
+        mut head: Vec<u8>,
+        receipt: Option<Box<Receipt>>,
+    ) -> Said {
+        let id = incoming.id();
         let from = self.shard.log.enabled(Event::MessageStored.level()).then(|| {
             (
                 String::from_utf8_lossy(&transaction.envelope.reverse_path).into_owned(),
                 transaction.recipients_count(),
             )
         });
-        let Transaction { envelope, seals, travels, .. } = *transaction;
+        let Transaction { envelope, seals, travels, .. } = transaction;
         let (received, legs) = match travels {
             Some(_) => (envelope.received, relay::legs(&envelope)),
             None => (envelope.received, BTreeMap::new()),
@@ -628,60 +603,5 @@ impl<'s, R: Runtime, M: Mailboxes> Desk<'s, R, M> {
         };
         self.shard.log.event(self.shard.rt.unix(), event, &[("why", error)]);
         Said::Refused(refusal)
-    }
-
-    /// `Return-Path` (RFC 5321 §4.4: final delivery) and `Received`, in a pooled buffer.
-    fn trace_header(&self, session: &Session, of: &Transaction, id: QueueId) -> Vec<u8> {
-        let (envelope, accepted_count) = (&of.envelope, of.accepted_count);
-        let mut out = Text(self.shard.rt.buffer());
-        out.0.extend_from_slice(b"Return-Path: <");
-        out.0.extend_from_slice(&envelope.reverse_path);
-        out.0.extend_from_slice(b">\r\nReceived: from ");
-        let _ = write!(
-            out,
-            "{} ([{}])\r\n\tby {} with {} id {id}",
-            session.client_name().unwrap_or("unknown"),
-            Literal(session.peer().ip),
-            // RFC 5321 §4.4: the host that has received it, not the domain that it is for.
-            self.shard.node,
-            session.protocol(envelope.body.utf8),
-        );
-        // RFC 5321 §4.4: one path only; two would tell recipients of each other.
-        let mut readers = envelope.recipients.iter().filter(|to| !to.mailbox.is_sent());
-        if let (Some(only), None, 1) = (readers.next(), readers.next(), accepted_count) {
-            out.0.extend_from_slice(b"\r\n\tfor <");
-            out.0.extend_from_slice(&only.address);
-            out.0.push(b'>');
-        }
-        let _ = write!(out, ";\r\n\t{}\r\n", envelope.received);
-        if session.node().is_some() {
-            // The seeds' words.
-            let ip = session.peer().ip;
-            let why = "using FSMTP-V2 extensions";
-            let _ = write!(out, "X-Fannst-Auth: su=pass (access granted for {ip}, {why})\r\n");
-        }
-        out.0
-    }
-}
-
-/// Formats into bytes; cannot fail.
-struct Text(Vec<u8>);
-
-impl core::fmt::Write for Text {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
-}
-
-/// An address as RFC 5321 §4.1.3 writes it between brackets.
-struct Literal(core::net::IpAddr);
-
-impl core::fmt::Display for Literal {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self.0 {
-            core::net::IpAddr::V4(v4) => write!(f, "{v4}"),
-            core::net::IpAddr::V6(v6) => write!(f, "IPv6:{v6}"),
-        }
     }
 }

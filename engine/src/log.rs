@@ -86,6 +86,7 @@ events! {
     SessionPanicked "session-panicked" Error "A session ended by a panic; others go on.";
     MessageStored "message-stored" Info "A message is on stable storage and was answered with 250.";
     MessageRefused "message-refused" Info "A message was refused after its end.";
+    MessageSuspect "message-suspect" Info "It is doubtful who sent a message, and what is done.";
     MessageSent "message-sent" Info "Another server has taken a message for a recipient.";
     MessageDeferred "message-deferred" Info "A message could not be sent on for now, and why.";
     SiteLimited "site-limited" Info "A site has refused another connection, and gets fewer.";

@@ -28,8 +28,8 @@ use crate::unseal::Unsealer;
 
 /// What sign-ins are said to be for.
 const SERVICE: &str = "pop3";
-/// Behind the name of a user: the mailbox with copies of what was sent.
-const SENT: &str = "/sent";
+/// Behind the name of a user: which of his mailboxes is meant.
+const FOLDERS: [(&str, Folder); 2] = [("/sent", MailboxId::sent), ("/junk", MailboxId::junk)];
 /// How often a message that compaction has moved away is looked up again before giving up.
 const LOOKUPS_MAX: u32 = 4;
 /// Message bytes that are gathered for one send.
@@ -74,12 +74,18 @@ impl Listing for List<'_> {
     }
 }
 
-/// Who wants to sign in, and whether for what he has sent: `me@example.test/Sent`. No account has
-/// such a name, for a domain has no slash.
-fn named(user: &str) -> (&str, bool) {
-    let (name, mailbox) = user.split_at(user.rfind('/').unwrap_or(user.len()));
-    let sent = name.contains('@') && mailbox.eq_ignore_ascii_case(SENT);
-    (if sent { name } else { user }, sent)
+/// Which mailbox of an account is meant.
+type Folder = fn(MailboxId) -> MailboxId;
+
+/// Who wants to sign in, and for which mailbox: `me@example.test/Sent`. No account has such a name,
+/// for a domain has no slash.
+fn named(user: &str) -> (&str, Folder) {
+    let (name, folder) = user.split_at(user.rfind('/').unwrap_or(user.len()));
+    let known = FOLDERS.iter().find(|(known, _)| folder.eq_ignore_ascii_case(known));
+    match known.filter(|_| name.contains('@')) {
+        Some((_, folder)) => (name, *folder),
+        None => (user, MailboxId::account),
+    }
 }
 
 fn message(maildrop: &Maildrop, index: u32) -> Option<Message> {
@@ -199,13 +205,13 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
     }
 
     async fn login(&mut self, user: &str, password: &[u8], from: IpAddr) -> Answer<'static> {
-        let (user, sent) = named(user);
+        let (user, folder) = named(user);
         let signed_in = sign_in(self.shard, user, password, from, SERVICE).await;
-        self.enter(signed_in, sent).await
+        self.enter(signed_in, folder).await
     }
 
     async fn authenticate(&mut self, question: &Question, from: IpAddr) -> Answer<'_> {
-        let (user, sent) = named(question.user());
+        let (user, folder) = named(question.user());
         let signed_in = match question {
             Question::Password { password, .. } => {
                 sign_in(self.shard, user, password.bytes(), from, SERVICE).await
@@ -224,22 +230,26 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
             // Not offered; a certificate could not open a sealed mailbox, either.
             Question::External { .. } | Question::Bearer { .. } => Err(Refused::Later),
         };
-        self.enter(signed_in, sent).await
+        self.enter(signed_in, folder).await
     }
 
-    async fn enter(&mut self, signed_in: Result<SignedIn, Refused>, sent: bool) -> Answer<'static> {
+    async fn enter(
+        &mut self,
+        signed_in: Result<SignedIn, Refused>,
+        folder: Folder,
+    ) -> Answer<'static> {
         self.keys = None;
         match signed_in {
-            Ok(signed_in) => self.open(signed_in, sent).await,
+            Ok(signed_in) => self.open(signed_in, folder).await,
             Err(Refused::Wrong) => Answer::Refused(Refusal::Credentials),
             Err(Refused::Later | Refused::Locked(_)) => Answer::Refused(Refusal::Temporary),
         }
     }
 
-    /// Opens the maildrop of somebody who has signed in, or what he has sent.
-    async fn open(&mut self, signed_in: SignedIn, sent: bool) -> Answer<'static> {
+    /// Opens the maildrop of somebody who has signed in, or another of his mailboxes.
+    async fn open(&mut self, signed_in: SignedIn, folder: Folder) -> Answer<'static> {
         let SignedIn { account, key } = signed_in;
-        let mailbox = if sent { account.mailbox.sent() } else { account.mailbox };
+        let mailbox = folder(account.mailbox);
         match self.shard.mailboxes.open(mailbox).await {
             Ok(maildrop) => {
                 let messages = maildrop.messages();
@@ -405,15 +415,23 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
 
 #[cfg(test)]
 mod tests {
-    use super::named;
+    use super::*;
 
     #[test]
-    fn a_name_may_ask_for_what_was_sent() {
-        assert_eq!(named("me@a.test/Sent"), ("me@a.test", true));
-        assert_eq!(named("me@a.test/SENT"), ("me@a.test", true));
-        for name in ["me@a.test", "me/sent", "me/sent@a.test", "me@a.test/sent/", "me@a.test/x", ""]
-        {
-            assert_eq!(named(name), (name, false));
+    fn a_name_may_ask_for_another_mailbox() {
+        for (name, user, mailbox) in [
+            ("me@a.test/Sent", "me@a.test", MailboxId(7).sent()),
+            ("me@a.test/SENT", "me@a.test", MailboxId(7).sent()),
+            ("me@a.test/Junk", "me@a.test", MailboxId(7).junk()),
+            ("me@a.test", "me@a.test", MailboxId(7)),
+            ("me/sent", "me/sent", MailboxId(7)),
+            ("me/sent@a.test", "me/sent@a.test", MailboxId(7)),
+            ("me@a.test/sent/", "me@a.test/sent/", MailboxId(7)),
+            ("me@a.test/x", "me@a.test/x", MailboxId(7)),
+            ("", "", MailboxId(7)),
+        ] {
+            let (found, folder) = named(name);
+            assert_eq!((found, folder(MailboxId(7))), (user, mailbox));
         }
     }
 }

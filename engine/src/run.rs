@@ -436,6 +436,7 @@ impl Body {
             sealing: config.store.sealing,
             gate: Arc::clone(&self.gate),
             submission: config.submission,
+            verify: config.verify.clone(),
             own_domains_closed: config.smtp.own_domains_closed,
             magic: config.dev.is_some(),
             node: config.node.as_str().into(),

@@ -27,6 +27,7 @@ use crate::relay::Outbound;
 use crate::resolver::Resolver;
 use crate::signin::Gate;
 use crate::tls::Connector;
+use crate::verify;
 use crate::windows::Windows;
 
 /// How long a connection that we close may take to hear it.
@@ -65,6 +66,8 @@ pub struct Counters {
     pub recipients_failed: Cell<u64>,
     /// Attempts after which a message has to wait.
     pub legs_deferred: Cell<u64>,
+    /// Copies of messages that went to a mailbox Junk.
+    pub messages_junked: Cell<u64>,
     /// Reports to senders that were stored.
     pub reports: Cell<u64>,
     /// Senders refused because they are somebody else's.
@@ -128,6 +131,10 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub sealing: Option<RsaBits>,
     /// What holds for mail that users send.
     pub submission: config::Submission,
+    /// How mail of strangers is checked; none: it is not.
+    pub verify: Option<Arc<verify::Settings>>,
+    /// The name under which results of checks are written.
+    pub results: Rc<str>,
     /// Whether own domains are for those who have signed in, and nodes.
     pub own_domains_closed: bool,
     /// Whether the magic recipients of `--dev` exist.

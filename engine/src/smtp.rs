@@ -9,7 +9,7 @@ use fsmtp_proto::sasl;
 use fsmtp_proto::smtp::reply::{Refusal, refuse_connection};
 use fsmtp_proto::smtp::server::{Peer, Session, Settings, Then};
 use fsmtp_proto::wire::outbox::Outbox;
-use fsmtp_rt::{Conn, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
+use fsmtp_rt::{Conn, Datagrams, Dial, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
 use fsmtp_store::mailbox::Mailboxes;
 
 use crate::accept::{Visit, handshake_failed};
@@ -64,7 +64,7 @@ pub async fn refuse<R: Runtime>(rt: &R, conn: &mut R::Conn, refusal: Refusal) {
 }
 
 /// Runs one session to its end.
-pub async fn serve<R: Runtime, M: Mailboxes>(
+pub async fn serve<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     mut visit: Visit<'_, R>,
     settings: &Rc<Settings>,
@@ -75,7 +75,7 @@ pub async fn serve<R: Runtime, M: Mailboxes>(
     end
 }
 
-async fn talk<R: Runtime, M: Mailboxes>(
+async fn talk<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     visit: &mut Visit<'_, R>,
     settings: &Rc<Settings>,

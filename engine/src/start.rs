@@ -20,6 +20,7 @@ use crate::log::{Event, Log};
 use crate::relay::{self, Census, Outbound};
 use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
 use crate::signin::Gate;
+use crate::verify;
 use crate::windows::{Begin, Windows};
 
 /// How often gathered log lines are written out.
@@ -59,6 +60,8 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub sealing: Option<RsaBits>,
     /// What holds for mail that users send.
     pub submission: config::Submission,
+    /// How mail of strangers is checked; none: it is not.
+    pub verify: Option<Arc<verify::Settings>>,
     /// Whether own domains are for those who have signed in, and nodes.
     pub own_domains_closed: bool,
     /// Whether the magic recipients of `--dev` exist.
@@ -107,6 +110,8 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         outbound: Outbound::new(parts.sending, &parts.node, &parts.secret, (id, parts.census)),
         sealing: parts.sealing,
         submission: parts.submission,
+        results: parts.verify.as_ref().map_or(&*parts.node, |verify| &verify.name).into(),
+        verify: parts.verify,
         own_domains_closed: parts.own_domains_closed,
         magic: parts.magic,
         node: parts.node,

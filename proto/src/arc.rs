@@ -233,6 +233,18 @@ pub(crate) fn last_signature(fields: &[Field<'_>]) -> Option<Signature> {
     read_signature(field).ok()
 }
 
+/// What must be known of a chain that is in order; its keys are asked for while the body comes.
+pub(crate) fn questions(fields: &[Field<'_>]) -> Vec<crate::dns::Question> {
+    let (Ok(sets), Some(signature)) = (sets(fields), last_signature(fields)) else {
+        return Vec::new();
+    };
+    let seals = sets.iter().filter_map(|set| Seal::read(fields.get(set.seal?)?).ok());
+    match keys(&Known::default(), &signature, &seals.collect::<Vec<_>>()) {
+        Err(Stop::Ask(questions)) => questions,
+        _ => Vec::new(),
+    }
+}
+
 impl Seal {
     /// RFC 8617 §4.1.3
     fn read(field: &Field<'_>) -> Result<Self, String> {

@@ -36,6 +36,8 @@
 //! * [`dkim`]: signatures of outgoing mail.
 //! * [`arc`]: what hosts on the way have found, and sealed.
 //! * [`spf`]: whether a host may send for a domain.
+//! * [`iprev`]: whether the name of a client leads back to it; [`dnsbl`]: on which lists it stands.
+//! * [`results`]: how all that was found is written down.
 //! * [`sts`]: what domains say about TLS of their mail servers.
 //! * [`dns`]: asking name servers: messages, one lookup, a cache.
 //! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
@@ -44,7 +46,10 @@ pub mod access;
 pub mod arc;
 pub mod dkim;
 pub mod dns;
+pub mod dnsbl;
+pub mod iprev;
 pub mod pop3;
+pub mod results;
 pub mod sasl;
 pub mod smtp;
 pub mod spf;

@@ -469,6 +469,7 @@ fn removed_accounts_lose_their_mail<F: Factory>(factory: &mut F) {
     // All mailboxes of an account go with it, and none of another's.
     deliver(&store, &log.message(&[gone.sent()], 100, 0));
     deliver(&store, &log.message(&[stays.sent()], 100, 0));
+    deliver(&store, &log.message(&[gone.junk()], 100, 0));
     assert_eq!(ids(&store, gone.sent()).len(), 1);
     must(wait(store.change(Change::RemoveAccount { address: "gone@x.test".into() })));
     for mailbox in gone.all() {

@@ -19,7 +19,8 @@ pub struct Lsn(pub u64);
 /// The number of a mailbox; never used twice.
 ///
 /// The low 48 bits number the account, the high 16 its mailboxes: 0 is what mail for the account
-/// comes into, and the number of the account itself; 1 holds copies of what its owner has sent.
+/// comes into, and the number of the account itself; 1 holds copies of what its owner has sent, 2
+/// what is probably not wanted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MailboxId(pub u64);
 
@@ -50,10 +51,16 @@ impl MailboxId {
         self.0 >> Self::ACCOUNT_BITS == 1
     }
 
+    /// Where mail for the account goes that is probably not wanted.
+    #[must_use]
+    pub const fn junk(self) -> Self {
+        Self(self.account().0 | 2 << Self::ACCOUNT_BITS)
+    }
+
     /// All mailboxes of its account.
     #[must_use]
-    pub const fn all(self) -> [Self; 2] {
-        [self.account(), self.sent()]
+    pub const fn all(self) -> [Self; 3] {
+        [self.account(), self.sent(), self.junk()]
     }
 }
 
@@ -157,9 +164,11 @@ mod tests {
     #[test]
     fn mailboxes_of_an_account_lead_back_to_it() {
         for account in [MailboxId(0), MailboxId(1), MailboxId((1 << 48) - 1)] {
-            let [inbox, sent] = account.all();
+            let [inbox, sent, junk] = account.all();
             assert_eq!((inbox, sent.account(), sent.sent()), (account, account, sent));
-            assert!(sent.is_sent() && !inbox.is_sent() && sent != inbox);
+            assert_eq!((junk.account(), sent.junk(), junk.sent()), (account, junk, sent));
+            assert!(sent.is_sent() && !inbox.is_sent() && !junk.is_sent());
+            assert!(inbox != sent && inbox != junk && sent != junk);
         }
         assert!(!MailboxId::QUEUE.is_sent());
         assert_eq!(MailboxId::QUEUE.account(), MailboxId::QUEUE);

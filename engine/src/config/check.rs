@@ -5,7 +5,7 @@
 use super::file::{self, File, LogFormat, LogLevel, Protocol, RouteTls, TlsMode};
 use super::{
     Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Resolver, Smtp, Store,
-    Submission, keys,
+    Submission, keys, verify,
 };
 use crate::log;
 use crate::relay::routes::{Host, Level, Login, Route, RouteError, Routes};
@@ -38,7 +38,7 @@ const DEV_NODE: &str = "dev.example.test";
 const DEV: Dev = Dev { account: "demo@example.test", password: "demo" };
 
 /// Problems and where they are.
-struct Checker<'t> {
+pub(super) struct Checker<'t> {
     text: &'t str,
     table: &'t DeTable<'t>,
     problems: Vec<Problem>,
@@ -46,7 +46,7 @@ struct Checker<'t> {
 }
 
 impl Checker<'_> {
-    fn problem(&mut self, path: &[&str], what: impl Into<String>) {
+    pub(super) fn problem(&mut self, path: &[&str], what: impl Into<String>) {
         let line = keys::line_of(self.text, self.table, path);
         let name = path.iter().filter(|part| part.parse::<usize>().is_err());
         let name = name.copied().collect::<Vec<_>>().join(".");
@@ -87,6 +87,7 @@ pub(super) fn check(
     let certificates = certificates(&mut checker, &file);
     let client_ca = client_ca(&mut checker, &file, &listeners);
     let sending = sending(&mut checker, &file, overrides, &listeners);
+    let verify = verify::check(&mut checker, &file, &node, overrides.dev);
     let Checker { problems, warnings, .. } = checker;
     if !problems.is_empty() {
         return Err(problems);
@@ -109,6 +110,7 @@ pub(super) fn check(
             command_timeout: seconds(file.smtp.command_timeout_s),
             data_timeout: seconds(file.smtp.data_timeout_s),
         },
+        verify,
         submission: Submission { keep_sent: file.submission.keep_sent },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
         scram: file.sign_in.scram || overrides.dev,

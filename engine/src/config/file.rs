@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::verify::{Dnsbl, Policy, Verify};
+
 /// Settings of fsmtp-engine. Every key is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -23,6 +25,18 @@ pub(super) struct File {
     pub(super) tls: Tls,
     /// Mail that comes in.
     pub(super) smtp: Smtp,
+    /// Who really sent mail that comes in. It is checked while it comes (SPF, DKIM, DMARC, ARC, the
+    /// client's name, lists of addresses), and its header tells what was found
+    /// (`Authentication-Results`). Mail of users who have signed in and of nodes is not checked.
+    pub(super) verify: Verify,
+    /// What is done with mail by what was found out about it; write `[[policy]]` once for each
+    /// group of domains. `accept`; `tag`: a field `X-Fannst-Suspect` says why; `junk`: that, and it
+    /// goes to the recipient's mailbox Junk, which POP3 shows to `USER me@example.test/Junk`;
+    /// `defer`: the sender shall come again; `reject`.
+    pub(super) policy: Vec<Policy>,
+    /// Lists of addresses in the DNS (RFC 5782) that are asked about each client; write
+    /// `[[dnsbl]]` once for each.
+    pub(super) dnsbl: Vec<Dnsbl>,
     /// Mail that is fetched.
     pub(super) pop3: Pop3,
     /// How users sign in, over every protocol.

@@ -1,6 +1,7 @@
 //! The configuration: defaults, every problem with its line, and the texts made from it.
 
 use super::*;
+use crate::verify::{Action, Policy, Scores};
 
 fn parse(text: &str, overrides: &Overrides) -> Result<Config, Vec<String>> {
     let show = |problem: Problem| {
@@ -121,6 +122,61 @@ fn every_key_is_taken() {
     assert_eq!(config.resolver.timeout, Duration::from_secs(4));
     assert!(config.resolver.dnssec_trusted);
     assert_eq!(config.warnings.len(), 5, "{:?}", config.warnings);
+}
+
+#[test]
+fn what_is_checked_of_mail_and_what_becomes_of_it() {
+    let text = "
+        [verify]
+        trusted = ['192.0.2.0/24']
+        name = 'mx.a.test'
+        timeout_s = 7
+        iprev = false
+        dnsbl_score = 3
+        dnsbl_reject_score = 9
+        [[dnsbl]]
+        zone = 'BL.Example.net.'
+        weight = -2
+        codes = ['127.0.0.2', '127.0.1.0/24']
+        [[policy]]
+        spf_fail = 'junk'
+        [[policy]]
+        domains = ['A.test', 'b.test']
+        listed = 'reject'
+    ";
+    let settings = parse(text, &Overrides::default()).unwrap().verify.unwrap();
+    assert!(settings.trusts("192.0.2.1".parse().unwrap()));
+    assert!(!settings.trusts("127.0.0.1".parse().unwrap()));
+    assert_eq!(
+        (&*settings.name, settings.timeout.as_secs(), settings.iprev),
+        ("mx.a.test", 7, false)
+    );
+    assert_eq!(settings.scores, Scores { junk: 3, reject: 9 });
+    let [list] = &settings.lists[..] else { panic!("{settings:?}") };
+    assert_eq!((list.zone.as_str(), list.weight, list.codes.len()), ("bl.example.net", -2, 2));
+    let usual = Policy::default();
+    assert_eq!(*settings.policies.of("c.test"), Policy { spf_fail: Action::Junk, ..usual });
+    let own = Policy { spf_fail: Action::Junk, listed: Action::Reject, ..usual };
+    assert_eq!((settings.policies.of("a.test"), settings.policies.of("B.TEST")), (&own, &own));
+
+    assert!(parse("", &Overrides::default()).unwrap().verify.is_some());
+    assert!(parse("[verify]\nenabled = false", &Overrides::default()).unwrap().verify.is_none());
+    assert!(parse("", &dev()).unwrap().verify.is_none());
+    assert!(parse("[verify]\nenabled = true", &dev()).unwrap().verify.is_some());
+    let lists = "[[dnsbl]]\nzone = 'a.test'\n".repeat(21);
+    for (wrong, place) in [
+        ("[verify]\ntrusted = ['192.0.2.0/33']", "verify.trusted"),
+        ("[verify]\nname = 'a b'", "verify.name"),
+        ("[[dnsbl]]\nweight = 1", "dnsbl.zone"),
+        ("[[dnsbl]]\nzone = 'a.test'\ncodes = ['x']", "dnsbl.codes"),
+        (&lists, "dnsbl"),
+        ("[[policy]]\n[[policy]]", "policy"),
+        ("[[policy]]\ndomains = ['a.test', 'A.test']", "policy.domains"),
+        ("[[policy]]\ndomains = ['a b']", "policy.domains"),
+    ] {
+        let problems = parse(wrong, &Overrides::default()).unwrap_err();
+        assert!(problems[0].contains(&format!(": {place}: ")), "{wrong}: {problems:?}");
+    }
 }
 
 #[test]
@@ -284,6 +340,9 @@ fn the_schema_knows_every_key() {
             "listener",
             "tls",
             "smtp",
+            "verify",
+            "policy",
+            "dnsbl",
             "pop3",
             "sign_in",
             "submission",

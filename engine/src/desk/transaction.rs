@@ -92,6 +92,20 @@ impl Transaction {
         self.accepted_count = accepted_count;
     }
 
+    /// Has a recipient get it in another of his mailboxes, which this seals to.
+    pub(super) fn move_to(&mut self, from: MailboxId, to: MailboxId, held: Option<Rc<Held>>) {
+        let of_from = |held: &&mut Rc<Held>| held.mailbox() == from;
+        match (self.seals.iter_mut().find(of_from), held) {
+            (Some(place), Some(held)) => *place = held,
+            (None, None) => {}
+            // Its keys have come or gone since it was named: it stays where it can be read.
+            _ => return,
+        }
+        for recipient in self.envelope.recipients.iter_mut().filter(|to| to.mailbox == from) {
+            recipient.mailbox = to;
+        }
+    }
+
     /// Recipients who read it, without who keeps it as sent.
     pub(super) fn recipients_count(&self) -> usize {
         self.envelope.recipients.iter().filter(|to| !to.mailbox.is_sent()).count()

@@ -12,7 +12,7 @@ use fsmtp_proto::time::UnixTime;
 use libfuzzer_sys::fuzz_target;
 
 fn kept(message: &[u8], piece: usize) -> (Vec<u8>, u16) {
-    let (mut header, mut out) = (Header::new(true), Vec::new());
+    let (mut header, mut out) = (Header::new(Some("a.example".into())), Vec::new());
     for mut bytes in message.chunks(piece) {
         while let Some(kept) = header.next(&mut bytes) {
             assert!(!kept.as_ref().is_empty());

@@ -19,7 +19,7 @@ use super::record::{Record, decode};
 use super::tags::{Tags, number, parts, squeezed};
 use crate::arc;
 use crate::dns::known::{Known, Next};
-use crate::dns::{Failure, Kind};
+use crate::dns::{Failure, Kind, Question};
 use crate::time::UnixTime;
 
 /// Signatures of a message that are looked at.
@@ -210,6 +210,11 @@ impl Signature {
         })
     }
 
+    /// Where its key is: RFC 6376 §3.6.2.1.
+    fn place(&self) -> String {
+        format!("{}._domainkey.{}", self.selector, self.domain)
+    }
+
     /// The text that was signed: RFC 6376 §3.7, §5.4.2.
     pub(crate) fn text(&self, all: &[Field<'_>], own: usize) -> Vec<u8> {
         let mut text = Vec::new();
@@ -352,6 +357,25 @@ impl Verifier {
         }
     }
 
+    /// What [`Message::check`] and [`arc::check`](crate::arc::check()) will ask; nothing before the
+    /// header is over. Who asks now has the answers when the message is over.
+    #[must_use]
+    pub fn questions(&self) -> Vec<Question> {
+        if !self.begun {
+            return Vec::new();
+        }
+        let fields = self.section.bytes().and_then(fields).unwrap_or_default();
+        let ours = signatures(&fields).filter_map(|(_, signature)| signature.ok());
+        let keys = ours.filter_map(|signature| Question::new(&signature.place(), Kind::Txt).ok());
+        keys.chain(arc::questions(&fields)).collect()
+    }
+
+    /// Whether the header is over.
+    #[must_use]
+    pub const fn is_in_body(&self) -> bool {
+        self.begun
+    }
+
     /// The message is over.
     #[must_use]
     pub fn finish(mut self) -> Message {
@@ -431,7 +455,7 @@ impl Message {
             length: signature.length,
             why: String::new(),
         };
-        let name = format!("{}._domainkey.{}", signature.selector, signature.domain);
+        let name = signature.place();
         let found = match known.get(&name, Kind::Txt) {
             Ok(found) => found,
             Err(question) => return Next::Ask(vec![question]),

@@ -25,6 +25,31 @@ pub enum Next<T> {
     Done(T),
 }
 
+impl<T> Next<T> {
+    /// Both; what either must know first is asked at one time.
+    #[must_use]
+    pub fn and<U>(self, other: Next<U>) -> Next<(T, U)> {
+        match (self, other) {
+            (Self::Done(one), Next::Done(other)) => Next::Done((one, other)),
+            (Self::Ask(one), Next::Done(_)) => Next::Ask(one),
+            (Self::Done(_), Next::Ask(other)) => Next::Ask(other),
+            (Self::Ask(mut all), Next::Ask(other)) => {
+                all.extend(other);
+                Next::Ask(all)
+            }
+        }
+    }
+
+    /// The same of what comes out of it.
+    #[must_use]
+    pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Next<U> {
+        match self {
+            Self::Done(done) => Next::Done(map(done)),
+            Self::Ask(questions) => Next::Ask(questions),
+        }
+    }
+}
+
 /// The answers to questions.
 #[derive(Debug, Default)]
 pub struct Known {

@@ -3,9 +3,17 @@
 //!
 //! Nothing here is used by a running engine. What cannot be answered is `None`.
 
+#[cfg(test)]
+use core::time::Duration;
 use std::collections::BTreeMap;
+#[cfg(test)]
+use std::rc::Rc;
 
+#[cfg(test)]
+use super::known::{Known, Next};
 use super::record::{Data, Kind};
+#[cfg(test)]
+use super::record::{Failure, Found, Mx, Reason};
 
 const HEADER_BYTES: usize = 12;
 const IN: u16 = 1;
@@ -62,6 +70,47 @@ fn wire(name: &str) -> Vec<u8> {
         labels.flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
     bytes.push(0);
     bytes
+}
+
+/// What a check finds where these records are published: `A 192.0.2.1`, `AAAA 2001:db8::1`,
+/// `TXT v=spf1 ...`, `MX mx.test`, `PTR a.test`, and `FAILS` for a name whose server fails.
+///
+/// # Panics
+/// When a record cannot be read, or the check asks for the hundredth time.
+#[cfg(test)]
+pub(crate) fn learned<T>(records: &[(&str, &str)], check: impl Fn(&Known) -> Next<T>) -> T {
+    let data = |record: &str| match record.split_once(' ').unwrap_or((record, "")) {
+        ("A", value) => Data::A(value.parse().unwrap()),
+        ("AAAA", value) => Data::Aaaa(value.parse().unwrap()),
+        ("TXT", value) => Data::Txt(value.as_bytes().into()),
+        ("MX", value) => Data::Mx(Mx { preference: 10, exchange: value.into() }),
+        ("PTR", value) => Data::Ptr(value.into()),
+        _ => panic!("{record} is no record"),
+    };
+    let mut known = Known::default();
+    for _ in 0..100 {
+        let questions = match check(&known) {
+            Next::Done(found) => return found,
+            Next::Ask(questions) => questions,
+        };
+        assert!(!questions.is_empty(), "there is nothing to learn");
+        for question in questions {
+            let here = records.iter().filter(|(name, _)| *name == question.name());
+            let fails = here.clone().any(|(_, record)| *record == "FAILS");
+            let all: Vec<Data> =
+                here.filter(|(_, r)| *r != "FAILS").map(|(_, r)| data(r)).collect();
+            let records: Vec<Data> =
+                all.into_iter().filter(|data| data.kind() == question.kind()).collect();
+            let name = question.name().into();
+            let answer = match records.is_empty() {
+                _ if fails => Err(Failure::Temporary(Reason::ServerFailed)),
+                true => Err(Failure::NoSuchName),
+                false => Ok(Rc::new(Found { name, records, secure: false, ttl: Duration::ZERO })),
+            };
+            known.put(question, answer);
+        }
+    }
+    panic!("the check does not end");
 }
 
 /// An answer in the making.

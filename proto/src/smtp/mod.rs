@@ -23,6 +23,7 @@ pub mod address;
 pub mod body;
 pub mod client;
 pub mod ext;
+mod front;
 pub mod header;
 pub mod reply;
 pub mod server;

@@ -45,6 +45,10 @@ pub enum Refusal {
     TooManyHops,
     /// 552 5.3.4: the message is larger than this recipient or this moment allows.
     TooLarge,
+    /// 552 5.3.4: its header section is larger than can be worked on.
+    HeaderTooLarge,
+    /// It is doubtful who sends this.
+    Doubted(Doubt),
     /// 452 4.5.3: more recipients than the desk takes in one message.
     TooManyRecipients,
     /// 451 4.7.1: who has signed in has named as many recipients as an hour allows.
@@ -70,6 +74,35 @@ pub enum Refusal {
     Asked(Code),
 }
 
+/// Why mail is refused of which it is not sure who sends it: RFC 7372 §3.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Doubt {
+    /// 550 5.7.23: the domain of the envelope does not let this host send (SPF).
+    Spf,
+    /// 550 5.7.20: no signature is good (DKIM).
+    Dkim,
+    /// 550 5.7.26: neither proves whom the message names as its author (DMARC).
+    Dmarc,
+    /// 550 5.7.25: the name of the host does not lead back to it.
+    Iprev,
+    /// 554 5.7.1: it stands on lists of hosts that nobody wants mail of.
+    Listed,
+    /// 451 4.7.24: the DNS does not say for now.
+    NoAnswer,
+    /// 451 4.7.1: nobody here has heard of it before.
+    Unknown {
+        /// When it may come again.
+        minutes: u16,
+    },
+    /// 451 4.7.1: it sends more than it may.
+    TooMuch {
+        /// When it may go on.
+        minutes: u16,
+    },
+    /// 554 5.5.1: it did not wait for its turn. Closes the connection.
+    TooEarly,
+}
+
 /// A code that refuses, 400 to 599.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Code(u16);
@@ -88,6 +121,7 @@ impl Refusal {
     pub const fn closes(self) -> bool {
         match self {
             Self::ShuttingDown | Self::TooManyConnections | Self::Magic421 => true,
+            Self::Doubted(Doubt::TooEarly) => true,
             Self::Asked(Code(code)) => code == 421,
             _ => false,
         }
@@ -289,9 +323,10 @@ impl Reply {
         let (before, after) = self.parts();
         let mut number = [0; DECIMAL_BYTES_MAX];
         let echo = match self {
-            Self::Refused(Refusal::RateExceeded { minutes }) => {
-                push_decimal(minutes.into(), &mut number)
-            }
+            Self::Refused(
+                Refusal::RateExceeded { minutes }
+                | Refusal::Doubted(Doubt::Unknown { minutes } | Doubt::TooMuch { minutes }),
+            ) => push_decimal(minutes.into(), &mut number),
             _ => echo,
         };
         if let Self::Refused(Refusal::Asked(Code(code))) = self {
@@ -327,6 +362,8 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::Storage => line!("451 4.3.0 Local error in storage, try again later"),
         Refusal::TooManyHops => line!("554 5.4.6 Too many hops, this looks like a loop"),
         Refusal::TooLarge => line!("552 5.3.4 Message too large"),
+        Refusal::HeaderTooLarge => line!("552 5.3.4 The header of the message is too large"),
+        Refusal::Doubted(doubt) => doubted_parts(doubt),
         Refusal::TooManyRecipients => line!("452 4.5.3 Too many recipients"),
         Refusal::ShuttingDown => line!("421 4.3.2 Service is shutting down, closing connection"),
         Refusal::TooManyConnections => line!("421 4.7.0 Too many connections, try again later"),
@@ -337,6 +374,25 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::Magic421 => line!("421 4.3.2 Closing connection, as [", "] asks for"),
         // Behind the codes, which are not known before.
         Refusal::Asked(_) => line!(" Refused, as asked for [", "]"),
+    }
+}
+
+#[rustfmt::skip]
+const fn doubted_parts(doubt: Doubt) -> (&'static str, &'static str) {
+    match doubt {
+        // RFC 7372 §3.2; the seeds' words.
+        Doubt::Spf => line!("550 5.7.23 Server not authorized, rejecting message."),
+        // RFC 7372 §3.1
+        Doubt::Dkim => line!("550 5.7.20 No signature of the message is good"),
+        // RFC 7372 §3.4
+        Doubt::Dmarc => line!("550 5.7.26 SPF and DKIM do not prove the author (DMARC)"),
+        // RFC 7372 §3.3
+        Doubt::Iprev => line!("550 5.7.25 The name of your address does not lead back to it"),
+        Doubt::Listed => line!("554 5.7.1 rejected; Blocked by lists of hosts"),
+        Doubt::NoAnswer => line!("451 4.7.24 The sender cannot be verified for now, try again"),
+        Doubt::Unknown { .. } => line!("451 4.7.1 Greylisted, try again in ", " min"),
+        Doubt::TooMuch { .. } => line!("451 4.7.1 Too much for now, go on in ", " min"),
+        Doubt::TooEarly => line!("554 5.5.1 You talked before your turn, closing connection"),
     }
 }
 
@@ -371,7 +427,16 @@ const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
 
-    const REFUSALS: [Refusal; 21] = [
+    const REFUSALS: [Refusal; 30] = [
+        Refusal::HeaderTooLarge,
+        Refusal::Doubted(Doubt::Spf),
+        Refusal::Doubted(Doubt::Dkim),
+        Refusal::Doubted(Doubt::Dmarc),
+        Refusal::Doubted(Doubt::Iprev),
+        Refusal::Doubted(Doubt::Listed),
+        Refusal::Doubted(Doubt::NoAnswer),
+        Refusal::Doubted(Doubt::Unknown { minutes: 60 }),
+        Refusal::Doubted(Doubt::TooMuch { minutes: 60 }),
         Refusal::RateExceeded { minutes: 60 },
         Refusal::SignInFirst,
         Refusal::NotYourFrom,
@@ -430,6 +495,12 @@ mod tests {
         let text = "451 4.7.1 Enough for now, go on in 12 min - fsmtp";
         assert_eq!(out.bytes(), format!("{text}\r\n").as_bytes());
         assert_eq!(refusal.code(), 451);
+    }
+
+    #[test]
+    fn who_talks_too_early_is_let_go() {
+        let refusal = Refusal::Doubted(Doubt::TooEarly);
+        assert_eq!((refusal.code(), refusal.closes()), (554, true));
     }
 
     #[test]

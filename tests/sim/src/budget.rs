@@ -207,11 +207,15 @@ impl Peer {
         }
     }
 
-    /// So many bytes, a multiple of 64, in lines of 64.
+    /// So many bytes, a multiple of 64, in lines of 64, below an empty header.
     fn body(bytes: usize) -> Vec<u8> {
         let mut line = vec![b'x'; 62];
         line.extend_from_slice(b"\r\n");
-        line.repeat(bytes / 64)
+        let mut body = line.repeat(bytes / 64);
+        if let Some(front) = body.first_chunk_mut() {
+            *front = *b"\r\n";
+        }
+        body
     }
 
     async fn open(&mut self) {

@@ -161,6 +161,7 @@ const LARGE: usize = 1 << 20;
 fn in_retrieval(stage: &mut Stage) -> SimConn {
     let mut smtp = stage.in_data();
     let line = [b"x".repeat(62).as_slice(), b"\r\n"].concat();
+    smtp.push(b"\r\n");
     smtp.push(&line.repeat(LARGE / line.len()));
     smtp.push(b".\r\n");
     let smtp = stage.world.block_on(&stage.outside, async move {

@@ -490,6 +490,7 @@ impl Boot {
             sealing: None,
             gate: Gate::new(&[7; 32], never),
             submission: Default::default(),
+            verify: None,
             own_domains_closed: false,
             magic: false,
             node: "sim".into(),

@@ -14,7 +14,7 @@ const CRATES: [(&str, &[&str]); 10] = [
     ("fsmtp-engine", &["fsmtp-store", "fsmtp-rt", "fsmtp-proto"]),
     ("loadgen", &["fsmtp-proto", "fsmtp-rt", "wire-tests"]),
     ("bench", &["fsmtp-proto", "fsmtp-rt", "fsmtp-store", "fsmtp-engine"]),
-    ("wire-tests", &[]),
+    ("wire-tests", &["fsmtp-proto"]),
     ("fsmtp-crash", &["wire-tests"]),
     ("fsmtp-sim", &["fsmtp-proto", "fsmtp-rt", "fsmtp-store", "fsmtp-engine"]),
     ("xtask", &[]),

@@ -1,0 +1,150 @@
+//! The check of one message, from MAIL to its last byte.
+
+use core::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fsmtp_proto::dkim::verify::Verifier;
+use fsmtp_proto::dns::known::{Known, Next};
+use fsmtp_proto::time::UnixTime;
+use fsmtp_proto::{arc, dnsbl, iprev, spf};
+use fsmtp_rt::{Class, Datagrams, Dial};
+use futures_channel::oneshot;
+
+use super::{Client, Settings, Verdicts, score};
+use crate::resolver::Resolver;
+use crate::start::first;
+
+/// What the DNS tells of a client.
+#[derive(Debug)]
+struct About {
+    helo: spf::Outcome,
+    spf: Option<spf::Outcome>,
+    iprev: Option<iprev::Outcome>,
+    lists: dnsbl::Outcome,
+}
+
+/// The check of one message.
+#[derive(Debug)]
+pub struct Check {
+    settings: Arc<Settings>,
+    client: Client,
+    about: oneshot::Receiver<About>,
+    verifier: Option<Box<Verifier>>,
+    is_asked: bool,
+}
+
+impl Check {
+    /// Begins to look up what the client's address and name tell. That ends with the check.
+    pub fn begin<R: Dial + Datagrams>(
+        rt: &R,
+        resolver: &Resolver<R>,
+        settings: &Arc<Settings>,
+        receiver: &str,
+        client: Client,
+    ) -> Self {
+        let (mut done, about) = oneshot::channel();
+        let (resolver, settings) = (resolver.clone(), Arc::clone(settings));
+        let (who, receiver) = (client.clone(), Rc::<str>::from(receiver));
+        let (terms, now) = (Arc::clone(&settings), rt.unix());
+        let deadline = rt.now() + settings.timeout;
+        rt.spawn(Class::Session, async move {
+            let mut found = None;
+            let look_up = async {
+                let check = |known: &Known| about_client(&who, &receiver, now, &terms, known);
+                found = Some(resolver.learn(deadline, check).await);
+            };
+            // Nobody wants to know any more.
+            first(pin!(look_up), pin!(done.cancellation())).await;
+            if let Some(found) = found {
+                let _ = done.send(found);
+            }
+        });
+        Self { settings, client, about, verifier: None, is_asked: false }
+    }
+
+    /// The message begins.
+    pub fn message(&mut self) {
+        self.verifier = Some(Box::default());
+        self.is_asked = false;
+    }
+
+    /// Takes the next bytes of the message, as they came.
+    pub fn feed<R: Dial + Datagrams>(&mut self, bytes: &[u8], resolver: &Resolver<R>) {
+        let Some(verifier) = &mut self.verifier else { return };
+        verifier.feed(bytes);
+        if !self.is_asked && verifier.is_in_body() {
+            self.is_asked = true;
+            resolver.prefetch(verifier.questions());
+        }
+    }
+
+    /// The message is over: what was found out.
+    pub async fn finish<R: Dial + Datagrams>(
+        self,
+        rt: &R,
+        resolver: &Resolver<R>,
+        receiver: &str,
+    ) -> Verdicts {
+        let Self { settings, client, about, verifier, .. } = self;
+        let message = verifier.unwrap_or_default().finish();
+        let (now, deadline) = (rt.unix(), rt.now() + settings.timeout);
+        let check = |known: &Known| message.check(known, now).and(arc::check(&message, known));
+        let (dkim, arc) = resolver.learn(deadline, check).await;
+        let about = match about.await {
+            Ok(about) => about,
+            // The task has ended without a word, as it does only with the shard.
+            Err(oneshot::Canceled) => nothing(&client, receiver, now, &settings),
+        };
+        let spf = about.spf.unwrap_or_else(|| about.helo.clone());
+        let score = score(&settings.lists, &about.lists);
+        let (helo, iprev, lists) = (about.helo, about.iprev, about.lists);
+        Verdicts { client, helo, spf, iprev, lists, score, dkim, arc }
+    }
+}
+
+/// What the DNS tells of a client, or what must be known first.
+fn about_client(
+    client: &Client,
+    receiver: &str,
+    now: UnixTime,
+    settings: &Settings,
+    known: &Known,
+) -> Next<About> {
+    let Client { ip, helo, sender } = client;
+    let identity = |sender| spf::Client { ip: *ip, helo, sender, receiver, now };
+    // RFC 7208 §2.3: the name is worth a check of its own.
+    let by_name = spf::check(&identity(""), known);
+    let by_sender = match &**sender {
+        "" => Next::Done(None),
+        sender => spf::check(&identity(sender), known).map(Some),
+    };
+    let back = match settings.iprev {
+        true => iprev::check(*ip, known).map(Some),
+        false => Next::Done(None),
+    };
+    let zones = settings.lists.iter().map(|list| list.zone.as_str());
+    let lists = dnsbl::check(*ip, zones, known);
+    by_name.and(by_sender).and(back).and(lists).map(|(((helo, spf), iprev), lists)| About {
+        helo,
+        spf,
+        iprev,
+        lists,
+    })
+}
+
+/// The same when nothing can be looked up.
+fn nothing(client: &Client, receiver: &str, now: UnixTime, settings: &Settings) -> About {
+    use fsmtp_proto::dns::{Failure, Reason};
+    let mut known = Known::default();
+    loop {
+        match about_client(client, receiver, now, settings, &known) {
+            Next::Done(about) => return about,
+            Next::Ask(questions) => {
+                for question in questions {
+                    known.put(question, Err(Failure::Temporary(Reason::Unreachable)));
+                }
+            }
+        }
+    }
+}

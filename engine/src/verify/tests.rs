@@ -1,0 +1,180 @@
+//! Policies and fields, from verdicts that were not looked up.
+
+use fsmtp_proto::dkim::verify::{Judged, Verdict as Dkim};
+use fsmtp_proto::dnsbl::Listed;
+use fsmtp_proto::smtp::reply::{Doubt, Refusal};
+use fsmtp_proto::{arc, dnsbl, iprev, spf};
+
+use super::*;
+
+fn outcome(verdict: spf::Verdict, domain: &str) -> spf::Outcome {
+    spf::Outcome { verdict, domain: domain.into(), explanation: None, steps: Vec::new() }
+}
+
+fn judged(verdict: Dkim, why: &str) -> Judged {
+    Judged {
+        verdict,
+        domain: "a.test".into(),
+        selector: "s1".into(),
+        identity: "@a.test".into(),
+        algorithm: None,
+        bits: 2048,
+        mark: "abcd/efg".into(),
+        testing: false,
+        length: None,
+        why: why.into(),
+    }
+}
+
+/// A message of which nothing is known.
+fn unknown() -> Verdicts {
+    Verdicts {
+        client: Client {
+            ip: "192.0.2.1".parse().unwrap(),
+            helo: "mx.a.test".into(),
+            sender: "me@a.test".into(),
+        },
+        helo: outcome(spf::Verdict::None, "mx.a.test"),
+        spf: outcome(spf::Verdict::None, "a.test"),
+        iprev: None,
+        lists: dnsbl::Outcome::default(),
+        score: 0,
+        dkim: Vec::new(),
+        arc: arc::Judged {
+            verdict: arc::Verdict::None,
+            domains: Vec::new(),
+            temporary: false,
+            why: String::new(),
+        },
+    }
+}
+
+const SCORES: Scores = Scores { junk: 1, reject: 100 };
+
+/// Every action another one, so that a wrong one shows.
+const POLICY: Policy = Policy {
+    spf_fail: Action::Reject,
+    spf_softfail: Action::Tag,
+    dkim_fail: Action::Junk,
+    dmarc_reject: Action::Reject,
+    dmarc_quarantine: Action::Junk,
+    dmarc_none: Action::Tag,
+    iprev_fail: Action::Tag,
+    listed: Action::Tag,
+    no_answer: Action::Defer,
+};
+
+#[test]
+fn each_verdict_leads_to_what_the_policy_says() {
+    let spf = |verdict| Verdicts { spf: outcome(verdict, "a.test"), ..unknown() };
+    let dkim = |all: &[Dkim]| Verdicts {
+        dkim: all.iter().map(|verdict| judged(*verdict, "")).collect(),
+        ..unknown()
+    };
+    let back =
+        |verdict| Verdicts { iprev: Some(iprev::Outcome { verdict, name: None }), ..unknown() };
+    let score = |score| Verdicts { score, ..unknown() };
+    for (found, action, reason) in [
+        (unknown(), Action::Accept, None),
+        (spf(spf::Verdict::Pass), Action::Accept, None),
+        (spf(spf::Verdict::Neutral), Action::Accept, None),
+        (spf(spf::Verdict::Permerror), Action::Accept, None),
+        (spf(spf::Verdict::Fail), Action::Reject, Some(Reason::Spf)),
+        (spf(spf::Verdict::Softfail), Action::Tag, Some(Reason::Spf)),
+        (spf(spf::Verdict::Temperror), Action::Defer, Some(Reason::Dns)),
+        (dkim(&[Dkim::Fail, Dkim::Pass]), Action::Accept, None),
+        (dkim(&[Dkim::Fail, Dkim::Permerror]), Action::Junk, Some(Reason::Dkim)),
+        (dkim(&[Dkim::Fail, Dkim::Temperror]), Action::Defer, Some(Reason::Dns)),
+        (back(iprev::Verdict::Pass), Action::Accept, None),
+        (back(iprev::Verdict::Fail), Action::Tag, Some(Reason::Iprev)),
+        (back(iprev::Verdict::Permerror), Action::Tag, Some(Reason::Iprev)),
+        (back(iprev::Verdict::Temperror), Action::Accept, None),
+        (score(0), Action::Accept, None),
+        (score(99), Action::Tag, Some(Reason::Listed)),
+        (score(100), Action::Reject, Some(Reason::Listed)),
+    ] {
+        assert_eq!(POLICY.decide(&found, &SCORES), Decision { action, reason }, "{found:?}");
+    }
+}
+
+#[test]
+fn the_strictest_goes_first_and_only_refusals_are_heard() {
+    let found = Verdicts {
+        score: 1,
+        spf: outcome(spf::Verdict::Softfail, "a.test"),
+        dkim: vec![judged(Dkim::Fail, "")],
+        ..unknown()
+    };
+    let decision = POLICY.decide(&found, &SCORES);
+    assert_eq!(decision, Decision { action: Action::Junk, reason: Some(Reason::Dkim) });
+    assert_eq!(decision.refusal(), None);
+    let refused = |action, reason| Decision { action, reason: Some(reason) }.refusal();
+    assert_eq!(refused(Action::Reject, Reason::Spf), Some(Refusal::Doubted(Doubt::Spf)));
+    assert_eq!(refused(Action::Defer, Reason::Spf), Some(Refusal::Doubted(Doubt::NoAnswer)));
+    assert_eq!(refused(Action::Reject, Reason::Dns), Some(Refusal::Doubted(Doubt::NoAnswer)));
+}
+
+#[test]
+fn policies_are_found_by_domain_in_any_case() {
+    let mut policies = Policies::default();
+    policies.special.insert("a.test".into(), POLICY);
+    assert_eq!(policies.of("A.Test"), &POLICY);
+    assert_eq!(policies.of("b.test"), &Policy::default());
+}
+
+#[test]
+fn a_list_counts_once_and_only_by_the_codes_that_are_meant() {
+    let list = |weight, codes: &[&str]| List {
+        zone: "bl.test".into(),
+        weight,
+        codes: codes.iter().map(|code| code.parse().unwrap()).collect(),
+    };
+    let lists = [list(3, &[]), list(5, &["127.0.0.4/30"]), list(-2, &["127.0.1.1"])];
+    let summed = |codes: &[(usize, [u8; 4])]| {
+        let listed = codes.iter().map(|(list, code)| Listed { list: *list, code: (*code).into() });
+        score(&lists, &dnsbl::Outcome { listed: listed.collect(), silent_count: 0 })
+    };
+    assert_eq!(summed(&[(0, [127, 0, 0, 2]), (0, [127, 0, 0, 3])]), 3);
+    assert_eq!(summed(&[(1, [127, 0, 0, 3])]), 0);
+    assert_eq!(summed(&[(1, [127, 0, 0, 7]), (2, [127, 0, 1, 1])]), 3);
+}
+
+#[test]
+fn the_fields_say_all_of_it() {
+    let found = Verdicts {
+        spf: spf::Outcome {
+            explanation: Some("see (a.test)".into()),
+            ..outcome(spf::Verdict::Fail, "a.test")
+        },
+        iprev: Some(iprev::Outcome { verdict: iprev::Verdict::Fail, name: None }),
+        dkim: vec![judged(Dkim::Fail, "the body was changed"), judged(Dkim::Pass, "")],
+        arc: arc::Judged {
+            verdict: arc::Verdict::Fail,
+            domains: vec!["list.test".into()],
+            temporary: false,
+            why: "seal 1 is none of list.test".into(),
+        },
+        ..unknown()
+    };
+    let decision = Decision { action: Action::Tag, reason: Some(Reason::Spf) };
+    let text = String::from_utf8(fields("mx.own.test", &[], &found, decision)).unwrap();
+    let expected = "Authentication-Results: mx.own.test;\r\n\
+        \tiprev=fail policy.iprev=192.0.2.1;\r\n\
+        \tspf=fail (see \\(a.test\\)) smtp.mailfrom=me@a.test;\r\n\
+        \tspf=none smtp.helo=mx.a.test;\r\n\
+        \tdkim=fail (the body was changed) header.d=a.test header.s=s1\r\n\
+        \theader.b=\"abcd/efg\";\r\n\
+        \tdkim=pass header.d=a.test header.s=s1 header.b=\"abcd/efg\";\r\n\
+        \tarc=fail (seal 1 is none of list.test) header.d=list.test\r\n\
+        X-Fannst-Auth: spf=fail (address 192.0.2.1 is not listed by a.test);\r\n\
+        \tdkim=fail (signature 1: the body was changed);\r\n\
+        \tdkim=pass (signature 2: is valid)\r\n\
+        X-Fannst-Suspect: spf (192.0.2.1 is not listed by a.test)\r\n";
+    assert_eq!(text, expected);
+    let null = Client { sender: "".into(), ..found.client };
+    let bare =
+        fields("mx.own.test", &[], &Verdicts { client: null, ..unknown() }, Decision::default());
+    let text = String::from_utf8(bare).unwrap();
+    assert!(text.contains("spf=none smtp.helo=mx.a.test;\r\n\tdkim=none\r\n"), "{text}");
+    assert!(!text.contains("smtp.mailfrom") && !text.contains("Suspect"), "{text}");
+}
