@@ -36,6 +36,7 @@
 //! * [`dkim`]: signatures of outgoing mail.
 //! * [`arc`]: what hosts on the way have found, and sealed.
 //! * [`spf`]: whether a host may send for a domain.
+//! * [`dmarc`]: whether mail is from its author's domain, and what that domain wants.
 //! * [`sts`]: what domains say about TLS of their mail servers.
 //! * [`dns`]: asking name servers: messages, one lookup, a cache.
 //! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
@@ -43,6 +44,7 @@
 pub mod access;
 pub mod arc;
 pub mod dkim;
+pub mod dmarc;
 pub mod dns;
 pub mod pop3;
 pub mod sasl;
