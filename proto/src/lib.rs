@@ -38,6 +38,7 @@
 //! * [`spf`]: whether a host may send for a domain.
 //! * [`iprev`]: whether the name of a client leads back to it; [`dnsbl`]: on which lists it stands.
 //! * [`results`]: how all that was found is written down.
+//! * [`dmarc`]: whether mail is from its author's domain, and what that domain wants.
 //! * [`sts`]: what domains say about TLS of their mail servers.
 //! * [`dns`]: asking name servers: messages, one lookup, a cache.
 //! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
@@ -45,6 +46,7 @@
 pub mod access;
 pub mod arc;
 pub mod dkim;
+pub mod dmarc;
 pub mod dns;
 pub mod dnsbl;
 pub mod iprev;

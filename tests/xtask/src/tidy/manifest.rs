@@ -36,8 +36,17 @@ const KEPT_IN: [(&str, &[&str], &str); 10] = [
 
 /// The only foreign crates that protocol code may use: no I/O, no clock, no threads. Wiping memory
 /// needs a write that the compiler keeps, which safe code of ours cannot say: `zeroize`.
-const PROTO_USES: [&str; 7] =
-    ["base64", "fearless_simd", "fsmtp-proto", "hickory-proto", "memchr", "ring", "zeroize"];
+const PROTO_USES: [&str; 9] = [
+    "base64",
+    "fearless_simd",
+    "fsmtp-proto",
+    "hickory-proto",
+    "idna",
+    "memchr",
+    "psl",
+    "ring",
+    "zeroize",
+];
 
 struct Use<'a> {
     line: usize,

@@ -4,6 +4,8 @@
 //! `resolve` does. The first word that is printed is the verdict; whatever it is, the command has
 //! done its work.
 
+mod dmarc;
+
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::fmt::Write as _;
@@ -16,6 +18,7 @@ use fsmtp_proto::dkim::verify::{Judged, Verifier, sum};
 use fsmtp_proto::spf;
 use fsmtp_rt::Runtime as _;
 
+use self::dmarc::Dmarc;
 use super::resolve::{on_a_shard, server};
 use super::{Terminal, say};
 use crate::config::{self, Config};
@@ -35,6 +38,8 @@ pub(super) enum Check {
     Dkim(Message),
     /// What the seals of the hosts on the way of a message are worth (ARC, RFC 8617)
     Arc(Message),
+    /// Whether a message is from its author's domain, and what that wants (DMARC, RFC 9989)
+    Dmarc(Dmarc),
 }
 
 /// Where names are looked up.
@@ -96,6 +101,10 @@ pub(super) fn execute(
         Check::Arc(ask) => {
             let message = read(&ask.file, terminal)?;
             check_arc(message, &ask.dns, config, json)?
+        }
+        Check::Dmarc(ask) => {
+            let message = read(&ask.file, terminal)?;
+            dmarc::check(&message, ask, config, json)?
         }
     };
     say(terminal, &text)
@@ -243,63 +252,4 @@ fn visible(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Overrides;
-    use fsmtp_proto::dns::Data;
-    use fsmtp_proto::dns::testing::Zone;
-    use std::net::{Ipv4Addr, UdpSocket};
-
-    /// What the command prints for a domain with this record.
-    fn printed(record: &str, json: bool) -> String {
-        let record = Data::Txt(record.as_bytes().into());
-        let zone = Zone::new().with("domain.example", 300, record);
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let server = socket.local_addr().unwrap();
-        let serving = std::thread::spawn(move || {
-            let mut room = [0; 2048];
-            let (length, from) = socket.recv_from(&mut room).unwrap();
-            socket.send_to(&zone.answer(&room[..length]).unwrap(), from).unwrap();
-        });
-        let config = Config::load(None, &Overrides::default()).unwrap();
-        let mut output = Vec::new();
-        let terminal = &mut Terminal {
-            input: &mut &b""[..],
-            output: &mut output,
-            errors: &mut Vec::new(),
-            secret: &|_| Ok(String::new()),
-            interactive: false,
-            colours: false,
-        };
-        let check = Check::Spf(Spf {
-            ip: "192.0.2.1".parse().unwrap(),
-            helo: "client.example".to_owned(),
-            mail_from: "<me@domain.example>".to_owned(),
-            dns: Dns { dns: Some(server) },
-        });
-        execute(check, &config, json, terminal).unwrap();
-        serving.join().unwrap();
-        String::from_utf8(output).unwrap()
-    }
-
-    #[test]
-    fn the_verdict_stands_first_and_the_steps_follow() {
-        let text = printed("v=spf1 ip4:192.0.2.2 -all", false);
-        assert_eq!(
-            text,
-            "fail (SPF of domain.example)\n  domain.example: v=spf1 ip4:192.0.2.2 -all\n  \
-             domain.example ip4:192.0.2.2: no match\n  domain.example -all: fail\n"
-        );
-        let value: serde_json::Value = serde_json::from_str(&printed("v=spf1 +all", true)).unwrap();
-        assert_eq!(
-            (&value["verdict"], &value["domain"]),
-            (&"pass".into(), &"domain.example".into())
-        );
-        assert_eq!(value["steps"].as_array().map(Vec::len), Some(2));
-    }
-
-    #[test]
-    fn what_strangers_wrote_does_not_paint_the_terminal() {
-        assert!(!printed("v=spf1 \x1b[2J", false).contains('\x1b'));
-    }
-}
+mod tests;
