@@ -4,10 +4,15 @@
 //! measured. Cases that write to a log begin a new world now and then, so memory is bounded.
 
 use core::net::Ipv4Addr;
+use core::time::Duration;
 use std::hint::black_box;
 use std::rc::Rc;
 
 use fsmtp_proto::dkim::canon::{Body, BodyHash, Canon};
+use fsmtp_proto::dkim::verify::{Verdict, Verifier, sum};
+use fsmtp_proto::dkim::{Key, Signer, Terms};
+use fsmtp_proto::dns::known::{Known, Next};
+use fsmtp_proto::dns::{Data, Found, Kind, Question};
 use fsmtp_proto::smtp::body::{Newlines, Piece, Scanner};
 use fsmtp_proto::smtp::server::{Answer, Ask, Limits, Peer, Session, Settings, Then};
 use fsmtp_proto::time::{Instant, UnixTime};
@@ -41,9 +46,11 @@ pub const CASES: &[Case] = &[
     Case { name: "body/newlines-64k", count: 200, make: newlines },
     Case { name: "dkim/relaxed-64k", count: 200, make: || relaxed(lines(BLOCK_BYTES)) },
     Case { name: "dkim/relaxed-code-64k", count: 20, make: || relaxed(code()) },
+    Case { name: "dkim/relaxed-white-64k", count: 20, make: || relaxed(white()) },
     Case { name: "dkim/relaxed-hash-64k", count: 20, make: || body_hash(lines(BLOCK_BYTES)) },
     Case { name: "dkim/relaxed-code-hash-64k", count: 20, make: || body_hash(code()) },
     Case { name: "dkim/sha256-64k", count: 20, make: sha256 },
+    Case { name: "dkim/verify-4k", count: 20, make: verify },
     Case { name: "line/cut", count: 20_000, make: line_cut },
     Case { name: "session/transaction", count: 2_000, make: transaction },
     Case { name: "pop3/stuff-64k", count: 200, make: stuff },
@@ -106,6 +113,38 @@ fn body_hash(text: Vec<u8>) -> Box<dyn FnMut()> {
 fn code() -> Vec<u8> {
     let line = b"\tif (a  ==  b)\t{ \r\n\t\treturn a + b;   // the sum\r\n\t}\r\n\r\n";
     line.iter().copied().cycle().take(BLOCK_BYTES / line.len() * line.len()).collect()
+}
+
+/// Text in which a change is due at every place.
+fn white() -> Vec<u8> {
+    b" a\t".repeat(BLOCK_BYTES / 3)
+}
+
+/// A message with one RSA signature, from its first byte to the verdict.
+fn verify() -> Box<dyn FnMut()> {
+    let key = Key::from_pkcs8("example.test", "r1", &vector("pkcs8")).expect("a key");
+    let now = UnixTime::from_ms(1_700_000_000_000);
+    let text = [b"From: somebody@example.test\r\n\r\n".as_slice(), &lines(4096)].concat();
+    let mut signer = Signer::new(Terms::default());
+    signer.feed(&text);
+    let field = signer.finish(std::slice::from_ref(&key), now).expect("it has a From");
+    let message = [field, text].concat();
+    let found = Found {
+        name: key.record_name().into(),
+        records: vec![Data::Txt(key.record().into_bytes().into())],
+        secure: false,
+        ttl: Duration::ZERO,
+    };
+    let mut known = Known::default();
+    let question = Question::new(&key.record_name(), Kind::Txt).expect("a name");
+    known.put(question, Ok(Rc::new(found)));
+    Box::new(move || {
+        let mut verifier = Verifier::new();
+        verifier.feed(black_box(&message));
+        let judged = verifier.finish().check(&known, now);
+        let good = matches!(judged, Next::Done(judged) if sum(&judged) == Verdict::Pass);
+        assert!(good, "the signature is good");
+    })
 }
 
 /// What the others cannot be quicker than.
@@ -212,13 +251,18 @@ fn open() -> Box<dyn FnMut()> {
     })
 }
 
-/// The window is begun with RSA, once; a key that is used nowhere else.
-fn wrap() -> Box<dyn FnMut()> {
+/// A line of the vector that has an RSA key for tests.
+fn vector(name: &str) -> Vec<u8> {
     let text = include_str!("../../tests/vectors/seal/oaep.txt");
-    let hex = text.lines().find_map(|line| line.strip_prefix("public ")).unwrap_or_default();
+    let hex = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let hex = hex.unwrap_or_default();
     let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2).unwrap_or_default(), 16);
-    let der: Vec<u8> = (0..hex.len()).step_by(2).map_while(|at| byte(at).ok()).collect();
-    let public = PublicKey::from_der(&der).expect("a public key");
+    (0..hex.len()).step_by(2).map_while(|at| byte(at).ok()).collect()
+}
+
+/// The window is begun with RSA, once.
+fn wrap() -> Box<dyn FnMut()> {
+    let public = PublicKey::from_der(&vector("public")).expect("a public key");
     let mut random = random();
     let window = Window::begin(MailboxId(1), &public, &mut random).expect("RSA works").0;
     let mut id = QueueId(0);

@@ -2,17 +2,18 @@
 //! hash.
 //!
 //! A signer feeds [`BodyHash`] the slices that it passes on, cut anywhere. Long clean stretches go
-//! to the hash as they are; only where white space changes a copy of one space or line end is put
-//! in between. Nothing of the body is kept: what may be the end of a line or of the body is a
-//! count of line ends and two flags. Cannot fail.
+//! to the hash as they are; what white space changes is copied, a few KiB at a time. Nothing of the
+//! body is kept: what may be the end of a line or of the body is a count of line ends and two
+//! flags. Cannot fail.
 //!
 //! A line ends at CRLF only. A bare CR or LF, which this engine takes from nobody, is an octet as
 //! any other. The end of the body is the end of its last line, too.
 
 use core::fmt;
 use core::mem::take;
-use memchr::{memchr, memmem::Finder};
 use ring::digest;
+
+use super::squeeze::{ROOM_BYTES, clean_bytes, squeeze};
 
 /// How a header or a body is made comparable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -37,6 +38,8 @@ impl Canon {
 
 /// How much is looked through at once, so that it is still in the cache when it is hashed.
 const BLOCK_BYTES: usize = 16 * 1024;
+/// From this length on what stays as it is goes on by itself; below it is copied. Arbitrary.
+const CLEAN_BYTES_MIN: usize = 1024;
 
 /// RFC 6376 §2.8.
 pub(super) const fn is_white(byte: u8) -> bool {
@@ -93,23 +96,45 @@ impl Body {
                 None => self.write(b"\r", sink),
             }
         }
-        let mut changes = Changes::new(self.canon, rest);
-        let mut at = 0;
+        let rest = self.hold_back(rest);
+        let (inner, end) = rest.split_at(self.settled_bytes(rest));
+        if !inner.is_empty() {
+            self.write_inner(inner, sink);
+        }
+        self.cr = self.hold_back(end) == b"\r";
+    }
+
+    /// How many bytes at the front of `rest` count whatever follows: what could turn out to be the
+    /// end of a line or of the body comes behind them.
+    fn settled_bytes(&self, rest: &[u8]) -> usize {
+        let mut settled = rest.strip_suffix(b"\r").unwrap_or(rest);
         loop {
-            let from = rest.get(at..).unwrap_or_default();
-            let behind = self.hold_back(from);
-            at += from.len() - behind.len();
-            match behind {
-                [] => return,
-                [b'\r'] => {
-                    self.cr = true;
-                    return;
-                }
-                _ => {}
-            }
-            let clean = changes.clean(rest, at);
-            self.write(clean, sink);
-            at += clean.len();
+            settled = match settled {
+                [front @ .., b' ' | b'\t'] if self.canon == Canon::Relaxed => front,
+                [front @ .., b'\r', b'\n'] => front,
+                _ => return settled.len(),
+            };
+        }
+    }
+
+    /// Writes what begins and ends with a byte that stays.
+    fn write_inner(&mut self, inner: &[u8], sink: &mut impl FnMut(&[u8])) {
+        if self.canon == Canon::Simple {
+            return self.write(inner, sink);
+        }
+        let mut room = [0; ROOM_BYTES];
+        let mut rest = inner;
+        while !rest.is_empty() {
+            let clean = clean_bytes(rest);
+            let (taken, written) = if clean == rest.len() || clean >= CLEAN_BYTES_MIN {
+                (clean, rest.get(..clean))
+            } else {
+                // copy: a hash is quicker with one long piece than with many short ones.
+                let (taken, written) = squeeze(rest, &mut room);
+                (taken, room.get(..written))
+            };
+            self.write(written.unwrap_or_default(), sink);
+            rest = rest.get(taken..).unwrap_or_default();
         }
     }
 
@@ -155,61 +180,6 @@ impl Body {
         }
         sink(bytes);
         self.any = true;
-    }
-}
-
-/// Where a block and its canonical form differ next. Each way to differ is looked for by itself,
-/// and again only behind the place where it was found, so a block is read a few times at most.
-struct Changes {
-    /// None for the simple form, which changes nothing within a body.
-    pairs: Option<[Finder<'static>; 2]>,
-    tab: usize,
-    at: [usize; 2],
-}
-
-impl Changes {
-    fn new(canon: Canon, block: &[u8]) -> Self {
-        let mut changes = Self { pairs: None, tab: usize::MAX, at: [usize::MAX; 2] };
-        if canon == Canon::Relaxed {
-            // RFC 6376 §3.4.4: white space before a line end goes, other runs of it become a space.
-            let pairs = [Finder::new(b"  "), Finder::new(b" \r")];
-            changes.at = pairs.each_ref().map(|pair| pair.find(block).unwrap_or(usize::MAX));
-            changes.tab = memchr(b'\t', block).unwrap_or(usize::MAX);
-            changes.pairs = Some(pairs);
-        }
-        changes
-    }
-
-    /// The first place at or behind `from`.
-    fn next(&mut self, block: &[u8], from: usize) -> usize {
-        let Some(pairs) = &self.pairs else { return usize::MAX };
-        let rest = block.get(from..).unwrap_or_default();
-        let place = |found: Option<usize>| found.map_or(usize::MAX, |found| from + found);
-        for (at, pair) in self.at.iter_mut().zip(pairs) {
-            if *at < from {
-                *at = place(pair.find(rest));
-            }
-        }
-        if self.tab < from {
-            self.tab = place(memchr(b'\t', rest));
-        }
-        self.at.into_iter().fold(self.tab, usize::min)
-    }
-
-    /// What can be written as it is from `from` on, where neither white space nor a line end nor
-    /// the last CR stands. It is never empty, for its first byte is not taken off again.
-    fn clean<'b>(&mut self, block: &'b [u8], from: usize) -> &'b [u8] {
-        let to = self.next(block, from).min(block.len());
-        // What could turn out to be the end of a line or of the body stays for the next round.
-        let mut clean = match block.get(from..to).unwrap_or_default() {
-            [clean @ .., b' '] if self.pairs.is_some() => clean,
-            [clean @ .., b'\r'] if to == block.len() => clean,
-            clean => clean,
-        };
-        while let Some(front) = clean.strip_suffix(b"\r\n") {
-            clean = front;
-        }
-        clean
     }
 }
 
@@ -359,6 +329,52 @@ mod tests {
             for canon in BOTH {
                 prop_assert_eq!(streamed(canon, pieces.iter().copied()), naive(canon, &body));
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Long enough for several blocks, and for all ways to pass them on.
+        #[test]
+        fn any_long_body_in_long_pieces(
+            parts in vec((prop_oneof![
+                Just(&b"A line of text without anything to change.\r\n"[..]),
+                Just(&b"Two spaces.  And a tab.\t \r\n"[..]),
+                Just(&b" \t"[..]),
+                Just(&b"\r\n"[..]),
+                Just(&b"\r \n"[..]),
+            ], 1..400usize), 1..8),
+            cuts in vec(1..2 * BLOCK_BYTES, 1..8),
+        ) {
+            let body = parts.iter().map(|(part, count)| part.repeat(*count)).collect::<Vec<_>>();
+            let body = body.concat();
+            let (mut pieces, mut rest) = (Vec::new(), body.as_slice());
+            for cut in cuts.iter().cycle() {
+                let (front, back) = rest.split_at((*cut).min(rest.len()));
+                pieces.push(front);
+                rest = back;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            for canon in BOTH {
+                prop_assert!(streamed(canon, pieces.iter().copied()) == naive(canon, &body));
+            }
+        }
+    }
+
+    /// What stays as it is is not copied, and goes on in one piece.
+    #[test]
+    fn clean_blocks_are_passed_on_as_they_are() {
+        let text = b"words of text and a line end\r\n".repeat(BLOCK_BYTES / 30 * 3);
+        for canon in BOTH {
+            let (mut body, mut pieces) = (Body::new(canon), Vec::new());
+            body.feed(&text, &mut |piece| pieces.push((piece.as_ptr(), piece.len())));
+            let long = pieces.iter().filter(|(at, length)| {
+                text.as_ptr_range().contains(at) && *length > BLOCK_BYTES - 4
+            });
+            assert_eq!(long.count(), text.len() / BLOCK_BYTES, "{canon:?}");
+            assert!(pieces.len() < 3 * (text.len() / BLOCK_BYTES + 1), "{canon:?}");
         }
     }
 

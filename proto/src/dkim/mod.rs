@@ -23,6 +23,7 @@ pub mod header;
 pub mod key;
 pub mod record;
 pub mod sign;
+mod squeeze;
 pub mod tags;
 pub mod verify;
 

@@ -122,7 +122,15 @@ pub fn trim(text: &str) -> &str {
 /// Without any.
 #[must_use]
 pub fn squeezed(text: &str) -> String {
-    text.split([' ', '\t', '\r', '\n']).collect()
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(end) = rest.bytes().position(is_space) {
+        let (front, behind) = rest.split_at(end);
+        out.push_str(front);
+        rest = behind.get(1..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
 }
 
 /// The parts of a list within a value, without white space around them.

@@ -307,8 +307,8 @@ fn hash(hashes: &mut [(Option<u64>, digest::Context)], length: &mut u64, piece: 
 #[derive(Default)]
 pub struct Verifier {
     section: Section,
-    /// The header is over, and its signatures were read.
-    begun: bool,
+    /// Its signatures, once the header is over.
+    signatures: Option<Signatures>,
     simple: Option<Form>,
     relaxed: Option<Form>,
 }
@@ -332,7 +332,7 @@ impl Verifier {
         if !self.section.is_over() {
             return;
         }
-        if !self.begun {
+        if self.signatures.is_none() {
             self.begin();
         }
         for form in [&mut self.simple, &mut self.relaxed].into_iter().flatten() {
@@ -342,10 +342,12 @@ impl Verifier {
 
     /// Begins the hashes that the signatures ask for.
     fn begin(&mut self) {
-        self.begun = true;
         let fields = self.section.bytes().and_then(fields).unwrap_or_default();
-        let ours = signatures(&fields).filter_map(|(_, signature)| signature.ok());
-        for Signature { body, length, .. } in ours.chain(arc::last_signature(&fields)) {
+        let signatures = signatures(&fields);
+        let ours = signatures.iter().filter_map(|(_, signature)| signature.as_ref().ok());
+        let ours = ours.map(|signature| (signature.body, signature.length));
+        let sealed = arc::last_signature(&fields).map(|last| (last.body, last.length));
+        for (body, length) in ours.chain(sealed) {
             let form = match body {
                 Canon::Simple => &mut self.simple,
                 Canon::Relaxed => &mut self.relaxed,
@@ -355,6 +357,7 @@ impl Verifier {
                 form.hashes.push((length, digest::Context::new(&digest::SHA256)));
             }
         }
+        self.signatures = Some(signatures);
     }
 
     /// What [`Message::check`] and [`arc::check`](crate::arc::check()) will ask; nothing before the
@@ -379,7 +382,7 @@ impl Verifier {
     /// The message is over.
     #[must_use]
     pub fn finish(mut self) -> Message {
-        if !self.begun {
+        if self.signatures.is_none() {
             // A header without a body has an empty one.
             self.begin();
         }
@@ -387,23 +390,26 @@ impl Verifier {
         Message {
             simple: done(self.simple.take()),
             relaxed: done(self.relaxed.take()),
+            signatures: self.signatures.unwrap_or_default(),
             section: self.section,
         }
     }
 }
 
-/// The signatures of a header, by the places of their fields.
-fn signatures<'f>(
-    fields: &'f [Field<'_>],
-) -> impl Iterator<Item = (usize, Result<Signature, String>)> + 'f {
+/// The signatures of a header, by the places of their fields, or why one is none.
+type Signatures = Vec<(usize, Result<Signature, String>)>;
+
+fn signatures(fields: &[Field<'_>]) -> Signatures {
     let ours = fields.iter().enumerate().filter(|(_, field)| field.is("dkim-signature"));
-    ours.take(SIGNATURES_MAX).map(|(place, field)| (place, Signature::parse(field)))
+    let read = |(place, field)| (place, Signature::parse(field));
+    ours.take(SIGNATURES_MAX).map(read).collect()
 }
 
 /// A message that has streamed by.
 #[derive(Clone, Debug)]
 pub struct Message {
     section: Section,
+    signatures: Signatures,
     simple: Vec<(Option<u64>, Option<digest::Digest>)>,
     relaxed: Vec<(Option<u64>, Option<digest::Digest>)>,
 }
@@ -423,13 +429,13 @@ impl Message {
     pub fn check(&self, known: &Known, now: UnixTime) -> Next<Vec<Judged>> {
         let fields = self.fields().unwrap_or_default();
         let (mut all, mut missing) = (Vec::new(), Vec::new());
-        for (place, signature) in signatures(&fields) {
+        for (place, signature) in &self.signatures {
             match signature {
-                Ok(signature) => match self.judge(&signature, &fields, place, known, now) {
+                Ok(signature) => match self.judge(signature, &fields, *place, known, now) {
                     Next::Done(judged) => all.push(judged),
                     Next::Ask(questions) => missing.extend(questions),
                 },
-                Err(why) => all.push(unreadable(why)),
+                Err(why) => all.push(unreadable(why.clone())),
             }
         }
         if missing.is_empty() { Next::Done(all) } else { Next::Ask(missing) }
