@@ -36,6 +36,7 @@
 //! * [`dkim`]: signatures of outgoing mail.
 //! * [`arc`]: what hosts on the way have found, and sealed.
 //! * [`spf`]: whether a host may send for a domain.
+//! * [`milter`]: asking filters about mail; [`http`]: the reply of a web server.
 //! * [`sts`]: what domains say about TLS of their mail servers.
 //! * [`dns`]: asking name servers: messages, one lookup, a cache.
 //! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
@@ -44,6 +45,8 @@ pub mod access;
 pub mod arc;
 pub mod dkim;
 pub mod dns;
+pub mod http;
+pub mod milter;
 pub mod pop3;
 pub mod sasl;
 pub mod smtp;
