@@ -39,6 +39,7 @@
 //! * [`iprev`]: whether the name of a client leads back to it; [`dnsbl`]: on which lists it stands.
 //! * [`results`]: how all that was found is written down.
 //! * [`dmarc`]: whether mail is from its author's domain, and what that domain wants.
+//! * [`milter`]: asking filters about mail; [`http`]: the reply of a web server.
 //! * [`sts`]: what domains say about TLS of their mail servers.
 //! * [`dns`]: asking name servers: messages, one lookup, a cache.
 //! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
@@ -50,6 +51,8 @@ pub mod dmarc;
 pub mod dns;
 pub mod dnsbl;
 pub mod iprev;
+pub mod http;
+pub mod milter;
 pub mod pop3;
 pub mod results;
 pub mod sasl;
