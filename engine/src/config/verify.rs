@@ -118,6 +118,9 @@ pub(super) struct Policy {
     pub(super) dmarc_quarantine: Option<Action>,
     /// DMARC fails, and the domain asks for nothing. When absent: `accept`.
     pub(super) dmarc_none: Option<Action>,
+    /// `From` is not there, or there twice, or cannot be read; then DMARC is not judged. When
+    /// absent: `tag`.
+    pub(super) bad_from: Option<Action>,
     /// The client has no name, or one that does not lead back. When absent: `accept`.
     pub(super) iprev_fail: Option<Action>,
     /// The client stands on lists, see `verify.dnsbl_score`. When absent: `junk`.
@@ -137,6 +140,7 @@ impl Policy {
             dmarc_reject: or(self.dmarc_reject, base.dmarc_reject),
             dmarc_quarantine: or(self.dmarc_quarantine, base.dmarc_quarantine),
             dmarc_none: or(self.dmarc_none, base.dmarc_none),
+            bad_from: or(self.bad_from, base.bad_from),
             iprev_fail: or(self.iprev_fail, base.iprev_fail),
             listed: or(self.listed, base.listed),
             no_answer: or(self.no_answer, base.no_answer),

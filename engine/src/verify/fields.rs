@@ -42,6 +42,14 @@ fn results(own: &str, lists: &[List], found: &Verdicts) -> Vec<u8> {
     for judged in &found.dkim {
         dkim_method(&mut field, judged);
     }
+    let dmarc = &found.dmarc;
+    field.method("dmarc", dmarc.verdict.name());
+    if let Some(published) = &dmarc.published {
+        field.comment(&format!("{}={}", published.tag, published.policy));
+    } else if let Some(bad) = found.bad_from {
+        field.comment(&bad.to_string());
+    }
+    field.property("header.from", &dmarc.author);
     if found.arc.verdict != fsmtp_proto::arc::Verdict::None {
         field.method("arc", found.arc.verdict.name()).comment(&found.arc.why);
         let sealer = found.arc.domains.last().map_or("", String::as_str);
@@ -96,6 +104,11 @@ fn words(found: &Verdicts) -> Vec<u8> {
             _ => format!("signature {index}: {}", judged.why),
         });
     }
+    field.method("dmarc", found.dmarc.verdict.name());
+    field.comment(&match &found.dmarc.published {
+        Some(published) => format!("{}:{}", published.tag, published.policy),
+        None => found.bad_from.map_or_else(String::new, |bad| bad.to_string()),
+    });
     field.end()
 }
 
@@ -104,7 +117,8 @@ fn why(reason: &str, found: &Verdicts) -> String {
     match reason {
         "spf" => format!("{} is not listed by {}", found.client.ip, found.spf.domain),
         "dkim" => "no signature is good".to_owned(),
-        "dmarc" => "the author is not proved".to_owned(),
+        "dmarc" => format!("{} is not proved", found.dmarc.author),
+        "from" => found.bad_from.map_or_else(String::new, |bad| bad.to_string()),
         "iprev" => format!("the name of {} does not lead back to it", found.client.ip),
         "dnsbl" => format!("{} is on lists of bad hosts", found.client.ip),
         _ => "the sender cannot be verified now".to_owned(),

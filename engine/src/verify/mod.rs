@@ -26,7 +26,7 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fsmtp_proto::{arc, dkim, dnsbl, iprev, spf};
+use fsmtp_proto::{arc, dkim, dmarc, dnsbl, iprev, spf};
 
 pub use check::Check;
 pub(crate) use fields::fields;
@@ -103,6 +103,10 @@ pub struct Verdicts {
     pub dkim: Vec<dkim::verify::Judged>,
     /// What the seals of the hosts on its way are worth.
     pub arc: arc::Judged,
+    /// Whether it is from its author's domain, and what that domain wants.
+    pub dmarc: dmarc::Outcome,
+    /// Why nobody can say who the author is.
+    pub bad_from: Option<dmarc::BadFrom>,
 }
 
 /// The sum of what the lists say; a list counts once, whatever codes it gives.

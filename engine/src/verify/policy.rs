@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use fsmtp_proto::smtp::reply::{Doubt, Refusal};
-use fsmtp_proto::{dkim, iprev, spf};
+use fsmtp_proto::{dkim, dmarc, iprev, spf};
 
 use super::Verdicts;
 
@@ -49,6 +49,8 @@ pub enum Reason {
     Dkim,
     /// Neither SPF nor DKIM proves whom `From` names, and the domain publishes what then.
     Dmarc,
+    /// `From` is not there, or there twice, or cannot be read.
+    From,
     /// The client's name does not lead back to it.
     Iprev,
     /// It is on too many lists.
@@ -65,6 +67,7 @@ impl Reason {
             Self::Spf => "spf",
             Self::Dkim => "dkim",
             Self::Dmarc => "dmarc",
+            Self::From => "from",
             Self::Iprev => "iprev",
             Self::Listed => "dnsbl",
             Self::Dns => "dns",
@@ -78,6 +81,7 @@ impl Reason {
             (Self::Spf, _) => Refusal::Doubted(Doubt::Spf),
             (Self::Dkim, _) => Refusal::Doubted(Doubt::Dkim),
             (Self::Dmarc, _) => Refusal::Doubted(Doubt::Dmarc),
+            (Self::From, _) => Refusal::BadHeader,
             (Self::Iprev, _) => Refusal::Doubted(Doubt::Iprev),
             (Self::Listed, _) => Refusal::Doubted(Doubt::Listed),
             (Self::Dns, _) => Refusal::Doubted(Doubt::NoAnswer),
@@ -124,6 +128,8 @@ pub struct Policy {
     pub dmarc_quarantine: Action,
     /// DMARC fails, and the domain asks for nothing.
     pub dmarc_none: Action,
+    /// `From` is not there, or there twice, or cannot be read.
+    pub bad_from: Action,
     /// The client's name does not lead back.
     pub iprev_fail: Action,
     /// The lists' weights are as much as [`Scores::junk`].
@@ -141,6 +147,7 @@ impl Default for Policy {
             dmarc_reject: Action::Reject,
             dmarc_quarantine: Action::Junk,
             dmarc_none: Action::Accept,
+            bad_from: Action::Tag,
             iprev_fail: Action::Accept,
             listed: Action::Junk,
             no_answer: Action::Accept,
@@ -182,19 +189,38 @@ impl Policy {
     #[must_use]
     pub fn decide(&self, found: &Verdicts, scores: &Scores) -> Decision {
         let mut decision = Decision::default();
-        let dkim = dkim::verify::sum(&found.dkim);
+        let is_proved = found.dmarc.verdict == dmarc::Verdict::Pass;
         if found.score >= scores.reject {
             decision.raise(Action::Reject, Reason::Listed);
         } else if found.score >= scores.junk {
             decision.raise(self.listed, Reason::Listed);
         }
+        match found.dmarc.verdict {
+            dmarc::Verdict::Fail => {
+                let wanted = match found.dmarc.disposition {
+                    dmarc::Policy::Reject => self.dmarc_reject,
+                    dmarc::Policy::Quarantine => self.dmarc_quarantine,
+                    dmarc::Policy::None => self.dmarc_none,
+                };
+                decision.raise(wanted, Reason::Dmarc);
+            }
+            dmarc::Verdict::Temperror => decision.raise(self.no_answer, Reason::Dns),
+            _ => {}
+        }
+        if found.bad_from.is_some() {
+            decision.raise(self.bad_from, Reason::From);
+        }
+        // What proves the author is worth more than a host that does not: forwarders break SPF,
+        // lists break signatures.
         match found.spf.verdict {
+            _ if is_proved => {}
             spf::Verdict::Fail => decision.raise(self.spf_fail, Reason::Spf),
             spf::Verdict::Softfail => decision.raise(self.spf_softfail, Reason::Spf),
             spf::Verdict::Temperror => decision.raise(self.no_answer, Reason::Dns),
             _ => {}
         }
-        match dkim {
+        match dkim::verify::sum(&found.dkim) {
+            _ if is_proved => {}
             dkim::verify::Verdict::Fail | dkim::verify::Verdict::Permerror => {
                 decision.raise(self.dkim_fail, Reason::Dkim);
             }

@@ -3,7 +3,7 @@
 use fsmtp_proto::dkim::verify::{Judged, Verdict as Dkim};
 use fsmtp_proto::dnsbl::Listed;
 use fsmtp_proto::smtp::reply::{Doubt, Refusal};
-use fsmtp_proto::{arc, dnsbl, iprev, spf};
+use fsmtp_proto::{arc, dmarc, dnsbl, iprev, spf};
 
 use super::*;
 
@@ -46,7 +46,15 @@ fn unknown() -> Verdicts {
             temporary: false,
             why: String::new(),
         },
+        dmarc: judged_by_dmarc(dmarc::Verdict::None, dmarc::Policy::None),
+        bad_from: None,
     }
+}
+
+fn judged_by_dmarc(verdict: dmarc::Verdict, disposition: dmarc::Policy) -> dmarc::Outcome {
+    let author = "a.test".into();
+    let (published, aligned, steps) = (None, Vec::new(), Vec::new());
+    dmarc::Outcome { verdict, author, published, disposition, aligned, steps }
 }
 
 const SCORES: Scores = Scores { junk: 1, reject: 100 };
@@ -59,6 +67,7 @@ const POLICY: Policy = Policy {
     dmarc_reject: Action::Reject,
     dmarc_quarantine: Action::Junk,
     dmarc_none: Action::Tag,
+    bad_from: Action::Reject,
     iprev_fail: Action::Tag,
     listed: Action::Tag,
     no_answer: Action::Defer,
@@ -74,6 +83,13 @@ fn each_verdict_leads_to_what_the_policy_says() {
     let back =
         |verdict| Verdicts { iprev: Some(iprev::Outcome { verdict, name: None }), ..unknown() };
     let score = |score| Verdicts { score, ..unknown() };
+    let author =
+        |verdict, wanted| Verdicts { dmarc: judged_by_dmarc(verdict, wanted), ..unknown() };
+    let proved = |found: Verdicts| Verdicts {
+        dmarc: judged_by_dmarc(dmarc::Verdict::Pass, dmarc::Policy::None),
+        ..found
+    };
+    let bad = Verdicts { bad_from: Some(dmarc::BadFrom::Several), ..unknown() };
     for (found, action, reason) in [
         (unknown(), Action::Accept, None),
         (spf(spf::Verdict::Pass), Action::Accept, None),
@@ -89,6 +105,19 @@ fn each_verdict_leads_to_what_the_policy_says() {
         (back(iprev::Verdict::Fail), Action::Tag, Some(Reason::Iprev)),
         (back(iprev::Verdict::Permerror), Action::Tag, Some(Reason::Iprev)),
         (back(iprev::Verdict::Temperror), Action::Accept, None),
+        (author(dmarc::Verdict::Fail, dmarc::Policy::Reject), Action::Reject, Some(Reason::Dmarc)),
+        (
+            author(dmarc::Verdict::Fail, dmarc::Policy::Quarantine),
+            Action::Junk,
+            Some(Reason::Dmarc),
+        ),
+        (author(dmarc::Verdict::Fail, dmarc::Policy::None), Action::Tag, Some(Reason::Dmarc)),
+        (author(dmarc::Verdict::Temperror, dmarc::Policy::None), Action::Defer, Some(Reason::Dns)),
+        (proved(spf(spf::Verdict::Fail)), Action::Accept, None),
+        (proved(spf(spf::Verdict::Temperror)), Action::Accept, None),
+        (proved(dkim(&[Dkim::Fail])), Action::Accept, None),
+        (proved(score(100)), Action::Reject, Some(Reason::Listed)),
+        (bad, Action::Reject, Some(Reason::From)),
         (score(0), Action::Accept, None),
         (score(99), Action::Tag, Some(Reason::Listed)),
         (score(100), Action::Reject, Some(Reason::Listed)),
@@ -165,16 +194,18 @@ fn the_fields_say_all_of_it() {
         \tdkim=fail (the body was changed) header.d=a.test header.s=s1\r\n\
         \theader.b=\"abcd/efg\";\r\n\
         \tdkim=pass header.d=a.test header.s=s1 header.b=\"abcd/efg\";\r\n\
+        \tdmarc=none header.from=a.test;\r\n\
         \tarc=fail (seal 1 is none of list.test) header.d=list.test\r\n\
         X-Fannst-Auth: spf=fail (address 192.0.2.1 is not listed by a.test);\r\n\
         \tdkim=fail (signature 1: the body was changed);\r\n\
-        \tdkim=pass (signature 2: is valid)\r\n\
+        \tdkim=pass (signature 2: is valid);\r\n\
+        \tdmarc=none\r\n\
         X-Fannst-Suspect: spf (192.0.2.1 is not listed by a.test)\r\n";
     assert_eq!(text, expected);
     let null = Client { sender: "".into(), ..found.client };
     let bare =
         fields("mx.own.test", &[], &Verdicts { client: null, ..unknown() }, Decision::default());
     let text = String::from_utf8(bare).unwrap();
-    assert!(text.contains("spf=none smtp.helo=mx.a.test;\r\n\tdkim=none\r\n"), "{text}");
+    assert!(text.contains("spf=none smtp.helo=mx.a.test;\r\n\tdkim=none;\r\n"), "{text}");
     assert!(!text.contains("smtp.mailfrom") && !text.contains("Suspect"), "{text}");
 }

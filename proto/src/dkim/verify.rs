@@ -342,7 +342,7 @@ impl Verifier {
 
     /// Begins the hashes that the signatures ask for.
     fn begin(&mut self) {
-        let fields = self.section.bytes().and_then(fields).unwrap_or_default();
+        let fields = self.fields().unwrap_or_default();
         let signatures = signatures(&fields);
         let ours = signatures.iter().filter_map(|(_, signature)| signature.as_ref().ok());
         let ours = ours.map(|signature| (signature.body, signature.length));
@@ -364,11 +364,9 @@ impl Verifier {
     /// header is over. Who asks now has the answers when the message is over.
     #[must_use]
     pub fn questions(&self) -> Vec<Question> {
-        if !self.begun {
-            return Vec::new();
-        }
-        let fields = self.section.bytes().and_then(fields).unwrap_or_default();
-        let ours = signatures(&fields).filter_map(|(_, signature)| signature.ok());
+        let Some(signatures) = &self.signatures else { return Vec::new() };
+        let fields = self.fields().unwrap_or_default();
+        let ours = signatures.iter().filter_map(|(_, signature)| signature.as_ref().ok());
         let keys = ours.filter_map(|signature| Question::new(&signature.place(), Kind::Txt).ok());
         keys.chain(arc::questions(&fields)).collect()
     }
@@ -376,7 +374,15 @@ impl Verifier {
     /// Whether the header is over.
     #[must_use]
     pub const fn is_in_body(&self) -> bool {
-        self.begun
+        self.signatures.is_some()
+    }
+
+    /// The fields that have come so far.
+    ///
+    /// # Errors
+    /// As [`Message::fields`].
+    pub fn fields(&self) -> Result<Vec<Field<'_>>, HeaderError> {
+        fields(self.section.bytes()?)
     }
 
     /// The message is over.

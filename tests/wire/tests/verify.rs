@@ -68,6 +68,9 @@ fn zone() -> Zone {
         .with("good.test", 300, txt("v=spf1 ip4:127.0.0.1 -all"))
         .with("bad.test", 300, txt("v=spf1 ip4:192.0.2.1 -all"))
         .with("soft.test", 300, txt("v=spf1 ~all"))
+        .with("_dmarc.good.test", 300, txt("v=DMARC1; p=none"))
+        .with("_dmarc.strict.test", 300, txt("v=DMARC1; p=reject"))
+        .with("_dmarc.careful.test", 300, txt("v=DMARC1; p=quarantine"))
         .with(&key().record_name(), 300, txt(&key().record()))
         .with("1.0.0.127.in-addr.arpa", 300, Data::Ptr("client.test".into()))
         .with("client.test", 300, Data::A(Ipv4Addr::LOCALHOST))
@@ -133,6 +136,7 @@ fn the_header_tells_what_was_found_and_forged_words_are_gone() {
         "policy.iprev=127.0.0.1",
         "spf=pass smtp.mailfrom=me@good.test",
         "spf=none smtp.helo=",
+        "dmarc=pass (p=none) header.from=good.test",
         "dkim=pass header.d=good.test header.s=e1 header.a=ed25519-sha256",
     ] {
         assert!(results.contains(part), "{part}: {results}");
@@ -143,7 +147,7 @@ fn the_header_tells_what_was_found_and_forged_words_are_gone() {
     assert!(
         unfolded.contains(
             "X-Fannst-Auth: spf=pass (address 127.0.0.1 is listed by good.test); dkim=pass \
-         (signature 1: is valid)"
+         (signature 1: is valid); dmarc=pass (p:none)"
         ),
         "{unfolded}"
     );
@@ -172,6 +176,25 @@ fn a_policy_says_what_becomes_of_it() {
 }
 
 #[test]
+fn the_domain_of_the_author_is_heard() {
+    let names = Names::serve(zone());
+    let engine = engine(&names, "");
+    let from = |author: &str| MESSAGE.replace("me@good.test", author);
+    let reply = deliver(&engine, "me@good.test", &[DEMO], &from("boss@sub.strict.test"));
+    assert!(reply.is(550, "5.7.26"), "{reply:?}");
+    let careful = from("boss@careful.test");
+    assert_eq!(deliver(&engine, "me@good.test", &[DEMO], &careful).code, 250);
+    let two = format!("From: boss@strict.test\r\n{MESSAGE}");
+    assert_eq!(deliver(&engine, "me@good.test", &[DEMO], &two).code, 250);
+    let junk = messages(&engine, &format!("{DEMO}/Junk"));
+    let [careful] = &junk[..] else { panic!("{junk:?}") };
+    assert!(careful.contains("X-Fannst-Suspect: dmarc (careful.test is not proved)"), "{careful}");
+    let [two] = &messages(&engine, DEMO)[..] else { panic!("one message") };
+    assert!(two.contains("X-Fannst-Suspect: from (there are several From fields)"), "{two}");
+    assert!(two.contains("dmarc=permerror (there are several From fields)"), "{two}");
+}
+
+#[test]
 fn who_stands_on_lists_is_judged_by_their_weights() {
     let names = Names::serve(zone());
     let list = |weight: i32, codes: &str| {
@@ -196,15 +219,15 @@ fn who_stands_on_lists_is_judged_by_their_weights() {
 #[test]
 fn a_message_for_several_domains_is_refused_only_when_all_want_that() {
     let names = Names::serve(zone());
-    let strict = "[[policy]]\ndomains = [\"strict.test\"]\nspf_fail = \"reject\"\n";
+    let strict = "[[policy]]\ndomains = [\"firm.test\"]\nspf_fail = \"reject\"\n";
     let engine = engine(&names, strict);
-    add(&engine, "a@strict.test");
-    let reply = deliver(&engine, "me@bad.test", &["a@strict.test"], MESSAGE);
+    add(&engine, "a@firm.test");
+    let reply = deliver(&engine, "me@bad.test", &["a@firm.test"], MESSAGE);
     assert!(reply.is(550, "5.7.23"), "{reply:?}");
-    assert_eq!(deliver(&engine, "me@bad.test", &["a@strict.test", DEMO], MESSAGE).code, 250);
+    assert_eq!(deliver(&engine, "me@bad.test", &["a@firm.test", DEMO], MESSAGE).code, 250);
     assert_eq!(messages(&engine, DEMO).len(), 1);
-    assert!(messages(&engine, "a@strict.test").is_empty());
-    assert_eq!(messages(&engine, "a@strict.test/Junk").len(), 1);
+    assert!(messages(&engine, "a@firm.test").is_empty());
+    assert_eq!(messages(&engine, "a@firm.test/Junk").len(), 1);
 }
 
 #[test]
