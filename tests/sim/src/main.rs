@@ -23,6 +23,8 @@ mod plan;
 mod reader;
 mod remote;
 mod sender;
+#[cfg(test)]
+mod verdicts;
 mod world;
 
 use std::cell::Cell;

@@ -18,6 +18,7 @@ use fsmtp_engine::resolver::Resolver;
 use fsmtp_engine::shard::{Offload, PasswordCheck, Shard};
 use fsmtp_engine::signin::{self, Gate};
 use fsmtp_engine::start::{Parts, adopt, drain, shards_on_disk, start};
+use fsmtp_engine::verify::Settings;
 use fsmtp_proto::access::Access;
 use fsmtp_proto::sasl::{Mechanism, Mechanisms};
 use fsmtp_proto::{pop3, smtp};
@@ -119,6 +120,8 @@ pub(crate) struct Node {
     mailboxes: Vec<MailboxId>,
     /// The name server, when mail is sent on.
     pub(crate) names: Option<SocketAddr>,
+    /// How it checks mail, if it does.
+    pub(crate) verify: Option<Arc<Settings>>,
     /// For clients.
     pub(crate) view: Rc<View>,
 }
@@ -133,7 +136,7 @@ impl Node {
             populate(&index, plan.sealed).expect("an empty directory takes a few accounts");
         let (plan, shards) = (Rc::clone(plan), plan.shards);
         let (life, view) = (Rc::default(), Rc::default());
-        Self { hosts, disk, plan, index, life, shards, mailboxes, names: None, view }
+        Self { hosts, disk, plan, index, life, shards, mailboxes, names: None, verify: None, view }
     }
 
     /// Starts so many shards, which listen when all of them have recovered. The logs of others that
@@ -160,6 +163,7 @@ impl Node {
                 orphans: orphans.collect(),
                 plan: Rc::clone(&self.plan),
                 index: self.index.clone(),
+                verify: self.verify.clone(),
             };
             let (life, plan, names) = (Rc::clone(&self.life), Rc::clone(&self.plan), self.names);
             rt.spawn(Class::Background, async move {
@@ -433,6 +437,7 @@ struct Boot {
     orphans: Vec<ShardId>,
     plan: Rc<Plan>,
     index: Index,
+    verify: Option<Arc<Settings>>,
 }
 
 impl Boot {
@@ -490,7 +495,7 @@ impl Boot {
             sealing: None,
             gate: Gate::new(&[7; 32], never),
             submission: Default::default(),
-            verify: None,
+            verify: self.verify.clone(),
             own_domains_closed: false,
             magic: false,
             node: "sim".into(),
