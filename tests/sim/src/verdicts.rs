@@ -114,11 +114,11 @@ async fn replies(conn: &mut SimConn, count: usize) {
 
 fn zone(outside: SimRuntime) -> Zone {
     let core::net::IpAddr::V4(ip) = outside.address(0).ip() else { panic!("hosts have IPv4") };
-    let spf = format!("v=spf1 include:hosts.football.example.com -all");
+    let spf = "v=spf1 include:hosts.football.example.com -all";
     let hosts = format!("v=spf1 ip4:{ip} -all");
     let txt = |text: &str| Data::Txt(text.as_bytes().into());
     Zone::new()
-        .with("football.example.com", 300, txt(&spf))
+        .with("football.example.com", 300, txt(spf))
         .with("hosts.football.example.com", 300, txt(&hosts))
         .with("brisbane._domainkey.football.example.com", 300, txt(KEY))
         .with("_dmarc.example.com", 300, txt("v=DMARC1; p=reject"))
