@@ -38,6 +38,7 @@
 //! * [`spf`]: whether a host may send for a domain.
 //! * [`iprev`]: whether the name of a client leads back to it; [`dnsbl`]: on which lists it stands.
 //! * [`results`]: how all that was found is written down.
+//! * [`milter`]: asking filters about mail; [`http`]: the reply of a web server.
 //! * [`sts`]: what domains say about TLS of their mail servers.
 //! * [`dns`]: asking name servers: messages, one lookup, a cache.
 //! * [`sasl`]: signing in, the same for all of them; [`access`]: what TLS and a listener allow.
@@ -48,6 +49,8 @@ pub mod dkim;
 pub mod dns;
 pub mod dnsbl;
 pub mod iprev;
+pub mod http;
+pub mod milter;
 pub mod pop3;
 pub mod results;
 pub mod sasl;

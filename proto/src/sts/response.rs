@@ -1,15 +1,13 @@
 //! The reply of a web server to one request, as far as a policy needs it (RFC 8461 §3.3).
 //!
 //! The caller sends [`request`], collects what comes, and asks [`read`] after each piece. Limits:
-//! [`RESPONSE_BYTES_MAX`] for all of it. Only `200` with plain text is a reply; nothing is followed
-//! elsewhere. Failure: [`ResponseError`].
+//! those of [`http`](crate::http), and [`POLICY_BYTES_MAX`] for the body. Only `200` with plain
+//! text is a reply; nothing is followed elsewhere. Failure: [`ResponseError`].
 
 use core::fmt;
 
 use super::POLICY_BYTES_MAX;
-
-/// Header and body, with what chunks add; arbitrary but for the body.
-pub const RESPONSE_BYTES_MAX: usize = POLICY_BYTES_MAX + 16 * 1024;
+use crate::http::{Fault, head};
 
 /// Where policies lie (RFC 8461 §3.2).
 pub const PATH: &str = "/.well-known/mta-sts.txt";
@@ -41,22 +39,25 @@ pub enum ResponseError {
 impl fmt::Display for ResponseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Garbage => f.write_str("the reply is no HTTP"),
+            Self::Garbage => Fault::Garbage.fmt(f),
             Self::Status(status) => write!(f, "the reply is {status}"),
             Self::NotText => f.write_str("the reply is no plain text"),
-            Self::TooLong => f.write_str("the reply is too long"),
-            Self::Cut => f.write_str("the reply is cut short"),
+            Self::TooLong => Fault::TooLong.fmt(f),
+            Self::Cut => Fault::Cut.fmt(f),
         }
     }
 }
 
 impl core::error::Error for ResponseError {}
 
-/// How a body ends.
-enum End {
-    After(usize),
-    Chunked,
-    WithConnection,
+impl From<Fault> for ResponseError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Garbage => Self::Garbage,
+            Fault::TooLong => Self::TooLong,
+            Fault::Cut => Self::Cut,
+        }
+    }
 }
 
 /// The body of the reply that `bytes` begin with; none as long as some of it is missing. `ended`:
@@ -65,90 +66,17 @@ enum End {
 /// # Errors
 /// Why it will never be one.
 pub fn read(bytes: &[u8], ended: bool) -> Result<Option<Vec<u8>>, ResponseError> {
-    let missing = || match (ended, bytes.len() > RESPONSE_BYTES_MAX) {
-        (_, true) => Err(ResponseError::TooLong),
-        (true, _) => Err(ResponseError::Cut),
-        (false, _) => Ok(None),
-    };
-    let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return missing();
-    };
-    let (header, rest) = bytes.split_at(at);
-    let rest = rest.get(4..).unwrap_or_default();
-    let body = match head(header)? {
-        End::After(length) if length > POLICY_BYTES_MAX => return Err(ResponseError::TooLong),
-        End::After(length) => rest.get(..length).map(<[u8]>::to_vec),
-        End::WithConnection => ended.then(|| rest.to_vec()),
-        End::Chunked => chunks(rest)?,
-    };
-    match body {
-        Some(body) if body.len() > POLICY_BYTES_MAX => Err(ResponseError::TooLong),
-        Some(body) => Ok(Some(body)),
-        None => missing(),
-    }
-}
-
-/// Judges status and fields.
-fn head(header: &[u8]) -> Result<End, ResponseError> {
-    let header = core::str::from_utf8(header).map_err(|_| ResponseError::Garbage)?;
-    let mut lines = header.split("\r\n");
-    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1."));
-    let status = status.and_then(|rest| rest.get(2..5)?.parse::<u16>().ok());
+    let Some(head) = head(bytes, ended)? else { return Ok(None) };
     // RFC 8461 §3.3: anything else, redirections too, is a failure.
-    match status.ok_or(ResponseError::Garbage)? {
-        200 => {}
-        other => return Err(ResponseError::Status(other)),
+    if head.status != 200 {
+        return Err(ResponseError::Status(head.status));
     }
-    let (mut end, mut text) = (End::WithConnection, false);
-    for line in lines {
-        let (name, value) = line.split_once(':').ok_or(ResponseError::Garbage)?;
-        let value = value.trim();
-        if name.eq_ignore_ascii_case("content-type") {
-            let kind = value.split(';').next().unwrap_or_default().trim();
-            text = kind.eq_ignore_ascii_case("text/plain");
-        } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            // RFC 9112 §6.3: it goes before a length.
-            if !value.eq_ignore_ascii_case("chunked") {
-                return Err(ResponseError::Garbage);
-            }
-            end = End::Chunked;
-        } else if name.eq_ignore_ascii_case("content-length") && !matches!(end, End::Chunked) {
-            end = End::After(value.parse().map_err(|_| ResponseError::Garbage)?);
-        }
+    let kind = head.field("content-type").unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("text/plain") {
+        return Err(ResponseError::NotText);
     }
-    if text { Ok(end) } else { Err(ResponseError::NotText) }
-}
-
-/// Puts chunks together (RFC 9112 §7.1); none while some are missing. What stands behind the last
-/// one is of no interest.
-fn chunks(mut rest: &[u8]) -> Result<Option<Vec<u8>>, ResponseError> {
-    let mut body = Vec::new();
-    loop {
-        let Some(end) = rest.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
-        let (size, behind) = rest.split_at(end);
-        let size = size.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        let size = core::str::from_utf8(size).ok().filter(|text| !text.starts_with('+'));
-        let size = size.and_then(|text| usize::from_str_radix(text, 16).ok());
-        let size = size.ok_or(ResponseError::Garbage)?;
-        if size == 0 {
-            return Ok(Some(body));
-        }
-        if size > POLICY_BYTES_MAX {
-            return Err(ResponseError::TooLong);
-        }
-        let behind = behind.get(2..).unwrap_or_default();
-        let (Some(chunk), Some(end)) = (behind.get(..size), behind.get(size..size + 2)) else {
-            return Ok(None);
-        };
-        if end != b"\r\n" {
-            return Err(ResponseError::Garbage);
-        }
-        body.extend_from_slice(chunk);
-        if body.len() > POLICY_BYTES_MAX {
-            return Err(ResponseError::TooLong);
-        }
-        rest = behind.get(size + 2..).unwrap_or_default();
-    }
+    Ok(head.body(ended, POLICY_BYTES_MAX)?)
 }
 
 #[cfg(test)]
@@ -212,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_not_read_on() {
-        let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(RESPONSE_BYTES_MAX));
+        let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(crate::http::HEAD_BYTES_MAX));
         assert_eq!(read(endless.as_bytes(), false), Err(ResponseError::TooLong));
         let at_most = format!("{TEXT}\r\n{}", "a".repeat(POLICY_BYTES_MAX));
         assert_eq!(read(at_most.as_bytes(), true).unwrap().unwrap().len(), POLICY_BYTES_MAX);
