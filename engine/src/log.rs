@@ -91,6 +91,7 @@ events! {
     FilterRefused "filter-refused" Info "A filter has refused a recipient or a message.";
     FilterDiscarded "filter-discarded" Info "A filter has had a message thrown away: nobody gets it.";
     FilterJunk "filter-junk" Info "A filter holds a message for junk, and why.";
+    FilterUnheeded "filter-unheeded" Warn "A filter wants what cannot be done; it is left undone.";
     MessageSent "message-sent" Info "Another server has taken a message for a recipient.";
     MessageDeferred "message-deferred" Info "A message could not be sent on for now, and why.";
     SiteLimited "site-limited" Info "A site has refused another connection, and gets fewer.";

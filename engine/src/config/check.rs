@@ -5,7 +5,7 @@
 use super::file::{self, File, LogFormat, LogLevel, Protocol, RouteTls, TlsMode};
 use super::{
     Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Resolver, Smtp, Store,
-    Submission, keys, verify,
+    Submission, filter, keys, verify,
 };
 use crate::log;
 use crate::relay::routes::{Host, Level, Login, Route, RouteError, Routes};
@@ -53,7 +53,7 @@ impl Checker<'_> {
         self.problems.push(Problem { line, text: format!("{name}: {}", what.into()) });
     }
 
-    fn warning(&mut self, what: impl Into<String>) {
+    pub(super) fn warning(&mut self, what: impl Into<String>) {
         self.warnings.push(what.into());
     }
 }
@@ -88,6 +88,7 @@ pub(super) fn check(
     let client_ca = client_ca(&mut checker, &file, &listeners);
     let sending = sending(&mut checker, &file, overrides, &listeners);
     let verify = verify::check(&mut checker, &file, &node, overrides.dev);
+    let filters = filter::check(&mut checker, &mut file, overrides.dev);
     let Checker { problems, warnings, .. } = checker;
     if !problems.is_empty() {
         return Err(problems);
@@ -110,6 +111,7 @@ pub(super) fn check(
             command_timeout: seconds(file.smtp.command_timeout_s),
             data_timeout: seconds(file.smtp.data_timeout_s),
         },
+        filters,
         verify,
         submission: Submission { keep_sent: file.submission.keep_sent },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },

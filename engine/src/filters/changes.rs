@@ -39,6 +39,25 @@ pub(crate) struct Changes {
     pub(crate) sender: Option<String>,
 }
 
+/// The most bytes of new fields of one message, all filters together; arbitrary, and what a record
+/// of the store has room for beside the rest.
+const NEW_BYTES_MAX: usize = 32 * 1024;
+
+impl Changes {
+    /// Drops what is beyond the limit.
+    pub(crate) fn bound(&mut self) {
+        let mut sum = 0;
+        self.fields.retain(|change| {
+            sum += match change {
+                FieldChange::Add(line) | FieldChange::Insert(_, line) => line.len(),
+                FieldChange::Set(_, _, line) => line.as_ref().map_or(0, |line| line.len()),
+                FieldChange::Remove(_) => 0,
+            };
+            sum <= NEW_BYTES_MAX
+        });
+    }
+}
+
 /// What becomes of a recipient.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Recipient {

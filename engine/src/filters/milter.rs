@@ -14,7 +14,7 @@ use core::time::Duration;
 use fsmtp_proto::milter::{
     Actions, Change, Command, Failure, Field, Session, Stage, Then, Timeouts, Verdict,
 };
-use fsmtp_rt::{Conn as _, Dial, IoError};
+use fsmtp_rt::{Conn as _, Dial, IoError, Runtime};
 
 use super::budget::{Charge, Full};
 use super::changes::{Changes, FieldChange, Recipient, line};
@@ -90,7 +90,7 @@ impl Told {
     }
 }
 
-struct Link<R: Dial> {
+struct Link<R: Runtime> {
     rt: R,
     conn: R::Conn,
     session: Session,
@@ -103,7 +103,7 @@ struct Link<R: Dial> {
 }
 
 /// A milter, as one client's session knows it.
-pub(super) struct Milter<R: Dial> {
+pub(super) struct Milter<R: Runtime> {
     link: Option<Link<R>>,
     /// The message under way was told of.
     begun: bool,
@@ -175,9 +175,14 @@ impl<R: Dial> Milter<R> {
         link.ask(&Command::Recipient(&path, &[]), &[("{rcpt_addr}", to)], None).await
     }
 
+    /// The connection, once a recipient was told of.
+    fn under_way(&mut self) -> Option<&mut Link<R>> {
+        self.link.as_mut().filter(|_| self.begun)
+    }
+
     /// The message would come now, under this name.
     pub(super) async fn data(&mut self, id: &str) -> Result<Answer, Trouble> {
-        let Some(link) = &mut self.link else { return Err(Trouble::Gone) };
+        let Some(link) = self.under_way() else { return Ok(Answer::GoOn) };
         link.ask(&Command::Data, &[("i", id)], None).await
     }
 
@@ -187,7 +192,7 @@ impl<R: Dial> Milter<R> {
         fields: &[fsmtp_proto::dkim::header::Field<'_>],
         id: &str,
     ) -> Result<Answer, Trouble> {
-        let Some(link) = &mut self.link else { return Err(Trouble::Gone) };
+        let Some(link) = self.under_way() else { return Ok(Answer::GoOn) };
         for field in fields.iter().filter(|field| !field.name().is_empty()) {
             let answer = link.ask(&Command::Field(field.name(), field.value()), &[], None).await?;
             if answer != Answer::GoOn {
@@ -198,8 +203,8 @@ impl<R: Dial> Milter<R> {
     }
 
     /// Whether it wants to see the body.
-    fn wants_body(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.session.wants(Stage::Body))
+    fn wants_body(&mut self) -> bool {
+        self.under_way().is_some_and(|link| link.session.wants(Stage::Body))
     }
 
     /// Bytes of the body.
@@ -227,11 +232,10 @@ impl<R: Dial> Milter<R> {
     async fn flush_body(&mut self) -> Result<Answer, Trouble> {
         let chunk = mem::take(&mut self.chunk);
         self.charge.clear();
-        let Some(link) = &mut self.link else { return Err(Trouble::Gone) };
-        if chunk.is_empty() {
-            return Ok(Answer::GoOn);
+        match self.under_way().filter(|_| !chunk.is_empty()) {
+            Some(link) => link.ask(&Command::Body(&chunk), &[], None).await,
+            None => Ok(Answer::GoOn),
         }
-        link.ask(&Command::Body(&chunk), &[], None).await
     }
 
     /// The message is over: what the filter thinks, and wants changed.
@@ -240,7 +244,7 @@ impl<R: Dial> Milter<R> {
         if answer != Answer::GoOn {
             return Ok(answer);
         }
-        let Some(link) = &mut self.link else { return Err(Trouble::Gone) };
+        let Some(link) = self.under_way() else { return Ok(Answer::GoOn) };
         let answer = link.ask(&Command::End, &[("i", id)], Some(noted)).await?;
         self.begun = false;
         Ok(answer)
@@ -257,7 +261,7 @@ impl<R: Dial> Milter<R> {
     }
 }
 
-impl<R: Dial> fmt::Debug for Milter<R> {
+impl<R: Runtime> fmt::Debug for Milter<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Milter({})", if self.link.is_some() { "open" } else { "closed" })
     }

@@ -1,10 +1,11 @@
 //! One session's way through the filters, message after message.
 
 use core::fmt::{self, Display};
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use fsmtp_proto::dkim::header::{HEADER_BYTES_MAX, Section, fields};
-use fsmtp_rt::Dial;
+use fsmtp_rt::{Dial, Runtime};
 
 use super::budget::{Budget, Charge, Full};
 use super::changes::{Changes, FieldChange, Held};
@@ -15,13 +16,17 @@ use super::{Filter, Filters, Outcome, PAUSE, Plan, Protocol, Scene, WhenAway};
 use crate::log::Event;
 use crate::shard::count;
 
+/// The longest header section that is held back; arbitrary, and what a record of the store has room
+/// for beside the largest envelope. A longer one is stored at once, and only added to.
+const HELD_BYTES_MAX: usize = 64 * 1024;
+
 /// How a filter of a passage is asked.
-enum How<R: Dial> {
+enum How<R: Runtime> {
     Milter(Box<Milter<R>>),
     Rspamd { too_long: bool },
 }
 
-struct Asked<R: Dial> {
+struct Asked<R: Runtime> {
     filter: Rc<Filter>,
     how: How<R>,
     /// It has said enough of this message, or is away.
@@ -39,10 +44,12 @@ impl<R: Dial> Asked<R> {
 }
 
 /// One session's way through the filters.
-pub(crate) struct Passage<R: Dial> {
+pub(crate) struct Passage<R: Runtime> {
     asked: Vec<Asked<R>>,
-    /// Its mail is that of a user: header sections are not held back.
+    /// Its mail is that of a user.
     user: bool,
+    /// The header section is held back, as long as it is not too long for that.
+    holds: bool,
     /// Decided: nothing more is asked.
     ended: Option<Verdict>,
     /// Why it is junk.
@@ -56,7 +63,7 @@ pub(crate) struct Passage<R: Dial> {
     body_charge: Charge,
 }
 
-impl<R: Dial> fmt::Debug for Passage<R> {
+impl<R: Runtime> fmt::Debug for Passage<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Passage({} filters)", self.asked.len())
     }
@@ -70,6 +77,7 @@ impl<R: Dial> Passage<R> {
         Self {
             asked: all.map(asked).collect(),
             user,
+            holds: !user,
             ended: None,
             junk: None,
             changes: Changes::default(),
@@ -78,6 +86,11 @@ impl<R: Dial> Passage<R> {
             body: Vec::new(),
             body_charge: filters.budget.charge(),
         }
+    }
+
+    /// Whether it is for mail of users.
+    pub(crate) const fn is_of_user(&self) -> bool {
+        self.user
     }
 
     /// The transaction is over, or has come to nothing.
@@ -89,6 +102,7 @@ impl<R: Dial> Passage<R> {
                 How::Rspamd { too_long } => *too_long = false,
             }
         }
+        self.holds = !self.user;
         self.ended = None;
         self.junk = None;
         self.changes = Changes::default();
@@ -154,34 +168,52 @@ impl<R: Dial> Passage<R> {
         }
     }
 
-    /// Takes bytes of the message, gives back what of them is to be stored now.
-    pub(crate) async fn feed<'b>(&mut self, scene: &Scene<'_, R>, bytes: &'b [u8]) -> &'b [u8] {
-        if matches!(self.ended, Some(Verdict::Refused(_) | Verdict::Discard)) {
-            return b"";
+    /// Takes bytes of the message, gives back what is to be stored now.
+    pub(crate) async fn feed<'b>(
+        &mut self,
+        scene: &Scene<'_, R>,
+        bytes: &'b [u8],
+    ) -> Cow<'b, [u8]> {
+        if self.is_lost() {
+            return Cow::default();
         }
         let was_over = self.section.is_over();
         let body = self.section.feed(bytes);
+        let section_bytes = bytes.len() - body.len();
+        let released = self.holds && self.section_bytes() > HELD_BYTES_MAX;
         if !was_over {
-            if let Err(Full) = self.section_charge.add(bytes.len() - body.len()) {
+            if let Err(Full) = self.section_charge.add(section_bytes) {
                 self.end_busy();
-                return b"";
-            }
-            if self.section.bytes().is_err() {
+            } else if self.section.bytes().is_err() {
                 self.end_bad_header();
-                return b"";
-            }
-            if self.section.is_over() {
+            } else if self.section.is_over() {
                 self.header(scene).await;
             }
         }
         if !body.is_empty() {
             self.body(scene, body).await;
         }
-        match (&self.ended, self.user) {
-            (Some(Verdict::Refused(_) | Verdict::Discard), _) => b"",
-            (_, true) => bytes,
-            (_, false) => body,
+        if self.is_lost() {
+            Cow::default()
+        } else if released {
+            self.holds = false;
+            // copy: what was held, once, of a header section that is longer than most.
+            let end: &[u8] = if self.section.is_over() { b"\r\n" } else { b"" };
+            [self.section.bytes().unwrap_or_default(), end, body].concat().into()
+        } else if self.holds {
+            body.into()
+        } else {
+            bytes.into()
         }
+    }
+
+    fn section_bytes(&self) -> usize {
+        self.section.bytes().map_or(0, <[u8]>::len)
+    }
+
+    /// Whether nobody will get it.
+    const fn is_lost(&self) -> bool {
+        matches!(self.ended, Some(Verdict::Refused(_) | Verdict::Discard))
     }
 
     fn end_busy(&mut self) {
@@ -233,7 +265,7 @@ impl<R: Dial> Passage<R> {
         if self.ended.is_some() {
             return;
         }
-        let whole_bytes = self.section.bytes().map_or(0, <[u8]>::len) + 2 + self.body.len();
+        let whole_bytes = self.section_bytes() + 2 + self.body.len();
         let mut needed = false;
         for asked in &mut self.asked {
             if let How::Rspamd { too_long } = &mut asked.how {
@@ -274,7 +306,7 @@ impl<R: Dial> Passage<R> {
             if let Verdict::Junk(_) = verdict {
                 changes.fields.push(FieldChange::Insert(1, JUNK_FIELD.into()));
             }
-            let section = Some(self.section.bytes().unwrap_or_default()).filter(|_| !self.user);
+            let section = Some(self.section.bytes().unwrap_or_default()).filter(|_| self.holds);
             match (Held { section, is_over: self.section.is_over() }).with(&changes.fields) {
                 Ok(whole) => head = whole,
                 Err(_) => {
@@ -327,6 +359,7 @@ impl<R: Dial> Passage<R> {
         if heard.is_some() {
             count(&filter.counters.asked);
             self.changes.fields.append(&mut changes.fields);
+            self.changes.bound();
             self.changes.recipients.append(&mut changes.recipients);
             self.changes.sender = changes.sender.or(self.changes.sender.take());
             if let Some(why) = why {

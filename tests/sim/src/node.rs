@@ -491,6 +491,7 @@ impl Boot {
             gate: Gate::new(&[7; 32], never),
             submission: Default::default(),
             verify: None,
+            filters: Vec::new(),
             own_domains_closed: false,
             magic: false,
             node: "sim".into(),

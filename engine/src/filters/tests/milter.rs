@@ -233,3 +233,32 @@ fn a_connection_that_was_closed_meanwhile_is_opened_again() {
     assert_eq!(scenery.letters().matches('O').count(), 2);
     assert_eq!(scenery.counters(), [[2, 0, 0, 0, 0, 0]]);
 }
+
+#[test]
+fn a_long_header_is_stored_at_once_and_only_added_to() {
+    let message = format!("From: a\r\nX: {}\r\n\r\nbody\r\n", "x\r\n ".repeat(20_000));
+    for piece in [1, 1000, 65_000, 90_000, usize::MAX] {
+        let mut scenery = one(Protocol::Milter, |letter, _| changing(letter));
+        let text = format!(
+            "X-Last: one\r\n two\r\nX-First: a\r\n\tSmuggled: b\r\nX-Spam: Yes\r\n{message}"
+        );
+        let came = scenery.session(false, &[&message, MESSAGE], piece);
+        let junk = Verdict::Junk("looks odd".into());
+        assert_eq!(came[0], Came::Stored(junk.clone(), text, changed()));
+        // The next message is held back again.
+        assert_eq!(came[1], Came::Stored(junk, CHANGED.into(), changed()));
+    }
+}
+
+#[test]
+fn new_fields_are_bounded_for_all_filters_together() {
+    let milter = plan(Protocol::Milter, WhenAway::Defer);
+    let field = packet(b'h', format!("X\0{}\0", "a".repeat(900)).as_bytes());
+    let mut scenery =
+        scenery(&[milter.clone(), milter], Options::calm(), move |letter, _| match letter {
+            b'E' => Do::Say([field.repeat(30), packet(b'c', b"")].concat()),
+            _ => goes_on(letter),
+        });
+    let Came::Stored(_, text, _) = scenery.deliver(MESSAGE) else { panic!("it is taken") };
+    assert_eq!(text.matches("X: aaa").count(), 36, "32 KiB of 905 bytes each");
+}

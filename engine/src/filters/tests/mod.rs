@@ -248,7 +248,7 @@ async fn deliver(
     }
     let mut stored = Vec::new();
     for piece in message.as_bytes().chunks(piece.min(message.len().max(1))) {
-        stored.extend_from_slice(passage.feed(scene, piece).await);
+        stored.extend_from_slice(&passage.feed(scene, piece).await);
     }
     let outcome = passage.finish(scene, &recipients).await;
     match outcome.verdict {
