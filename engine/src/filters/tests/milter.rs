@@ -182,8 +182,8 @@ fn each_policy_holds_however_a_milter_fails() {
     assert_eq!(away(Protocol::Milter, closed, |_| Do::Close), 1);
     let speaks = |_: u8| Do::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
     assert_eq!(away(Protocol::Milter, "the filter sent a packet of 1213486160 bytes", speaks), 1);
-    let greedy = |letter: u8| if letter == b'O' { agreement(0x1ff, 0) } else { goes_on(letter) };
-    assert_eq!(away(Protocol::Milter, "the filter needs actions 0x182", greedy), 1);
+    let greedy = |letter: u8| if letter == b'O' { agreement(0, 0x800) } else { goes_on(letter) };
+    assert_eq!(away(Protocol::Milter, "the filter needs steps 0x800", greedy), 1);
     // One that fails a message is asked about the next.
     let hangs = |letter: u8| if letter == b'B' { Do::Hang } else { goes_on(letter) };
     assert_eq!(away(Protocol::Milter, silent, hangs), 2);
