@@ -6,6 +6,7 @@
 
 mod check;
 mod file;
+mod filter;
 mod keys;
 mod render;
 #[cfg(test)]
@@ -75,6 +76,8 @@ pub struct Config {
     pub roots: Option<PathBuf>,
     /// Mail that comes in.
     pub smtp: Smtp,
+    /// The filters that are asked about mail, in this order.
+    pub filters: Vec<crate::filters::Plan>,
     /// How mail that comes in is checked; none: it is not.
     pub verify: Option<Arc<crate::verify::Settings>>,
     /// Mail that users send.

@@ -5,6 +5,7 @@
 //! it is ours to mend.
 
 mod checked;
+mod filtered;
 mod receipt;
 mod sent;
 mod su;
@@ -32,6 +33,7 @@ use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::spool::{Incoming, Stored};
 use fsmtp_store::{QueueId, StoreError};
 
+use crate::filters::{self, Passage};
 use crate::guard::SharedState;
 use crate::log::Event;
 use crate::relay::{self, routes::Way};
@@ -68,6 +70,8 @@ pub enum Said {
     Granted(Rc<Granted>),
     /// No.
     Refused(Refusal),
+    /// No, in the words of a filter.
+    Told(Rc<filters::Refused>),
 }
 
 impl Said {
@@ -81,6 +85,7 @@ impl Said {
             Self::Keys(said) => Answer::Keys { keys: &said.0, nonce: &said.1 },
             Self::Granted(said) => Answer::Granted { node: &said.node, proof: &said.proof },
             Self::Refused(refusal) => Answer::Refused(*refusal),
+            Self::Told(refused) => Answer::Told(refused.code, &refused.text),
         }
     }
 }
@@ -101,6 +106,8 @@ pub struct Desk<'s, R: Runtime, M: Mailboxes> {
     wrong: Option<Wrong>,
     /// Mail of a stranger is checked while it comes.
     check: Option<Box<Check>>,
+    /// The way through filters of others; of all messages of the connection.
+    passage: Option<Box<Passage<R>>>,
     /// The sender wants to hear that it lies in mailboxes here.
     receipt: Option<Box<Receipt>>,
 }
@@ -125,6 +132,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
             submission: None,
             wrong: None,
             check: None,
+            passage: None,
             receipt: None,
         }
     }
@@ -133,6 +141,9 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
     pub fn reset(&mut self) {
         self.transaction = None;
         self.check = None;
+        if let Some(passage) = &mut self.passage {
+            passage.reset();
+        }
         self.drop_message();
     }
 
@@ -155,15 +166,15 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
     }
 
     /// Takes bytes of the message.
-    pub async fn body(&mut self, mut bytes: &[u8]) {
+    pub async fn body(&mut self, mut bytes: &[u8], session: &Session) {
         self.feed_check(bytes);
         while let Some(kept) = self.header.next(&mut bytes) {
             if self.submission.is_none() {
-                self.push(kept.as_ref()).await;
+                self.push(kept.as_ref(), session).await;
                 continue;
             }
             match self.mend(Some(kept.as_ref())) {
-                Ok(mended) => self.push(&mended).await,
+                Ok(mended) => self.push(&mended, session).await,
                 Err(wrong) => {
                     // The rest is read past.
                     self.incoming = None;
@@ -173,7 +184,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
         }
     }
 
-    async fn push(&mut self, bytes: &[u8]) {
+    async fn push(&mut self, bytes: &[u8], session: &Session) {
         if self.header.bytes_count() > HEADER_BYTES_MAX as u64 {
             // The rest is read past.
             self.incoming = None;
@@ -182,8 +193,15 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
         if let Some(receipt) = &mut self.receipt {
             receipt.push(bytes);
         }
+        let bytes = match (&mut self.passage, &self.transaction) {
+            (Some(passage), Some(transaction)) => {
+                let of = (session, &transaction.envelope);
+                Self::filter_bytes(passage, self.shard, of, (incoming.id(), bytes)).await
+            }
+            _ => bytes.into(),
+        };
         let _shared = SharedState;
-        if let Err(error) = incoming.push(bytes).await {
+        if let Err(error) = incoming.push(&bytes).await {
             // The rest is read past; the client hears of it at the end of its message.
             self.incoming = None;
             self.failed = Some(error);
@@ -267,6 +285,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
         };
         self.transaction = Some(Box::new(Transaction::new(envelope)));
         self.begin_check(&sender.path, session);
+        self.begin_passage(session);
         Said::Accepted
     }
 
@@ -347,7 +366,13 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
             text.extend(original.address.decode());
             text
         });
-        if resolution == Resolution::NotLocal {
+        let stays = resolution != Resolution::NotLocal;
+        if (stays || session.user().is_some())
+            && let Some(said) = self.filter_recipient(address, session).await
+        {
+            return said;
+        }
+        if !stays {
             let domain = domain.unwrap_or("").to_lowercase();
             return self.elsewhere(address, &domain, session, (notify, orcpt));
         }
@@ -457,10 +482,10 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
                 }
                 self.incoming = Some(incoming);
                 self.since = self.shard.rt.now();
-                Said::Accepted
             }
-            Err(error) => self.storage_refusal(&error),
+            Err(error) => return self.storage_refusal(&error),
         }
+        self.filter_begin(session).await.unwrap_or(Said::Accepted)
     }
 
     /// Mail that is not from who sends it, by its envelope or by its header.
@@ -475,10 +500,11 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
 
     async fn commit(&mut self, session: &Session) -> Said {
         if let Some(kept) = self.header.end() {
-            self.push(kept.as_ref()).await;
+            self.push(kept.as_ref(), session).await;
         }
         let hops = self.header.hops();
-        let signatures = if self.submission.is_some() { self.sign().await } else { Vec::new() };
+        let signatures =
+            if self.submission.is_some() { self.sign(session).await } else { Vec::new() };
         let (wrong, failed, receipt) = (self.wrong.take(), self.failed.take(), self.receipt.take());
         let (incoming, transaction) = (self.incoming.take(), self.transaction.take());
         let (check, header_bytes) = (self.check.take(), self.header.bytes_count());
@@ -514,7 +540,12 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
                 Err(refusal) => return self.refuse_message(id, octets, refusal),
             },
         };
+        let filtered = match self.filter_end(&mut transaction, session, id).await {
+            Ok(filtered) => filtered,
+            Err(said) => return said,
+        };
         let mut head = self.trace_header(session, &transaction, id, &checked);
+        head.extend_from_slice(&filtered);
         head.extend_from_slice(&signatures);
         self.store(incoming, *transaction, head, receipt).await
     }

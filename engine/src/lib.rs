@@ -12,6 +12,7 @@ pub mod dirlock;
 pub mod dkim;
 pub mod drain;
 mod entrance;
+pub mod filters;
 pub mod guard;
 pub mod keyfile;
 mod keys;

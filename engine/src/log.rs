@@ -87,6 +87,11 @@ events! {
     MessageStored "message-stored" Info "A message is on stable storage and was answered with 250.";
     MessageRefused "message-refused" Info "A message was refused after its end.";
     MessageSuspect "message-suspect" Info "It is doubtful who sent a message, and what is done.";
+    FilterAway "filter-away" Warn "A filter could not be asked about a message, and why.";
+    FilterRefused "filter-refused" Info "A filter has refused a recipient or a message.";
+    FilterDiscarded "filter-discarded" Info "A filter had a message thrown away: nobody gets it.";
+    FilterJunk "filter-junk" Info "A filter holds a message for junk, and why.";
+    FilterUnheeded "filter-unheeded" Warn "A filter wants what cannot be done; it is left undone.";
     MessageSent "message-sent" Info "Another server has taken a message for a recipient.";
     MessageDeferred "message-deferred" Info "A message could not be sent on for now, and why.";
     SiteLimited "site-limited" Info "A site has refused another connection, and gets fewer.";

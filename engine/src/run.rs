@@ -437,6 +437,7 @@ impl Body {
             gate: Arc::clone(&self.gate),
             submission: config.submission,
             verify: config.verify.clone(),
+            filters: config.filters.clone(),
             own_domains_closed: config.smtp.own_domains_closed,
             magic: config.dev.is_some(),
             node: config.node.as_str().into(),

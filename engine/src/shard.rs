@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::config;
 use crate::dkim::DkimKeys;
 use crate::drain::Drain;
+use crate::filters::Filters;
 use crate::log::Log;
 use crate::relay::Outbound;
 use crate::resolver::Resolver;
@@ -133,6 +134,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub submission: config::Submission,
     /// How mail of strangers is checked; none: it is not.
     pub verify: Option<Arc<verify::Settings>>,
+    /// The filters that are asked about mail.
+    pub filters: Filters,
     /// The name under which results of checks are written.
     pub results: Rc<str>,
     /// Whether own domains are for those who have signed in, and nodes.

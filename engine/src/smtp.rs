@@ -89,6 +89,19 @@ async fn talk<R: Dial + Datagrams, M: Mailboxes>(
         session.secured(rt.now(), tls);
     }
     let mut desk = Desk::new(shard);
+    let end = turns(shard, visit, (&mut session, &mut desk), out).await;
+    desk.close().await;
+    end
+}
+
+/// Takes turns until the session ends.
+async fn turns<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    visit: &mut Visit<'_, R>,
+    (session, desk): (&mut Session, &mut Desk<'_, R, M>),
+    mut out: Outbox,
+) -> Result<End, End> {
+    let rt = &shard.rt;
     loop {
         let conn = &mut *visit.stream;
         let turn = session.turn(rt.now(), conn.filled(), &mut out);
@@ -96,11 +109,11 @@ async fn talk<R: Dial + Datagrams, M: Mailboxes>(
         match turn.then {
             Then::Again => conn.consume(consumed),
             Then::Body(bytes) => {
-                desk.body(bytes).await;
+                desk.body(bytes, session).await;
                 conn.consume(consumed);
             }
             Then::Ask(ask) => {
-                let answer = desk.answer(&ask, &session).await;
+                let answer = desk.answer(&ask, session).await;
                 conn.consume(consumed);
                 session.answer(answer.as_answer(), &mut out);
             }
@@ -116,7 +129,7 @@ async fn talk<R: Dial + Datagrams, M: Mailboxes>(
             Then::NeedInput => {
                 conn.consume(consumed);
                 let late = desk.deadline();
-                out = need_input(shard, conn, &mut session, out, late).await?;
+                out = need_input(shard, conn, session, out, late).await?;
             }
             Then::StartTls => {
                 conn.consume(consumed);

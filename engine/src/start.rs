@@ -16,6 +16,7 @@ use fsmtp_store::{Lsn, ShardId, StoreError};
 use zeroize::Zeroizing;
 
 use crate::config;
+use crate::filters::{Filters, Plan};
 use crate::log::{Event, Log};
 use crate::relay::{self, Census, Outbound};
 use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
@@ -62,6 +63,8 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub submission: config::Submission,
     /// How mail of strangers is checked; none: it is not.
     pub verify: Option<Arc<verify::Settings>>,
+    /// The filters that are asked about mail.
+    pub filters: Vec<Plan>,
     /// Whether own domains are for those who have signed in, and nodes.
     pub own_domains_closed: bool,
     /// Whether the magic recipients of `--dev` exist.
@@ -112,6 +115,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         submission: parts.submission,
         results: parts.verify.as_ref().map_or(&*parts.node, |verify| &verify.name).into(),
         verify: parts.verify,
+        filters: Filters::new(&parts.filters),
         own_domains_closed: parts.own_domains_closed,
         magic: parts.magic,
         node: parts.node,

@@ -5,7 +5,7 @@
 use super::file::{self, File, LogFormat, LogLevel, Protocol, RouteTls, TlsMode};
 use super::{
     Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Resolver, Smtp, Store,
-    Submission, keys, verify,
+    Submission, filter, keys, verify,
 };
 use crate::log;
 use crate::relay::routes::{Host, Level, Login, Route, RouteError, Routes};
@@ -53,7 +53,7 @@ impl Checker<'_> {
         self.problems.push(Problem { line, text: format!("{name}: {}", what.into()) });
     }
 
-    fn warning(&mut self, what: impl Into<String>) {
+    pub(super) fn warning(&mut self, what: impl Into<String>) {
         self.warnings.push(what.into());
     }
 }
@@ -88,11 +88,11 @@ pub(super) fn check(
     let client_ca = client_ca(&mut checker, &file, &listeners);
     let sending = sending(&mut checker, &file, overrides, &listeners);
     let verify = verify::check(&mut checker, &file, &node, overrides.dev);
+    let filters = filter::check(&mut checker, &mut file, overrides.dev);
     let Checker { problems, warnings, .. } = checker;
     if !problems.is_empty() {
         return Err(problems);
     }
-    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     let config = Config {
         node,
         domain,
@@ -103,13 +103,8 @@ pub(super) fn check(
         certificates,
         client_ca,
         roots: file.tls.roots.as_ref().map(PathBuf::from),
-        smtp: Smtp {
-            size_bytes_max: file.smtp.size_max,
-            recipients_max: file.smtp.recipients_max,
-            own_domains_closed: file.smtp.own_domains_closed,
-            command_timeout: seconds(file.smtp.command_timeout_s),
-            data_timeout: seconds(file.smtp.data_timeout_s),
-        },
+        smtp: smtp(&file),
+        filters,
         verify,
         submission: Submission { keep_sent: file.submission.keep_sent },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
@@ -127,6 +122,20 @@ pub(super) fn check(
         warnings,
     };
     Ok((config, file))
+}
+
+const fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(seconds as u64)
+}
+
+fn smtp(file: &File) -> Smtp {
+    Smtp {
+        size_bytes_max: file.smtp.size_max,
+        recipients_max: file.smtp.recipients_max,
+        own_domains_closed: file.smtp.own_domains_closed,
+        command_timeout: seconds(file.smtp.command_timeout_s),
+        data_timeout: seconds(file.smtp.data_timeout_s),
+    }
 }
 
 /// The length of RSA keys, if it is one that is offered.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::filter::Filter;
 use super::verify::{Dnsbl, Policy, Verify};
 
 /// Settings of fsmtp-engine. Every key is optional.
@@ -37,6 +38,10 @@ pub(super) struct File {
     /// Lists of addresses in the DNS (RFC 5782) that are asked about each client; write
     /// `[[dnsbl]]` once for each.
     pub(super) dnsbl: Vec<Dnsbl>,
+    /// Filters that are asked about mail that comes in, over the milter protocol or rspamd's; write
+    /// `[[filter]]` once for each. They are asked in this order, and the first that refuses a
+    /// message ends that. What they may change stands in docs/filters.md.
+    pub(super) filter: Vec<Filter>,
     /// Mail that is fetched.
     pub(super) pop3: Pop3,
     /// How users sign in, over every protocol.

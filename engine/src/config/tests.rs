@@ -1,6 +1,7 @@
 //! The configuration: defaults, every problem with its line, and the texts made from it.
 
 use super::*;
+use crate::filters::{self, Plan, WhenAway};
 use crate::verify::{Action, Policy, Scores};
 
 fn parse(text: &str, overrides: &Overrides) -> Result<Config, Vec<String>> {
@@ -122,6 +123,68 @@ fn every_key_is_taken() {
     assert_eq!(config.resolver.timeout, Duration::from_secs(4));
     assert!(config.resolver.dnssec_trusted);
     assert_eq!(config.warnings.len(), 5, "{:?}", config.warnings);
+}
+
+#[test]
+fn filters_are_asked_in_their_order() {
+    let text = "
+        [[filter]]
+        name = 'spam'
+        protocol = 'rspamd'
+        address = '127.0.0.1:11333'
+        when_away = 'defer'
+        connect_timeout_s = 1
+        command_timeout_s = 2
+        message_timeout_s = 3
+        message_bytes_max = 65536
+        users = true
+        [[filter]]
+        address = '[::1]:8891'
+    ";
+    let config = parse(text, &Overrides::default()).unwrap();
+    let [spam, other] = &config.filters[..] else { panic!("{config:?}") };
+    let seconds = Duration::from_secs;
+    let whole = Plan {
+        name: "spam".into(),
+        protocol: filters::Protocol::Rspamd,
+        address: "127.0.0.1:11333".parse().unwrap(),
+        connect_timeout: seconds(1),
+        command_timeout: seconds(2),
+        message_timeout: seconds(3),
+        when_away: WhenAway::Defer,
+        message_bytes_max: 65_536,
+        users: true,
+    };
+    assert_eq!(*spam, whole);
+    let usual = Plan {
+        name: "[::1]:8891".into(),
+        protocol: filters::Protocol::Milter,
+        address: "[::1]:8891".parse().unwrap(),
+        connect_timeout: seconds(5),
+        command_timeout: seconds(30),
+        message_timeout: seconds(60),
+        when_away: WhenAway::Accept,
+        message_bytes_max: 1_048_576,
+        users: false,
+    };
+    assert_eq!(*other, usual);
+    assert!(config.warnings.is_empty());
+    let far = "[[filter]]\naddress = '192.0.2.1:1'";
+    let warnings = parse(far, &Overrides::default()).unwrap().warnings;
+    assert_eq!(warnings, ["filter `192.0.2.1:1`: mail goes to 192.0.2.1:1 in clear"]);
+    assert!(parse(far, &dev()).is_err());
+    let many: String =
+        (1..=17).map(|n| format!("[[filter]]\naddress = '127.0.0.1:{n}'\n")).collect();
+    for (wrong, place) in [
+        ("[[filter]]", "filter.address"),
+        ("[[filter]]\naddress = 'localhost:1'", "filter.address"),
+        ("[[filter]]\naddress = '[::1]:1'\n[[filter]]\naddress = '[::1]:1'", "filter.name"),
+        ("[[filter]]\naddress = '[::1]:1'\nmessage_timeout_s = 0", "filter.message_timeout_s"),
+        (&many, "filter"),
+    ] {
+        let problems = parse(wrong, &Overrides::default()).unwrap_err();
+        assert!(problems[0].contains(&format!(": {place}: ")), "{wrong}: {problems:?}");
+    }
 }
 
 #[test]
@@ -343,6 +406,7 @@ fn the_schema_knows_every_key() {
             "verify",
             "policy",
             "dnsbl",
+            "filter",
             "pop3",
             "sign_in",
             "submission",

@@ -87,20 +87,25 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
         }
         let to_junk = all.iter().filter(|(_, decision)| decision.action >= Action::Junk);
         let to_junk: Vec<MailboxId> = to_junk.map(|(mailbox, _)| *mailbox).collect();
-        for mailbox in to_junk {
-            let junk = mailbox.junk();
-            // Where its keys cannot be used it stays where it can be sealed to.
-            let Ok(mut held) = seals::held(self.shard, &[junk]).await else { continue };
-            if let Some((_, held)) = held.pop() {
-                transaction.move_to(mailbox, junk, held);
-                count(&self.shard.counters.messages_junked);
-            }
-        }
+        self.put_into_junk(transaction, &to_junk).await;
         let mut out = fields(&self.shard.results, &settings.lists, &found, strictest);
         // The seeds' words.
         let how = if session.tls().is_some() { "SSL" } else { "Plain" };
         out.extend_from_slice(format!("X-Fannst-Conn: {how}\r\n").as_bytes());
         Ok(out)
+    }
+
+    /// Moves a message for these mailboxes to the mailboxes Junk beside them.
+    pub(super) async fn put_into_junk(&self, of: &mut Transaction, mailboxes: &[MailboxId]) {
+        for mailbox in mailboxes {
+            let junk = mailbox.junk();
+            // Where its keys cannot be used it stays where it can be sealed to.
+            let Ok(mut held) = seals::held(self.shard, &[junk]).await else { continue };
+            if let Some((_, held)) = held.pop() {
+                of.move_to(*mailbox, junk, held);
+                count(&self.shard.counters.messages_junked);
+            }
+        }
     }
 
     /// Notes what is suspect.

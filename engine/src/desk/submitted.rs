@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use fsmtp_proto::smtp::address::{Domain, Mailbox, Path};
+use fsmtp_proto::smtp::server::Session;
 use fsmtp_rt::{Datagrams, Dial};
 use fsmtp_store::QueueId;
 use fsmtp_store::mailbox::Mailboxes;
@@ -57,9 +58,9 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
     }
 
     /// The end of a user's message: what is left of it is stored; gives its signatures.
-    pub(super) async fn sign(&mut self) -> Vec<u8> {
+    pub(super) async fn sign(&mut self, session: &Session) -> Vec<u8> {
         match self.mend(None) {
-            Ok(rest) => self.push(&rest).await,
+            Ok(rest) => self.push(&rest, session).await,
             Err(wrong) => {
                 self.wrong.get_or_insert(wrong);
             }

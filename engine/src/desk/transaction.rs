@@ -106,6 +106,33 @@ impl Transaction {
         }
     }
 
+    /// Takes the recipients with this address out.
+    pub(super) fn remove(&mut self, address: &str) {
+        let is_of = |to: &EnvelopeRecipient| {
+            !to.mailbox.is_sent() && to.address.eq_ignore_ascii_case(address.as_bytes())
+        };
+        let gone = self.envelope.recipients.extract_if(.., |to| is_of(to));
+        for mailbox in gone.map(|to| to.mailbox).collect::<Vec<_>>() {
+            // It may have been moved to Junk.
+            self.mailboxes.remove(&mailbox.account());
+            self.seals.retain(|held| held.mailbox() != mailbox);
+        }
+        let travels = |to: &EnvelopeRecipient| to.mailbox == MailboxId::QUEUE;
+        if !self.envelope.recipients.iter().any(travels) {
+            self.travels = None;
+        }
+    }
+
+    /// The addresses of those who read it, each once.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let readers = self.envelope.recipients.iter().filter(|to| !to.mailbox.is_sent());
+        let mut all: Vec<String> =
+            readers.map(|to| String::from_utf8_lossy(&to.address).into_owned()).collect();
+        // One address may lead to several mailboxes, which then stand beside each other.
+        all.dedup();
+        all
+    }
+
     /// Recipients who read it, without who keeps it as sent.
     pub(super) fn recipients_count(&self) -> usize {
         self.envelope.recipients.iter().filter(|to| !to.mailbox.is_sent()).count()

@@ -118,8 +118,6 @@ pub enum Failure {
     NotAgreed(u8),
     /// It speaks another version.
     Version(u32),
-    /// It needs to do what it may not.
-    Actions(u32),
     /// It needs steps that are not known here.
     Steps(u32),
     /// It wants more changed of a message than is kept.
@@ -139,9 +137,6 @@ impl fmt::Display for Failure {
             Self::Unexpected(letter) => sent(f, letter, "which means nothing there"),
             Self::NotAgreed(letter) => sent(f, letter, "which was not agreed on"),
             Self::Version(version) => write!(f, "the filter speaks version {version}"),
-            Self::Actions(bits) => {
-                write!(f, "the filter needs actions {bits:#x}, which it may not")
-            }
             Self::Steps(bits) => write!(f, "the filter needs steps {bits:#x}, which are not known"),
             Self::TooManyChanges => f.write_str("the filter wants too much changed"),
         }

@@ -112,10 +112,10 @@ impl Agreed {
         if !(VERSION_MIN..=VERSION).contains(&version) {
             return Err(Failure::Version(version));
         }
-        let (actions, mut steps) = (Actions::of(actions), Steps::of(steps));
-        if !offered.contains(actions) {
-            return Err(Failure::Actions(actions.bits() & !offered.bits()));
-        }
+        // Some filters name all that they know, whatever they are offered (rspamd), and do without.
+        // One that does not fails when it uses what was not offered.
+        let actions = Actions::of(actions & offered.bits());
+        let mut steps = Steps::of(steps);
         if !Steps::OFFERED.contains(steps) {
             return Err(Failure::Steps(steps.bits() & !Steps::OFFERED.bits()));
         }

@@ -72,6 +72,8 @@ pub enum Refusal {
     Magic421,
     /// Any code, asked for by who tests a client; with 421 it closes the connection.
     Asked(Code),
+    /// Any code, in words of somebody else: for [`Answer::Told`](super::server::Answer::Told).
+    Told(Code),
 }
 
 /// Why mail is refused of which it is not sure who sends it: RFC 7372 §3.
@@ -108,10 +110,19 @@ pub enum Doubt {
 pub struct Code(u16);
 
 impl Code {
+    /// Come again.
+    pub const LATER: Self = Self(451);
+
     /// `None` for a number that is no such code.
     #[must_use]
     pub const fn new(code: u16) -> Option<Self> {
         if matches!(code, 400..=599) { Some(Self(code)) } else { None }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
     }
 }
 
@@ -122,7 +133,7 @@ impl Refusal {
         match self {
             Self::ShuttingDown | Self::TooManyConnections | Self::Magic421 => true,
             Self::Doubted(Doubt::TooEarly) => true,
-            Self::Asked(Code(code)) => code == 421,
+            Self::Asked(Code(code)) | Self::Told(Code(code)) => code == 421,
             _ => false,
         }
     }
@@ -306,7 +317,7 @@ impl Reply {
 
     /// The three-digit code.
     pub(crate) fn code(self) -> u16 {
-        if let Self::Refused(Refusal::Asked(Code(code))) = self {
+        if let Self::Refused(Refusal::Asked(Code(code)) | Refusal::Told(Code(code))) = self {
             return code;
         }
         let digits = self.parts().0.bytes().take(3);
@@ -327,8 +338,17 @@ impl Reply {
                 Refusal::RateExceeded { minutes }
                 | Refusal::Doubted(Doubt::Unknown { minutes } | Doubt::TooMuch { minutes }),
             ) => push_decimal(minutes.into(), &mut number),
+            // Where no words were kept.
+            Self::Refused(Refusal::Told(code)) if echo.is_empty() => match code.number() / 100 {
+                4 => &b"4.7.1 Try again later"[..],
+                _ => b"5.7.1 Refused",
+            },
             _ => echo,
         };
+        if let Self::Refused(Refusal::Told(Code(code))) = self {
+            let written = write!(out, "{code}");
+            debug_assert!(written.is_ok(), "turn has seen to the room");
+        }
         if let Self::Refused(Refusal::Asked(Code(code))) = self {
             // RFC 2034 §4: the class of the enhanced code is that of the code.
             let written = write!(out, "{code} {}.0.0", code / 100);
@@ -374,6 +394,7 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::Magic421 => line!("421 4.3.2 Closing connection, as [", "] asks for"),
         // Behind the codes, which are not known before.
         Refusal::Asked(_) => line!(" Refused, as asked for [", "]"),
+        Refusal::Told(_) => line!(" ", ""),
     }
 }
 
@@ -501,6 +522,22 @@ mod tests {
     fn who_talks_too_early_is_let_go() {
         let refusal = Refusal::Doubted(Doubt::TooEarly);
         assert_eq!((refusal.code(), refusal.closes()), (554, true));
+    }
+
+    #[test]
+    fn words_of_somebody_else_stand_behind_their_code() {
+        for (code, words, line) in [
+            (554, "5.7.0 Not here", "554 5.7.0 Not here - fsmtp\r\n"),
+            (450, "", "450 4.7.1 Try again later - fsmtp\r\n"),
+            (550, "", "550 5.7.1 Refused - fsmtp\r\n"),
+        ] {
+            let refusal = Refusal::Told(Code::new(code).unwrap());
+            let mut out = Outbox::new(Vec::new());
+            Reply::Refused(refusal).write_with(words.as_bytes(), &mut out);
+            assert_eq!(out.bytes(), line.as_bytes());
+            assert_eq!(refusal.code(), code);
+        }
+        assert!(Refusal::Told(Code::new(421).unwrap()).closes());
     }
 
     #[test]

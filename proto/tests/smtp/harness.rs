@@ -11,7 +11,7 @@ use fsmtp_proto::sasl::{
 use fsmtp_proto::smtp::address::Path;
 use fsmtp_proto::smtp::ext::Submitter;
 use fsmtp_proto::smtp::ext::su::{KEY_BYTES, Keys};
-use fsmtp_proto::smtp::reply::{REPLY_LINE_BYTES_MAX, Refusal};
+use fsmtp_proto::smtp::reply::{Code, REPLY_LINE_BYTES_MAX, Refusal};
 use fsmtp_proto::smtp::server::{
     Answer, Ask, Limits, Peer, Recipient, Sender, Session, Settings, Then,
 };
@@ -256,6 +256,7 @@ impl World {
         match self.sender.as_str() {
             "disklow@sender.example" => Answer::Refused(Refusal::DiskLow),
             "goingdown@sender.example" => Answer::Refused(Refusal::ShuttingDown),
+            "unheard@sender.example" => told(550, "5.7.1 Not even the message"),
             _ => {
                 self.held = Held::Body;
                 Answer::Accepted
@@ -268,6 +269,7 @@ impl World {
         match self.sender.as_str() {
             "storage@sender.example" => Answer::Refused(Refusal::Storage),
             "loop@sender.example" => Answer::Refused(Refusal::TooManyHops),
+            "filtered@sender.example" => told(554, "5.7.0 It looks like spam"),
             _ => {
                 self.held = Held::Nothing;
                 self.seen.messages.push(std::mem::take(&mut self.body));
@@ -317,6 +319,11 @@ pub(crate) fn keys() -> ScramKeys {
     }
 }
 
+/// What a filter has said.
+fn told(code: u16, text: &str) -> Answer<'_> {
+    Answer::Told(Code::new(code).expect("a code that refuses"), text)
+}
+
 fn recipient_answer(recipient: &Recipient<'_>) -> Answer<'static> {
     let Path::Mailbox(mailbox) = recipient.path else { return Answer::Accepted };
     match mailbox.local_part().text() {
@@ -326,6 +333,7 @@ fn recipient_answer(recipient: &Recipient<'_>) -> Answer<'static> {
         "550" => Answer::Refused(Refusal::Magic550),
         "452" => Answer::Refused(Refusal::Magic452),
         "421" => Answer::Refused(Refusal::Magic421),
+        "filtered" => told(450, "4.7.1 Greylisted, come again"),
         _ => Answer::Accepted,
     }
 }

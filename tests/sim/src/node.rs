@@ -496,6 +496,7 @@ impl Boot {
             gate: Gate::new(&[7; 32], never),
             submission: Default::default(),
             verify: self.verify.clone(),
+            filters: Vec::new(),
             own_domains_closed: false,
             magic: false,
             node: "sim".into(),

@@ -33,7 +33,7 @@ use super::address::Path;
 use super::body::Piece;
 use super::ext::su::Proof;
 use super::ext::{BodyType, Notify, OriginalRecipient, Return, Submitter};
-use super::reply::{Refusal, Reply, Secure};
+use super::reply::{Code, Refusal, Reply, Secure};
 use super::text::Text;
 use super::verb;
 use crate::access::Tls;
@@ -214,6 +214,9 @@ pub enum Answer<'a> {
     },
     /// No.
     Refused(Refusal),
+    /// No, in these words: code, enhanced code and text, at most 240 visible characters. Where the
+    /// reply has to wait for the end of a chunk, it goes without them.
+    Told(Code, &'a str),
 }
 
 /// How the client introduced itself.
@@ -348,17 +351,20 @@ impl Session {
             }
             (Question::Auth(pending), answer) => self.auth_answered(pending, answer, out),
             (Question::Su, answer) => self.su_answered(answer, out),
-            (question, Answer::Refused(refusal)) => self.refused(question, refusal, out),
+            (question, Answer::Refused(refusal)) => self.refused(question, refusal, None, out),
+            (question, Answer::Told(code, text)) => {
+                self.refused(question, Refusal::Told(code), Some(text), out);
+            }
             (question, _) => {
                 debug_assert!(false, "an answer to another question");
-                self.refused(question, Refusal::Storage, out);
+                self.refused(question, Refusal::Storage, None, out);
             }
         }
     }
 
-    fn refused(&mut self, question: Question, refusal: Refusal, out: &mut Outbox) {
+    fn refused(&mut self, of: Question, refusal: Refusal, text: Option<&str>, out: &mut Outbox) {
         let reply = Reply::Refused(refusal);
-        let (echo, phase) = match question {
+        let (echo, phase) = match of {
             Question::Sender { echo, .. } => (Some(echo), Phase::Command(None)),
             Question::Recipient { echo, envelope } => (Some(echo), Phase::Command(Some(envelope))),
             Question::BeginData | Question::Commit => {
@@ -374,7 +380,8 @@ impl Session {
             Question::BeginChunk(_) => (None, Phase::Closed),
             Question::Auth(_) | Question::Su => (None, Phase::Command(None)),
         };
-        reply.write_with(echo.as_ref().map_or(b"", Text::as_bytes), out);
+        let echo = text.map(str::as_bytes).or_else(|| echo.as_ref().map(Text::as_bytes));
+        reply.write_with(echo.unwrap_or_default(), out);
         if refusal.closes() {
             self.phase = Phase::Closed;
             self.reset_due = false;
