@@ -361,7 +361,7 @@ impl<R: Dial> Passage<R> {
             self.changes.fields.append(&mut changes.fields);
             self.changes.bound();
             self.changes.recipients.append(&mut changes.recipients);
-            self.changes.sender = changes.sender.or(self.changes.sender.take());
+            self.changes.sender = changes.sender.or_else(|| self.changes.sender.take());
             if let Some(why) = why {
                 count(&filter.counters.junk);
                 let fields: [(&str, &dyn Display); 3] =

@@ -168,7 +168,7 @@ fn junk(noted: &mut Noted<'_>, reply: &Value) {
 
 /// A value, or each of an array.
 fn each(value: &Value) -> &[Value] {
-    value.as_array().map_or(core::slice::from_ref(value), Vec::as_slice)
+    value.as_array().map_or_else(|| core::slice::from_ref(value), Vec::as_slice)
 }
 
 /// What is to be changed of a message that goes on.

@@ -352,7 +352,7 @@ fn the_first_of_several_filters_that_refuses_ends_it() {
     let plans = [plan(Protocol::Rspamd, WhenAway::Defer), milter.clone(), milter];
     let mut scenery = scenery(&plans, Options::calm(), |letter, _| match letter {
         b'P' => reply(r#"{"action":"add header","milter":{"add_headers":{"A":"1"}}}"#),
-        b'E' => Do::Say([packet(b'h', b"B\02\0"), packet(b'y', b"550 no\0")].concat()),
+        b'E' => Do::Say([packet(b'h', b"B\x002\0"), packet(b'y', b"550 no\0")].concat()),
         _ => goes_on(letter),
     });
     assert_eq!(scenery.deliver(MESSAGE), Came::Late(refused(550, "5.7.1 no")));
