@@ -80,6 +80,8 @@ pub struct Config {
     pub filters: Vec<crate::filters::Plan>,
     /// How mail that comes in is checked; none: it is not.
     pub verify: Option<Arc<crate::verify::Settings>>,
+    /// What hosts may do that nobody knows.
+    pub strangers: crate::strangers::Terms,
     /// Mail that users send.
     pub submission: Submission,
     /// Mail that is fetched.

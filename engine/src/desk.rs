@@ -264,6 +264,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
             }
             _ => Ok(()),
         };
+        let may = may.and_then(|()| self.too_much(sender.path.text(), session));
         if let Err(refusal) = may {
             return self.refuse_sender(&sender.path.text(), refusal);
         }
@@ -367,6 +368,9 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
             text
         });
         let stays = resolution != Resolution::NotLocal;
+        if stays && let Some(refusal) = self.too_many_for(address, session) {
+            return self.refuse_recipient(address, refusal);
+        }
         if (stays || session.user().is_some())
             && let Some(said) = self.filter_recipient(address, session).await
         {

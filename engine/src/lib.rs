@@ -33,6 +33,7 @@ pub mod shard;
 pub mod signin;
 pub mod smtp;
 pub mod start;
+pub mod strangers;
 mod submission;
 mod supervise;
 pub mod tls;

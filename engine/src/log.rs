@@ -87,6 +87,9 @@ events! {
     MessageStored "message-stored" Info "A message is on stable storage and was answered with 250.";
     MessageRefused "message-refused" Info "A message was refused after its end.";
     MessageSuspect "message-suspect" Info "It is doubtful who sent a message, and what is done.";
+    StrangerSlowed "stranger-slowed" Info "A host has sent as much as it may for now.";
+    MessageGreylisted "message-greylisted" Info "A host that nobody knows shall come again.";
+    EarlyTalker "early-talker" Info "A client did not wait for the greeting, and is let go.";
     FilterAway "filter-away" Warn "A filter could not be asked about a message, and why.";
     FilterRefused "filter-refused" Info "A filter has refused a recipient or a message.";
     FilterDiscarded "filter-discarded" Info "A filter had a message thrown away: nobody gets it.";

@@ -41,6 +41,7 @@ use crate::resolver::Resolver;
 use crate::shard::{Offload, Overload, PasswordCheck, Shard};
 use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
+use crate::strangers::Strangers;
 use crate::supervise::{Happening, Life, Order, Running, say_damage, supervise};
 use crate::tls::Roots;
 use crate::windows::by_public_key;
@@ -183,11 +184,25 @@ pub(crate) fn now() -> UnixTime {
     UnixTime::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// What all shards know of users.
-fn gate(config: &Config, store: &Store) -> Arc<Gate> {
-    let recipients_per_hour = config.recipients_per_hour;
-    let limits = signin::Limits { recipients_per_hour, ..signin::Limits::default() };
-    Gate::new(store.mailboxes.secret(), limits)
+/// What all shards share.
+#[derive(Clone)]
+struct Shared {
+    gate: Arc<Gate>,
+    strangers: Arc<Strangers>,
+    census: Arc<Census>,
+}
+
+impl Shared {
+    fn new(config: &Config, store: &Store) -> Self {
+        let recipients_per_hour = config.recipients_per_hour;
+        let limits = signin::Limits { recipients_per_hour, ..signin::Limits::default() };
+        let secret = store.mailboxes.secret();
+        Self {
+            gate: Gate::new(secret, limits),
+            strangers: Strangers::new(config.strangers, secret),
+            census: Census::new(&config.sending),
+        }
+    }
 }
 
 fn start_shards(
@@ -205,8 +220,7 @@ fn start_shards(
     let loaded = NodeKeys::load(&config.data)?;
     let roots = authorities(config, sink)?;
     let cpus = processors();
-    let gate = gate(config, store);
-    let census = Census::new(&config.sending);
+    let shared = Shared::new(config, store);
     let mut shards = Vec::new();
     for n in 0..config.cores {
         let options = ShardOptions {
@@ -225,8 +239,7 @@ fn start_shards(
         store.mailboxes.subscribe(move |directory| newest.put(directory));
         let (config, events) = (config.clone(), events.clone());
         let (hashes, keys, roots) = (hashes.clone(), keys.clone(), roots.clone());
-        let (entrances, gate) = (entrances.to_vec(), Arc::clone(&gate));
-        let census = Arc::clone(&census);
+        let (entrances, shared) = (entrances.to_vec(), shared.clone());
         let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
         // Logs without a core are read by the shards in turn.
         let cores = config.cores;
@@ -237,8 +250,7 @@ fn start_shards(
             let body = Body {
                 config,
                 entrances,
-                gate,
-                census,
+                shared,
                 mailboxes,
                 sink,
                 hashes,
@@ -297,8 +309,7 @@ impl Drop for Report {
 struct Body {
     config: Config,
     entrances: Vec<Entrance>,
-    gate: Arc<Gate>,
-    census: Arc<Census>,
+    shared: Shared,
     mailboxes: Embedded,
     sink: Sink,
     hashes: Helpers,
@@ -431,10 +442,11 @@ impl Body {
             helpers: helpers(self.keys.clone()),
             begin: Rc::new(by_public_key),
             sending: config.sending.clone(),
-            census: Arc::clone(&self.census),
+            census: Arc::clone(&self.shared.census),
             secret: (*self.mailboxes.secret()).into(),
             sealing: config.store.sealing,
-            gate: Arc::clone(&self.gate),
+            gate: Arc::clone(&self.shared.gate),
+            strangers: Arc::clone(&self.shared.strangers),
             submission: config.submission,
             verify: config.verify.clone(),
             filters: config.filters.clone(),

@@ -27,6 +27,7 @@ use crate::log::Log;
 use crate::relay::Outbound;
 use crate::resolver::Resolver;
 use crate::signin::Gate;
+use crate::strangers::Strangers;
 use crate::tls::Connector;
 use crate::verify;
 use crate::windows::Windows;
@@ -67,6 +68,12 @@ pub struct Counters {
     pub recipients_failed: Cell<u64>,
     /// Attempts after which a message has to wait.
     pub legs_deferred: Cell<u64>,
+    /// Messages and recipients of strangers that were too many for now.
+    pub strangers_deferred: Cell<u64>,
+    /// Messages whose hosts shall come again.
+    pub messages_greylisted: Cell<u64>,
+    /// Clients that did not wait for the greeting.
+    pub talkers: Cell<u64>,
     /// Copies of messages that went to a mailbox Junk.
     pub messages_junked: Cell<u64>,
     /// Reports to senders that were stored.
@@ -116,6 +123,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub helpers: Offload,
     /// Who may try a password now; of all shards.
     pub gate: Arc<Gate>,
+    /// What hosts may do that nobody knows; of all shards.
+    pub strangers: Arc<Strangers>,
     /// What seals to mailboxes for the time being.
     pub windows: Windows,
     /// What signs mail of the domains that have keys; replaced as a whole on SIGHUP.

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use fsmtp_proto::sasl;
-use fsmtp_proto::smtp::reply::{Refusal, refuse_connection};
+use fsmtp_proto::smtp::reply::{Doubt, Refusal, refuse_connection};
 use fsmtp_proto::smtp::server::{Peer, Session, Settings, Then};
 use fsmtp_proto::wire::outbox::Outbox;
 use fsmtp_rt::{Conn, Datagrams, Dial, Instant, IoError, IoKind, Runtime, WINDOW_BYTES_MAX};
@@ -14,7 +14,8 @@ use fsmtp_store::mailbox::Mailboxes;
 
 use crate::accept::{Visit, handshake_failed};
 use crate::desk::Desk;
-use crate::shard::{CLOSE_TIMEOUT, Shard};
+use crate::log::Event;
+use crate::shard::{CLOSE_TIMEOUT, Shard, count};
 use crate::tls::Stream;
 
 const _: () = assert!(sasl::LINE_BYTES_MAX <= WINDOW_BYTES_MAX, "the window holds any line");
@@ -81,6 +82,9 @@ async fn talk<R: Dial + Datagrams, M: Mailboxes>(
     settings: &Rc<Settings>,
 ) -> Result<End, End> {
     let rt = &shard.rt;
+    if !settings.access().submission {
+        wait_for_turn(shard, visit.stream).await?;
+    }
     let mut out = Outbox::new(rt.buffer());
     let from = visit.stream.peer();
     let peer = Peer { ip: from.ip().to_canonical(), port: from.port(), host: None };
@@ -92,6 +96,36 @@ async fn talk<R: Dial + Datagrams, M: Mailboxes>(
     let end = turns(shard, visit, (&mut session, &mut desk), out).await;
     desk.close().await;
     end
+}
+
+/// Has a stranger wait for the greeting. One that talks before it may is no mail server.
+async fn wait_for_turn<R: Dial + Datagrams, M: Mailboxes>(
+    shard: &Rc<Shard<R, M>>,
+    stream: &mut Stream<R>,
+) -> Result<(), End> {
+    let (rt, delay) = (&shard.rt, shard.strangers.greeting_delay());
+    let ip = stream.peer().ip().to_canonical();
+    let known = shard.verify.as_ref().is_none_or(|settings| settings.trusts(ip));
+    if delay.is_zero() || known {
+        return Ok(());
+    }
+    match shard.drain.unless_draining(stream.fill(rt.now() + delay)).await {
+        Some(Err(error)) if error.kind == IoKind::TimedOut => Ok(()),
+        // The session says that the engine goes down.
+        None => Ok(()),
+        Some(Err(error)) => Err(error.into()),
+        Some(Ok(0)) => Err(End::Gone),
+        Some(Ok(_)) => {
+            count(&shard.counters.talkers);
+            shard.log.event(rt.unix(), Event::EarlyTalker, &[("ip", &ip)]);
+            let mut out = Outbox::new(rt.buffer());
+            refuse_connection(Refusal::Doubted(Doubt::TooEarly), &mut out);
+            let deadline = rt.now() + CLOSE_TIMEOUT;
+            stream.send_last(out.take(), deadline).await?;
+            stream.close(deadline).await;
+            Err(End::Closed)
+        }
+    }
 }
 
 /// Takes turns until the session ends.

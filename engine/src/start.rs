@@ -21,6 +21,7 @@ use crate::log::{Event, Log};
 use crate::relay::{self, Census, Outbound};
 use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
 use crate::signin::Gate;
+use crate::strangers::Strangers;
 use crate::verify;
 use crate::windows::{Begin, Windows};
 
@@ -49,6 +50,8 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub helpers: Offload,
     /// Who may try a password now; of all shards.
     pub gate: Arc<Gate>,
+    /// What hosts may do that nobody knows; of all shards.
+    pub strangers: Arc<Strangers>,
     /// Begins the windows that seal to mailboxes.
     pub begin: Begin,
     /// How mail travels on.
@@ -105,6 +108,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         check_password: parts.check_password,
         helpers: parts.helpers,
         gate: parts.gate,
+        strangers: parts.strangers,
         windows: Windows::new(parts.begin),
         dkim: RefCell::default(),
         trust: RefCell::default(),

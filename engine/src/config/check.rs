@@ -106,6 +106,7 @@ pub(super) fn check(
         smtp: smtp(&file),
         filters,
         verify,
+        strangers: verify::strangers(&file.strangers),
         submission: Submission { keep_sent: file.submission.keep_sent },
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
         scram: file.sign_in.scram || overrides.dev,

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::filter::Filter;
-use super::verify::{Dnsbl, Policy, Verify};
+use super::verify::{Dnsbl, Policy, Strangers, Verify};
 
 /// Settings of fsmtp-engine. Every key is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +30,9 @@ pub(super) struct File {
     /// client's name, lists of addresses), and its header tells what was found
     /// (`Authentication-Results`). Mail of users who have signed in and of nodes is not checked.
     pub(super) verify: Verify,
+    /// What hosts may do whose mail is checked, see `[verify]`: so not users, nodes and trusted
+    /// hosts. What is counted is kept in memory; a restart begins anew.
+    pub(super) strangers: Strangers,
     /// What is done with mail by what was found out about it; write `[[policy]]` once for each
     /// group of domains. `accept`; `tag`: a field `X-Fannst-Suspect` says why; `junk`: that, and it
     /// goes to the recipient's mailbox Junk, which POP3 shows to `USER me@example.test/Junk`;

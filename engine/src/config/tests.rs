@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::filters::{self, Plan, WhenAway};
+use crate::strangers::Terms;
 use crate::verify::{Action, Policy, Scores};
 
 fn parse(text: &str, overrides: &Overrides) -> Result<Config, Vec<String>> {
@@ -203,11 +204,29 @@ fn what_is_checked_of_mail_and_what_becomes_of_it() {
         codes = ['127.0.0.2', '127.0.1.0/24']
         [[policy]]
         spf_fail = 'junk'
+        [strangers]
+        greeting_delay_ms = 70
+        messages_per_address = 1
+        messages_per_network = 2
+        messages_per_sender = 3
+        messages_per_recipient = 4
+        greylist_minutes = 6
         [[policy]]
         domains = ['A.test', 'b.test']
+        greylist = true
         listed = 'reject'
     ";
-    let settings = parse(text, &Overrides::default()).unwrap().verify.unwrap();
+    let config = parse(text, &Overrides::default()).unwrap();
+    let terms = Terms {
+        greeting_delay: Duration::from_millis(70),
+        per_address: 1,
+        per_network: 2,
+        per_sender: 3,
+        per_recipient: 4,
+        greylist: Duration::from_secs(360),
+    };
+    assert_eq!(config.strangers, terms);
+    let settings = config.verify.unwrap();
     assert!(settings.trusts("192.0.2.1".parse().unwrap()));
     assert!(!settings.trusts("127.0.0.1".parse().unwrap()));
     assert_eq!(
@@ -219,9 +238,12 @@ fn what_is_checked_of_mail_and_what_becomes_of_it() {
     assert_eq!((list.zone.as_str(), list.weight, list.codes.len()), ("bl.example.net", -2, 2));
     let usual = Policy::default();
     assert_eq!(*settings.policies.of("c.test"), Policy { spf_fail: Action::Junk, ..usual });
-    let own = Policy { spf_fail: Action::Junk, listed: Action::Reject, ..usual };
+    let own = Policy { spf_fail: Action::Junk, listed: Action::Reject, greylist: true, ..usual };
     assert_eq!((settings.policies.of("a.test"), settings.policies.of("B.TEST")), (&own, &own));
+}
 
+#[test]
+fn mail_is_checked_but_with_dev_and_by_sections_that_make_sense() {
     assert!(parse("", &Overrides::default()).unwrap().verify.is_some());
     assert!(parse("[verify]\nenabled = false", &Overrides::default()).unwrap().verify.is_none());
     assert!(parse("", &dev()).unwrap().verify.is_none());
@@ -404,6 +426,7 @@ fn the_schema_knows_every_key() {
             "tls",
             "smtp",
             "verify",
+            "strangers",
             "policy",
             "dnsbl",
             "filter",

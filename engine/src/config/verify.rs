@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{Checker, is_domain};
 use super::file::File;
 use crate::network::Network;
+use crate::strangers::Terms;
 use crate::verify::{self, List, Policies, Scores};
 
 /// Who really sent mail that comes in.
@@ -66,6 +67,59 @@ pub(super) struct Dnsbl {
 impl Default for Dnsbl {
     fn default() -> Self {
         Self { zone: String::new(), weight: 1, codes: Vec::new() }
+    }
+}
+
+/// What hosts may do whose mail is checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Strangers {
+    /// How long a client waits for the greeting, in milliseconds; one that talks before is let go
+    /// with 554 (many that send spam do not wait). 0 for not at all.
+    #[schemars(range(max = 60_000))]
+    pub(super) greeting_delay_ms: u32,
+    /// The most messages in an hour from one address (IPv4) or one /64 (IPv6); then it hears 451 to
+    /// MAIL, and when to go on. An hour's worth may come at once. 0 for no limit, as below.
+    #[schemars(range(max = 10_000_000))]
+    pub(super) messages_per_address: u32,
+    /// The same from one /24 (IPv4) or one /48 (IPv6).
+    #[schemars(range(max = 10_000_000))]
+    pub(super) messages_per_network: u32,
+    /// The same of one reverse-path; the null path has no limit.
+    #[schemars(range(max = 10_000_000))]
+    pub(super) messages_per_sender: u32,
+    /// The same for one recipient; then 451 to RCPT.
+    #[schemars(range(max = 10_000_000))]
+    pub(super) messages_per_recipient: u32,
+    /// How many minutes the greylist has those wait who have never sent from this network, under
+    /// this reverse-path, to this recipient: they hear 451 at the end of the message. Who has come
+    /// again is known for 36 days. It is for recipients whose `[[policy]]` says `greylist`.
+    #[schemars(range(min = 1, max = 1440))]
+    pub(super) greylist_minutes: u32,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self {
+            greeting_delay_ms: 0,
+            messages_per_address: 0,
+            messages_per_network: 0,
+            messages_per_sender: 0,
+            messages_per_recipient: 0,
+            greylist_minutes: 5,
+        }
+    }
+}
+
+/// What they may do.
+pub(super) fn strangers(raw: &Strangers) -> Terms {
+    Terms {
+        greeting_delay: Duration::from_millis(raw.greeting_delay_ms.into()),
+        per_address: raw.messages_per_address,
+        per_network: raw.messages_per_network,
+        per_sender: raw.messages_per_sender,
+        per_recipient: raw.messages_per_recipient,
+        greylist: Duration::from_secs(u64::from(raw.greylist_minutes) * 60),
     }
 }
 
@@ -127,6 +181,9 @@ pub(super) struct Policy {
     pub(super) listed: Option<Action>,
     /// The DNS gives no answer about SPF, DKIM or DMARC for now. When absent: `accept`.
     pub(super) no_answer: Option<Action>,
+    /// Whether mail has to come again that neither SPF nor DMARC vouches for, from hosts that have
+    /// not sent it before; see `[strangers]`. When absent: no.
+    pub(super) greylist: Option<bool>,
 }
 
 impl Policy {
@@ -144,6 +201,7 @@ impl Policy {
             iprev_fail: or(self.iprev_fail, base.iprev_fail),
             listed: or(self.listed, base.listed),
             no_answer: or(self.no_answer, base.no_answer),
+            greylist: self.greylist.unwrap_or(base.greylist),
         }
     }
 }

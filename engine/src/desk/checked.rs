@@ -1,7 +1,7 @@
 //! What the desk has checked of a stranger's message, and what it makes of the answer.
 
 use fsmtp_proto::smtp::address::Path;
-use fsmtp_proto::smtp::reply::Refusal;
+use fsmtp_proto::smtp::reply::{Doubt, Refusal};
 use fsmtp_proto::smtp::server::Session;
 use fsmtp_rt::{Datagrams, Dial};
 use fsmtp_store::mailbox::Mailboxes;
@@ -13,12 +13,13 @@ use crate::log::Event;
 use crate::resolver::Resolver;
 use crate::seals;
 use crate::shard::count;
-use crate::verify::{Action, Check, Client, Decision, Verdicts, fields};
+use crate::strangers::TooMuch;
+use crate::verify::{Action, Check, Client, Decision, Settings, Verdicts, fields};
 
 impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
     /// Whether what the client's messages say of themselves counts for nothing.
     pub(super) fn distrusts(&self, session: &Session) -> bool {
-        let trusts = |settings: &_| crate::verify::Settings::trusts(settings, session.peer().ip);
+        let trusts = |settings: &Settings| settings.trusts(session.peer().ip);
         session.user().is_none()
             && session.node().is_none()
             && !self.shard.verify.as_deref().is_some_and(trusts)
@@ -67,11 +68,8 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
             return Ok(Vec::new());
         };
         let found = check.finish(&self.shard.rt, &resolver, &self.shard.node).await;
-        let decide = |address: &[u8]| {
-            let address = core::str::from_utf8(address).unwrap_or_default();
-            let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
-            settings.policies.of(domain).decide(&found, &settings.scores)
-        };
+        let decide =
+            |address: &[u8]| settings.policies.of(domain(address)).decide(&found, &settings.scores);
         let all: Vec<(MailboxId, Decision)> = transaction
             .envelope
             .recipients
@@ -85,6 +83,7 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
         if let Some(refusal) = mildest.refusal() {
             return Err(refusal);
         }
+        self.greylisted(&found, transaction, settings, id)?;
         let to_junk = all.iter().filter(|(_, decision)| decision.action >= Action::Junk);
         let to_junk: Vec<MailboxId> = to_junk.map(|(mailbox, _)| *mailbox).collect();
         self.put_into_junk(transaction, &to_junk).await;
@@ -93,6 +92,59 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
         let how = if session.tls().is_some() { "SSL" } else { "Plain" };
         out.extend_from_slice(format!("X-Fannst-Conn: {how}\r\n").as_bytes());
         Ok(out)
+    }
+
+    /// Whether strangers send more than they may.
+    pub(super) fn too_much(&self, sender: &str, session: &Session) -> Result<(), Refusal> {
+        if self.shard.verify.is_none() || !self.distrusts(session) {
+            return Ok(());
+        }
+        let (ip, now) = (session.peer().ip, self.shard.rt.unix());
+        self.shard.strangers.mail(ip, sender, now).map_err(|much| self.slower(&much, session))
+    }
+
+    /// Why a recipient gets no more of strangers for now.
+    pub(super) fn too_many_for(&self, address: &str, session: &Session) -> Option<Refusal> {
+        if self.shard.verify.is_none() || !self.distrusts(session) {
+            return None;
+        }
+        let much = self.shard.strangers.recipient(address, self.shard.rt.unix()).err()?;
+        Some(self.slower(&much, session))
+    }
+
+    fn slower(&self, much: &TooMuch, session: &Session) -> Refusal {
+        count(&self.shard.counters.strangers_deferred);
+        if much.refused_count > 0 {
+            let fields: [(&str, &dyn core::fmt::Display); 4] = [
+                ("ip", &session.peer().ip),
+                ("of", &much.of.name()),
+                ("refused", &much.refused_count),
+                ("minutes", &much.minutes()),
+            ];
+            self.shard.log.event(self.shard.rt.unix(), Event::StrangerSlowed, &fields);
+        }
+        Refusal::Doubted(Doubt::TooMuch { minutes: much.minutes() })
+    }
+
+    /// Has those come again for whose mail nobody vouches, where a recipient's domain wants that.
+    fn greylisted(
+        &self,
+        found: &Verdicts,
+        transaction: &Transaction,
+        settings: &Settings,
+        id: QueueId,
+    ) -> Result<(), Refusal> {
+        let is_grey = |address: &&[u8]| settings.policies.of(domain(address)).is_grey(found);
+        let recipients = transaction.envelope.recipients.iter();
+        let grey = recipients.map(|to| to.address.as_slice()).filter(is_grey);
+        let (client, now) = (&found.client, self.shard.rt.unix());
+        let wait = self.shard.strangers.is_new(client.ip, &client.sender, grey, now);
+        let Some(minutes) = wait else { return Ok(()) };
+        count(&self.shard.counters.messages_greylisted);
+        let fields: [(&str, &dyn core::fmt::Display); 4] =
+            [("id", &id), ("ip", &client.ip), ("from", &client.sender), ("minutes", &minutes)];
+        self.shard.log.event(now, Event::MessageGreylisted, &fields);
+        Err(Refusal::Doubted(Doubt::Unknown { minutes }))
     }
 
     /// Moves a message for these mailboxes to the mailboxes Junk beside them.
@@ -123,4 +175,10 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
         ];
         self.shard.log.event(self.shard.rt.unix(), Event::MessageSuspect, &fields);
     }
+}
+
+/// That of a recipient.
+fn domain(address: &[u8]) -> &str {
+    let address = core::str::from_utf8(address).unwrap_or_default();
+    address.rsplit_once('@').map_or("", |(_, domain)| domain)
 }

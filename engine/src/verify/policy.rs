@@ -136,6 +136,8 @@ pub struct Policy {
     pub listed: Action,
     /// The DNS gave no answer about SPF, DKIM or DMARC.
     pub no_answer: Action,
+    /// Whether those have to come again for whose mail nobody vouches.
+    pub greylist: bool,
 }
 
 impl Default for Policy {
@@ -151,6 +153,7 @@ impl Default for Policy {
             iprev_fail: Action::Accept,
             listed: Action::Junk,
             no_answer: Action::Accept,
+            greylist: false,
         }
     }
 }
@@ -185,6 +188,14 @@ impl Policies {
 }
 
 impl Policy {
+    /// Whether a message is for the greylist.
+    #[must_use]
+    pub fn is_grey(&self, found: &Verdicts) -> bool {
+        let vouched =
+            found.dmarc.verdict == dmarc::Verdict::Pass || found.spf.verdict == spf::Verdict::Pass;
+        self.greylist && !vouched
+    }
+
     /// What becomes of a message for a recipient with this policy.
     #[must_use]
     pub fn decide(&self, found: &Verdicts, scores: &Scores) -> Decision {

@@ -71,6 +71,7 @@ const POLICY: Policy = Policy {
     iprev_fail: Action::Tag,
     listed: Action::Tag,
     no_answer: Action::Defer,
+    greylist: true,
 };
 
 #[test]
@@ -124,6 +125,16 @@ fn each_verdict_leads_to_what_the_policy_says() {
     ] {
         assert_eq!(POLICY.decide(&found, &SCORES), Decision { action, reason }, "{found:?}");
     }
+}
+
+#[test]
+fn the_greylist_is_for_mail_that_nobody_vouches_for() {
+    let spf = |verdict| Verdicts { spf: outcome(verdict, "a.test"), ..unknown() };
+    let dmarc = judged_by_dmarc(dmarc::Verdict::Pass, dmarc::Policy::None);
+    assert!(POLICY.is_grey(&unknown()) && POLICY.is_grey(&spf(spf::Verdict::Softfail)));
+    assert!(!POLICY.is_grey(&spf(spf::Verdict::Pass)));
+    assert!(!POLICY.is_grey(&Verdicts { dmarc, ..unknown() }));
+    assert!(!Policy::default().is_grey(&unknown()));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use fsmtp_engine::resolver::Resolver;
 use fsmtp_engine::shard::{Offload, PasswordCheck, Shard};
 use fsmtp_engine::signin::{self, Gate};
 use fsmtp_engine::start::{Parts, adopt, drain, shards_on_disk, start};
+use fsmtp_engine::strangers::Strangers;
 use fsmtp_engine::verify::Settings;
 use fsmtp_proto::access::Access;
 use fsmtp_proto::sasl::{Mechanism, Mechanisms};
@@ -494,6 +495,7 @@ impl Boot {
             secret: [7; 32].into(),
             sealing: None,
             gate: Gate::new(&[7; 32], never),
+            strangers: Strangers::new(Default::default(), &[7; 32]),
             submission: Default::default(),
             verify: self.verify.clone(),
             filters: Vec::new(),

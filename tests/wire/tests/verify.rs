@@ -231,6 +231,44 @@ fn a_message_for_several_domains_is_refused_only_when_all_want_that() {
 }
 
 #[test]
+fn who_does_not_wait_for_the_greeting_is_let_go() {
+    let names = Names::serve(zone());
+    let engine = engine(&names, "[strangers]\ngreeting_delay_ms = 1000\n");
+    let mut hasty = Smtp::open(engine.smtp_address()).expect("a connection");
+    hasty.send(b"EHLO hasty.test\r\n").expect("it takes bytes");
+    let reply = hasty.reply().expect("a reply");
+    assert!(reply.is(554, "5.5.1"), "{reply:?}");
+    assert!(hasty.ended().expect("an end"));
+    assert_eq!(deliver(&engine, "me@good.test", &[DEMO], MESSAGE).code, 250);
+}
+
+#[test]
+fn strangers_send_as_much_as_they_may() {
+    let names = Names::serve(zone());
+    let more = "[strangers]\nmessages_per_sender = 1\nmessages_per_recipient = 2\n";
+    let engine = engine(&names, more);
+    assert_eq!(deliver(&engine, "a@good.test", &[DEMO], MESSAGE).code, 250);
+    let mut smtp = Smtp::hello(engine.smtp_address()).expect("EHLO");
+    let reply = smtp.command("MAIL FROM:<A@good.test>").expect("a reply");
+    assert!(reply.is(451, "4.7.1") && reply.text().contains("60 min"), "{reply:?}");
+    assert_eq!(smtp.command("MAIL FROM:<b@good.test>").expect("a reply").code, 250);
+    let to = format!("RCPT TO:<{DEMO}>");
+    assert_eq!(smtp.command(&to).expect("a reply").code, 250);
+    assert!(smtp.command(&to).expect("a reply").is(451, "4.7.1"));
+}
+
+#[test]
+fn a_host_that_nobody_knows_shall_come_again_unless_somebody_vouches_for_its_mail() {
+    let names = Names::serve(zone());
+    let engine = engine(&names, "[[policy]]\ngreylist = true\n");
+    let reply = deliver(&engine, "me@soft.test", &[DEMO], MESSAGE);
+    assert!(reply.is(451, "4.7.1") && reply.text().contains("Greylisted"), "{reply:?}");
+    assert_eq!(deliver(&engine, "me@good.test", &[DEMO], MESSAGE).code, 250);
+    assert_eq!(deliver(&engine, "me@soft.test", &[DEMO], &signed(MESSAGE)).code, 250);
+    assert_eq!(messages(&engine, DEMO).len(), 2);
+}
+
+#[test]
 fn a_name_server_that_is_silent_costs_no_more_than_the_time_out() {
     let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
     let address = silent.local_addr().expect("an address");
