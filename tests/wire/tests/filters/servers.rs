@@ -192,10 +192,8 @@ fn rspamd(mut stream: TcpStream, heard: &Mutex<Vec<String>>) -> std::io::Result<
         _ => r#"{"action":"no action"}"#,
     };
     let (one, two) = json.split_at(json.len() / 2);
-    let chunked = format!(
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\n\r\n",
-        one.len(),
-        two.len()
-    );
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunked = [head, &chunk(one), &chunk(two), "0\r\n\r\n"].concat();
     stream.write_all(chunked.as_bytes())
 }
