@@ -1,8 +1,8 @@
 //! Asking filters of others about mail that comes in: milters, and rspamd over HTTP.
 //!
 //! A shard has [`Filters`], which its configuration names; each session that takes mail has a
-//! [`Passage`] through them, which the desk calls: for a recipient that it would accept, before a
-//! message, with the bytes that are to be stored, and at the end for the [`Outcome`]. All filters
+//! `Passage` through them, which the desk calls: for a recipient that it would accept, before a
+//! message, with the bytes that are to be stored, and at the end for the `Outcome`. All filters
 //! see the message as it came, in the order of the configuration; the first that refuses or
 //! discards it ends that. A milter is told as the message comes, and holds the client back when it
 //! is slow; rspamd is asked at the end.
@@ -11,10 +11,10 @@
 //! it; its body is in the store by then, sealed, and stays as it is. A user's mail has been mended
 //! and signed when it gets here: fields are put in front of it, and nothing else of it is changed.
 //!
-//! Limits: [`budget::BYTES_MAX`] for what all messages of a shard hold here, and those of a header
+//! Limits: `budget::BYTES_MAX` for what all messages of a shard hold here, and those of a header
 //! section (`dkim::header`): what does not fit is refused. Failure: a filter that cannot be asked
 //! is away; what becomes of mail then is its [`WhenAway`]. One that cannot be reached is left alone
-//! for [`PAUSE`].
+//! for `PAUSE`.
 
 mod budget;
 mod changes;

@@ -4,7 +4,7 @@
 //! `messages.smtp_message`; header fields to add and remove, recipients and a sender in `milter`;
 //! `dkim-signature`. What rspamd's own milter would do with these is done here.
 //!
-//! Limits: [`REPLY_BYTES_MAX`] for a reply, its nesting by the reader, and [`FIELDS_COUNT_MAX`] of
+//! Limits: [`REPLY_BYTES_MAX`] and [`READS_MAX`] for a reply, its nesting by the reader, and [`FIELDS_COUNT_MAX`] of
 //! what it wants changed. Failure: [`Trouble`].
 
 use core::fmt::Write as _;
@@ -22,6 +22,10 @@ use crate::shard::CLOSE_TIMEOUT;
 
 /// The longest reply; arbitrary, ten times what a message with many symbols gets.
 const REPLY_BYTES_MAX: usize = 512 * 1024;
+/// Pieces that a reply may come in; arbitrary, one of that size comes in some hundred.
+const READS_MAX: usize = 2000;
+/// Bytes of the message that are sent at once; no more of it is held twice.
+const SENT_BYTES: usize = 64 * 1024;
 /// The most changes that are taken from one reply; arbitrary, filters make some.
 const FIELDS_COUNT_MAX: usize = 1000;
 
@@ -55,7 +59,7 @@ fn head(question: &Question<'_>, plan: &Plan) -> String {
     field("Hostname", client.host.unwrap_or("unknown"));
     field("MTA-Name", client.node);
     field("Queue-Id", id);
-    field("From", mail.from);
+    field("From", if mail.from.is_empty() { "<>" } else { mail.from });
     for to in *recipients {
         field("Rcpt", to);
     }
@@ -84,13 +88,16 @@ pub(super) async fn ask<R: Dial>(
     let end = rt.now() + plan.message_timeout;
     let mut bytes = rt.buffer();
     bytes.extend_from_slice(head(question, plan).as_bytes());
-    for piece in question.message {
-        // copy: what was kept of the message -> the request.
+    for piece in question.message.iter().flat_map(|piece| piece.chunks(SENT_BYTES)) {
+        // copy: what was kept of the message -> what is under way to rspamd.
         bytes.extend_from_slice(piece);
+        if bytes.len() >= SENT_BYTES {
+            conn.send(core::mem::replace(&mut bytes, rt.buffer()), end).await?;
+        }
     }
     conn.send(bytes, end).await?;
     let mut reply = Vec::new();
-    loop {
+    for _ in 0..READS_MAX {
         let got = conn.fill(end).await?;
         let filled = conn.filled();
         let length = filled.len();
@@ -107,6 +114,7 @@ pub(super) async fn ask<R: Dial>(
             return read(&body, noted).map_err(|why| Trouble::Reply(why.to_owned()));
         }
     }
+    Err(Trouble::Reply("the reply comes in too many pieces".to_owned()))
 }
 
 /// What a reply means.

@@ -72,3 +72,20 @@ fn rspamd_is_not_asked_about_what_is_too_long() {
     assert_eq!(scenery.counters(), [[1, 0, 1, 0, 0, 1]]);
     assert_eq!(scenery.filters.budget.bytes(), 0);
 }
+
+#[test]
+fn a_long_message_leaves_in_pieces_and_a_reply_that_drips_is_given_up() {
+    let message = format!("X: 1\r\n\r\n{}END\r\n", "x".repeat(99_000));
+    let mut scenery = one(Protocol::Rspamd, |_, _| reply(r#"{"action":"no action"}"#));
+    assert_eq!(scenery.session(false, &[&message], 5000), [stored(&message)]);
+    let request = scenery.heard.borrow_mut().remove(0).1;
+    assert!(request.ends_with(message.as_bytes()));
+    let mut options = Options::calm();
+    options.net.short_reads = 1_000_000;
+    let long = format!(r#"{{"action":"no action","x":"{}"}}"#, "x".repeat(2000));
+    let plans = [plan(Protocol::Rspamd, WhenAway::Defer)];
+    let mut scenery = super::scenery(&plans, options, move |_, _| reply(&long));
+    let later = Came::Late(refused(451, "4.7.1 Try again later"));
+    assert_eq!(scenery.deliver(MESSAGE), later);
+    assert!(scenery.event().contains("the reply comes in too many pieces"));
+}
