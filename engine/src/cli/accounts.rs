@@ -81,6 +81,7 @@ pub(super) fn execute(
         | Command::Doctor(_)
         | Command::Plan(_)
         | Command::Dkim(_)
+        | Command::Dmarc(_)
         | Command::Trust(_)
         | Command::Resolve(_)
         | Command::Check(_)

@@ -10,6 +10,7 @@ mod args;
 mod check;
 mod checks;
 mod dkim;
+mod dmarc;
 mod doctor;
 mod mailtest;
 mod plan;
@@ -163,6 +164,7 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         Command::Dkim(command) => {
             dkim::execute(command, &load(path, &overrides)?, common.json, terminal)
         }
+        Command::Dmarc(command) => dmarc::execute(command, common.json, terminal),
         Command::Trust(command) => {
             trust::execute(command, &load(path, &overrides)?, common.json, terminal)
         }

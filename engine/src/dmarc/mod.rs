@@ -1,0 +1,16 @@
+//! Reports about the mail that came in a domain's name (RFC 9990, before it RFC 7489 §7.2): what
+//! others send us is read, what we saw is reported to the domains that want to know.
+//!
+//! * [`report`]: a report as a value.
+//! * [`write`]: as XML; [`read`]: from XML.
+//! * [`unpack`]: out of the wrappings in which reports come.
+//!
+//! What others wrote is hostile: everything that is read has a limit, which each file names.
+
+pub mod read;
+pub mod report;
+pub mod unpack;
+pub mod write;
+
+#[cfg(test)]
+mod tests;
