@@ -3,10 +3,10 @@
 //! Made by `read` from what others sent, where every text is theirs, bounded but not checked; and
 //! for our own reports, of which `write` makes XML. An absent text is empty.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What one host saw of a domain's mail in some time.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Who saw it.
     pub organisation: String,
@@ -31,7 +31,7 @@ pub struct Report {
 }
 
 /// What a domain has published.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Policy {
     /// The domain of the record.
     pub domain: String,
@@ -56,7 +56,7 @@ pub struct Policy {
 }
 
 /// Messages of which the same can be said.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Record {
     /// The address of the host that sent them.
     pub source: String,
@@ -83,7 +83,7 @@ pub struct Record {
 }
 
 /// Why something else became of mail than its domain wants.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Reason {
     /// `local_policy`, `mailing_list`, ...
     pub kind: String,
@@ -92,7 +92,7 @@ pub struct Reason {
 }
 
 /// What a signature was worth.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Signature {
     /// Who signed.
     pub domain: String,
@@ -105,7 +105,7 @@ pub struct Signature {
 }
 
 /// What SPF said.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Sender {
     /// Of which domain.
     pub domain: String,
