@@ -1,18 +1,21 @@
 //! The commands about reports of DMARC.
 //!
 //! Called by `cli::main`. `read` shows what others have sent; strangers wrote it, so nothing of it
-//! reaches the terminal as it is.
+//! reaches the terminal as it is. `reports` shows and sends ours.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use fsmtp_proto::time::UnixTime;
 
+use super::accounts::reach;
 use super::check::visible;
 use super::table::table;
-use super::{Terminal, say};
+use super::{Engine, Terminal, say};
+use crate::config::Config;
+use crate::control::{AdminReply, AdminRequest, ReportEntry};
 use crate::dmarc::read::report;
 use crate::dmarc::report::{Record, Report};
 use crate::dmarc::unpack::{PACKED_BYTES_MAX, unpack};
@@ -25,33 +28,75 @@ pub(super) enum Dmarc {
         /// The file; - reads it from standard input
         file: PathBuf,
     },
+    /// Shows what waits to be reported to other domains, and to whom it would go
+    Reports(Reports),
 }
 
-/// Runs one of the commands.
-pub(super) fn execute(
-    command: Dmarc,
+/// `dmarc reports`
+#[derive(Debug, Args)]
+pub(super) struct Reports {
+    /// Sends all of it now, today's as well
+    #[arg(long, conflicts_with = "dry_run")]
+    send_now: bool,
+    /// Changes nothing, as without it
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Shows a report.
+pub(super) fn read(file: &Path, json: bool, terminal: &mut Terminal<'_>) -> Result<(), String> {
+    let failed = |why: &dyn core::fmt::Display| format!("{}: {why}", file.display());
+    let mut bytes = Vec::new();
+    let limit = PACKED_BYTES_MAX as u64 + 1;
+    let read = if file == Path::new("-") {
+        terminal.input.take(limit).read_to_end(&mut bytes)
+    } else {
+        let opened = std::fs::File::open(file).map_err(|why| failed(&why))?;
+        opened.take(limit).read_to_end(&mut bytes)
+    };
+    read.map_err(|why| failed(&why))?;
+    let xml = unpack(&bytes).map_err(|why| failed(&why))?;
+    let report = report(&xml).map_err(|why| failed(&why))?;
+    let text = if json { format!("{:#}\n", serde_json::json!(report)) } else { shown(&report) };
+    say(terminal, &text)
+}
+
+/// Shows what waits, or sends it.
+pub(super) fn reports(
+    ask: &Reports,
+    config: &Config,
     json: bool,
+    engine: &dyn Engine,
     terminal: &mut Terminal<'_>,
 ) -> Result<(), String> {
-    match command {
-        Dmarc::Read { file } => {
-            let failed = |why: &dyn core::fmt::Display| format!("{}: {why}", file.display());
-            let mut bytes = Vec::new();
-            let limit = PACKED_BYTES_MAX as u64 + 1;
-            let read = if file.as_os_str() == "-" {
-                terminal.input.take(limit).read_to_end(&mut bytes)
-            } else {
-                let opened = std::fs::File::open(&file).map_err(|why| failed(&why))?;
-                opened.take(limit).read_to_end(&mut bytes)
-            };
-            read.map_err(|why| failed(&why))?;
-            let xml = unpack(&bytes).map_err(|why| failed(&why))?;
-            let report = report(&xml).map_err(|why| failed(&why))?;
-            let text =
-                if json { format!("{:#}\n", serde_json::json!(report)) } else { shown(&report) };
-            say(terminal, &text)
-        }
+    let mut reach = reach(config, engine)?;
+    let reply = reach.execute(AdminRequest::DmarcReports { send: ask.send_now });
+    let reply = reply.map_err(|error| error.to_string())?;
+    let AdminReply::Reports { entries } = reply else { return Ok(()) };
+    let text = if json { format!("{:#}\n", serde_json::json!(entries)) } else { listed(&entries) };
+    say(terminal, &text)
+}
+
+/// What waits, for people; what led there stands below each.
+fn listed(entries: &[ReportEntry]) -> String {
+    if entries.is_empty() {
+        return "nothing waits\n".to_owned();
     }
+    let mut text = String::new();
+    for entry in entries {
+        let ReportEntry { day, domain, rows, messages, octets, to, sent, why } = entry;
+        let _ = write!(text, "{day} {}: {rows} rows", visible(domain));
+        if *messages > 0 {
+            let _ = write!(text, ", {messages} messages, {octets} bytes");
+        }
+        if !to.is_empty() {
+            let word = if *sent { "sent to" } else { "for" };
+            let _ = write!(text, ", {word} {}", visible(&to.join(", ")));
+        }
+        text.push('\n');
+        why.iter().for_each(|line| text.push_str(&format!("  {}\n", visible(line))));
+    }
+    text
 }
 
 /// A report for people.
@@ -133,7 +178,7 @@ mod tests {
             interactive: false,
             colours: false,
         };
-        execute(Dmarc::Read { file: "-".into() }, json, terminal)?;
+        read(Path::new("-"), json, terminal)?;
         Ok(String::from_utf8(output).unwrap())
     }
 

@@ -5,7 +5,7 @@
 //! * [`mod@write`]: as XML; [`read`]: from XML.
 //! * [`unpack`]: out of the wrappings in which reports come.
 //! * [`row`]: what a session knows of a message, as a row of a report.
-//! * [`collect`]: the rows of a day, counted and kept.
+//! * [`collect`]: the rows of a day, counted and kept; `send`: what is made and sent of them.
 //!
 //! A session makes a [`row::Row`] of each message that was judged and gives it to the
 //! [`collect::Collector`]; that never waits.
@@ -16,6 +16,7 @@ pub mod collect;
 pub mod read;
 pub mod report;
 pub mod row;
+pub(crate) mod send;
 pub mod unpack;
 pub mod write;
 
