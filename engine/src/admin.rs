@@ -6,6 +6,7 @@
 
 mod credentials;
 pub(crate) mod queue;
+pub(crate) mod reports;
 
 use std::sync::Mutex;
 
@@ -33,6 +34,8 @@ pub struct StoreAdmin {
     sealing: Option<RsaBits>,
     /// The ways to the shards' queues; none when no engine runs.
     doors: Vec<queue::Door>,
+    /// Who knows what waits to be reported.
+    rows: reports::Rows,
     /// Ends the index's thread, then frees the folder; only when no engine does.
     _own: Option<(Mutex<Keeper>, DirLock)>,
 }
@@ -42,7 +45,8 @@ impl StoreAdmin {
     /// keys of new accounts.
     #[must_use]
     pub fn online(mailboxes: Embedded, domain: &str, sealing: Option<RsaBits>) -> Self {
-        Self { mailboxes, domain: domain.to_owned(), sealing, doors: Vec::new(), _own: None }
+        let (domain, doors, rows) = (domain.to_owned(), Vec::new(), reports::Rows::Nobody);
+        Self { mailboxes, domain, sealing, doors, rows, _own: None }
     }
 
     /// With the ways to the queues of the shards that run.
@@ -207,6 +211,7 @@ impl Admin for StoreAdmin {
             AdminRequest::QueueList { after, only } => {
                 self.list_queue(after.as_deref(), only.as_deref())
             }
+            AdminRequest::DmarcReports { send } => self.reports(send),
             AdminRequest::QueueAct { action, ids, all } => self.act_on_queue(action, &ids, all),
             AdminRequest::UserList { after } => Ok(users(&self.mailboxes.directory(), after)),
             AdminRequest::DomainList { after } => Ok(domains(&self.mailboxes.directory(), after)),

@@ -90,6 +90,8 @@ pub struct Config {
     pub scram: bool,
     /// How many recipients a user may name in an hour; 0 for no limit.
     pub recipients_per_hour: u32,
+    /// Reports to domains about mail in their name; none: none are sent.
+    pub reports: Option<Reports>,
     /// How mail travels on.
     pub sending: relay::Plan,
     /// How names are looked up.
@@ -155,6 +157,15 @@ pub struct Smtp {
 pub struct Pop3 {
     /// How long a client may say nothing.
     pub idle_timeout: Duration,
+}
+
+/// Reports to domains about mail in their name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reports {
+    /// Whom they are from, and whose domain signs them.
+    pub from: String,
+    /// Who we are, for people.
+    pub organisation: String,
 }
 
 /// How names are looked up.

@@ -149,6 +149,8 @@ pub enum AdminRequest {
         #[serde(default)]
         only: Option<String>,
     },
+    /// Says what is gathered for reports of DMARC, and what would be sent; or sends it now.
+    DmarcReports { send: bool },
     /// Does something to messages of the queue: those that are named, or all.
     QueueAct {
         action: QueueAction,
@@ -203,6 +205,8 @@ pub enum AdminReply {
     Domains { domains: Vec<String>, more: bool },
     /// A page of aliases.
     Aliases { aliases: Vec<AliasEntry>, more: bool },
+    /// What became of reports of DMARC, or would.
+    Reports { entries: Vec<ReportEntry> },
     /// A page of the queue, and how many parts of messages wait in all, by reason.
     Queue { entries: Vec<QueueEntry>, more: bool, counts: BTreeMap<String, u64> },
 }
@@ -230,6 +234,27 @@ pub struct QueueEntry {
     pub code: u16,
     /// What was said last.
     pub said: String,
+}
+
+/// What one day of mail comes to for a domain that wants reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportEntry {
+    /// The day, in UTC.
+    pub day: String,
+    /// The domain.
+    pub domain: String,
+    /// Rows of the report.
+    pub rows: u64,
+    /// Messages that it is about; 0 while nobody has looked.
+    pub messages: u64,
+    /// Its length as mail, in bytes; 0 while it was not made.
+    pub octets: u64,
+    /// Who gets it.
+    pub to: Vec<String>,
+    /// It was put into the queue.
+    pub sent: bool,
+    /// What led to that, a line each.
+    pub why: Vec<String>,
 }
 
 /// An account in a list.

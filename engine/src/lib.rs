@@ -10,6 +10,7 @@ pub mod control;
 pub mod desk;
 pub mod dirlock;
 pub mod dkim;
+pub mod dmarc;
 pub mod drain;
 mod entrance;
 pub mod filters;

@@ -102,6 +102,9 @@ events! {
     MessageFailed "message-failed" Warn "A recipient elsewhere gets no message, and why.";
     PolicyFailed "policy-failed" Info "A domain's MTA-STS policy cannot be fetched, and why.";
     TlsCounted "tls-counted" Info "How TLS to a domain came out on a day, and how often.";
+    DmarcReported "dmarc-reported" Info "A domain gets a report about a day of its mail.";
+    DmarcFailed "dmarc-failed" Warn "A report of DMARC cannot be made or sent, or has nobody.";
+    DmarcLost "dmarc-lost" Warn "Too much was to be counted for reports; so many are missing.";
     NotSigned "not-signed" Warn "A message of a user goes without a DKIM signature, and why.";
     ReportSent "report-sent" Info "A sender is told what became of a message.";
     ReportFailed "report-failed" Error "A report about a message cannot be made or stored.";

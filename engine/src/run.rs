@@ -27,9 +27,12 @@ use signal_hook::iterator::Signals;
 use crate::accept::accept;
 use crate::admin::StoreAdmin;
 use crate::admin::queue::{Answer, Ask, Door, answer};
+use crate::admin::reports::Rows;
 use crate::config::Config;
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
+use crate::dmarc::collect::{Collector, Thread, Trouble};
+use crate::dmarc::send;
 use crate::entrance::{Entrance, certificates, entrances};
 use crate::keys::NodeKeys;
 use crate::latest::Latest;
@@ -124,6 +127,7 @@ pub fn segment_bytes_kept(config: &Config, kept: u64) -> Option<String> {
 pub fn open(config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
     let store = open_store(config)?;
     let admin = StoreAdmin::online(store.mailboxes, &config.domain, config.store.sealing);
+    let admin = admin.with_reports(Rows::Folder(config.data.clone()));
     Ok(Box::new(admin.offline(store.keeper, lock)))
 }
 
@@ -152,16 +156,21 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     }
     let admin = StoreAdmin::online(store.mailboxes.clone(), &config.domain, config.store.sealing);
     let doors: Vec<Door> = (0..config.cores).map(|_| Door::default()).collect();
-    let admin = Arc::new(admin.with_doors(doors.clone()));
+    let counted = reports(config, &sink)?;
+    let rows = counted.as_ref().map_or(Rows::Nobody, |(way, _)| Rows::Task(way.door.clone()));
+    let admin = Arc::new(admin.with_doors(doors.clone()).with_reports(rows));
     let control = control::serve(&config.data, admin)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
     let (events, inbox) = channel();
     let notify = Notify::from_env();
-    let shards = start_shards(config, &entrances, &store, &sink, (&events, notify.beat), &doors)?;
+    let ways = Ways { doors: &doors, reports: counted.as_ref().map(|(way, _)| way) };
+    let shards = start_shards(config, &entrances, &store, &sink, (&events, notify.beat), &ways)?;
     let life = Life::new(config, certs.as_ref(), &shards, &log, notify);
     let ended = supervise(life, signals, events, &inbox, &store.mailboxes);
     drop(control);
     let joined: Result<Vec<()>, _> = shards.into_iter().map(|shard| shard.handle.join()).collect();
+    // What the shards have counted is written now.
+    drop(counted);
     let closed = store.keeper.close();
     say_damage(&store.mailboxes, &log);
     log.event(now(), Event::EngineStopped, &[]);
@@ -205,13 +214,53 @@ impl Shared {
     }
 }
 
+/// The ways to the shards from elsewhere, and from them.
+struct Ways<'w> {
+    /// Questions about the queues.
+    doors: &'w [Door],
+    /// Rows of reports, and questions about them.
+    reports: Option<&'w ReportWay>,
+}
+
+impl Ways<'_> {
+    fn of(&self, shard: u16) -> (Door, Option<ReportWay>) {
+        let door = self.doors.get(usize::from(shard)).cloned();
+        (door.unwrap_or_default(), self.reports.cloned())
+    }
+}
+
+/// The way to the rows of reports.
+#[derive(Clone)]
+struct ReportWay {
+    collector: Collector,
+    door: send::Door,
+}
+
+/// What counts for reports, when there are to be some.
+fn reports(config: &Config, sink: &Sink) -> Result<Option<(ReportWay, Thread)>, String> {
+    if config.reports.is_none() {
+        return Ok(None);
+    }
+    let sink = sink.clone();
+    let tell = move |trouble| {
+        let log = sink.log(None);
+        match trouble {
+            Trouble::Lost(count) => log.event(now(), Event::DmarcLost, &[("count", &count)]),
+            Trouble::Failed(why) => log.event(now(), Event::DmarcFailed, &[("why", &why)]),
+        }
+        log.flush(now());
+    };
+    let (collector, thread) = Collector::start(&config.data, tell).map_err(|e| e.to_string())?;
+    Ok(Some((ReportWay { collector, door: send::Door::default() }, thread)))
+}
+
 fn start_shards(
     config: &Config,
     entrances: &[Entrance],
     store: &Store,
     sink: &Sink,
     (events, beat): (&Sender<Happening>, Option<Duration>),
-    doors: &[Door],
+    ways: &Ways<'_>,
 ) -> Result<Vec<Running>, String> {
     let started = |e: std::io::Error| format!("cannot start a thread: {e}");
     let files = Helpers::new("files", FILE_THREADS).map_err(started)?;
@@ -234,7 +283,7 @@ fn start_shards(
         let signing = Latest::default();
         signing.put(loaded.clone());
         let newest_keys = signing.clone();
-        let door = doors.get(usize::from(n)).cloned().unwrap_or_default();
+        let (door, reports) = ways.of(n);
         let newest = directory.clone();
         store.mailboxes.subscribe(move |directory| newest.put(directory));
         let (config, events) = (config.clone(), events.clone());
@@ -258,6 +307,7 @@ fn start_shards(
                 directory,
                 signing: newest_keys,
                 door,
+                reports,
                 orphans,
                 beat,
                 roots,
@@ -319,6 +369,8 @@ struct Body {
     signing: Latest<NodeKeys>,
     /// Questions about the queue.
     door: Door,
+    /// The way to the rows of reports, when there are to be some.
+    reports: Option<ReportWay>,
     orphans: Vec<ShardId>,
     /// How often to say that it goes round.
     beat: Option<Duration>,
@@ -384,12 +436,23 @@ impl Body {
             self.listen(&rt, &shard)?;
             let resolver = Resolver::new(rt.clone(), &self.config.resolver);
             relay::start(&shard, resolver, self.roots.as_ref());
+            self.send_reports(&shard);
             let _ = events.send(Happening::Ready);
             self.beat(&rt, events);
             orders.take().await;
         }
         drain(&shard, DRAIN_PATIENCE).await;
         Ok(())
+    }
+
+    /// Lets sessions count for reports; the first shard sends them.
+    fn send_reports(&self, shard: &Rc<Shard<GlommioRuntime, Embedded>>) {
+        let (Some(way), Some(settings)) = (&self.reports, &self.config.reports) else { return };
+        let ReportWay { collector, door } = way.clone();
+        shard.reports.replace(Some(collector.clone()));
+        if self.id.0 == 0 {
+            send::start(shard, send::Office { collector, settings: settings.clone(), door });
+        }
     }
 
     /// Says that the shard goes round, as long as it does.

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::config;
 use crate::dkim::DkimKeys;
+use crate::dmarc::collect::Collector;
 use crate::drain::Drain;
 use crate::filters::Filters;
 use crate::log::Log;
@@ -135,6 +136,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub resolver: RefCell<Option<Resolver<R>>>,
     /// How TLS to other servers is made, once mail may be sent.
     pub(crate) connector: RefCell<Option<Connector>>,
+    /// Counts judged messages for reports, where reports are sent.
+    pub reports: RefCell<Option<Collector>>,
     /// Mail that is to travel on.
     pub outbound: Outbound,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.

@@ -114,6 +114,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         trust: RefCell::default(),
         resolver: RefCell::default(),
         connector: RefCell::default(),
+        reports: RefCell::default(),
         outbound: Outbound::new(parts.sending, &parts.node, &parts.secret, (id, parts.census)),
         sealing: parts.sealing,
         submission: parts.submission,

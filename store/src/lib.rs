@@ -13,6 +13,7 @@
 //! * A failed write poisons the log: nothing after it is acknowledged, and the shard says why.
 
 pub mod conformance;
+pub mod counts;
 pub mod directory;
 pub mod envelope;
 pub mod error;

@@ -81,6 +81,7 @@ pub(super) fn execute(
         | Command::Doctor(_)
         | Command::Plan(_)
         | Command::Dkim(_)
+        | Command::Dmarc(_)
         | Command::Trust(_)
         | Command::Resolve(_)
         | Command::Check(_)
@@ -248,6 +249,7 @@ fn show(reply: &AdminReply, json: bool) -> String {
             AdminReply::Domains { domains, .. } => serde_json::json!(domains),
             AdminReply::Aliases { aliases, .. } => serde_json::json!(aliases),
             AdminReply::Queue { entries, .. } => serde_json::json!(entries),
+            AdminReply::Reports { entries } => serde_json::json!(entries),
         };
         return format!("{value:#}\n");
     }
@@ -274,8 +276,8 @@ fn show(reply: &AdminReply, json: bool) -> String {
             let row = |alias: &AliasEntry| [alias.address.clone(), alias.targets.join(", ")];
             table(["address", "targets"], &aliases.iter().map(row).collect::<Vec<_>>())
         }
-        // `cli::queue` shows it.
-        AdminReply::Queue { .. } => String::new(),
+        // `cli::queue` and `cli::dmarc` show them.
+        AdminReply::Queue { .. } | AdminReply::Reports { .. } => String::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::check::Check;
 use super::dkim::{Dkim, Make};
+use super::dmarc::Dmarc;
 use super::resolve::Resolve;
 use super::trust::Trust;
 use super::{mailtest, plan};
@@ -204,6 +205,9 @@ pub(super) enum Command {
     /// Keys that sign what a domain sends
     #[command(subcommand)]
     Dkim(Dkim),
+    /// Reports of what came in a domain's name
+    #[command(subcommand)]
+    Dmarc(Dmarc),
     /// Keys that the nodes of one owner share
     #[command(subcommand)]
     Trust(Trust),

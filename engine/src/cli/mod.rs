@@ -10,6 +10,7 @@ mod args;
 mod check;
 mod checks;
 mod dkim;
+mod dmarc;
 mod doctor;
 mod mailtest;
 mod plan;
@@ -162,6 +163,10 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         }
         Command::Dkim(command) => {
             dkim::execute(command, &load(path, &overrides)?, common.json, terminal)
+        }
+        Command::Dmarc(dmarc::Dmarc::Read { file }) => dmarc::read(&file, common.json, terminal),
+        Command::Dmarc(dmarc::Dmarc::Reports(ask)) => {
+            dmarc::reports(&ask, &load(path, &overrides)?, common.json, engine, terminal)
         }
         Command::Trust(command) => {
             trust::execute(command, &load(path, &overrides)?, common.json, terminal)

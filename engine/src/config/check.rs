@@ -4,9 +4,11 @@
 
 use super::file::{self, File, LogFormat, LogLevel, Protocol, RouteTls, TlsMode};
 use super::{
-    Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Resolver, Smtp, Store,
-    Submission, filter, keys, verify,
+    Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Reports, Resolver, Smtp,
+    Store, Submission, filter, keys, verify,
 };
+use crate::compose::NAME_BYTES_MAX;
+use crate::dmarc::send::is_sender;
 use crate::log;
 use crate::relay::routes::{Host, Level, Login, Route, RouteError, Routes};
 use crate::relay::{self, Plan};
@@ -86,6 +88,7 @@ pub(super) fn check(
     let resolver = resolver(&mut checker, &mut file);
     let certificates = certificates(&mut checker, &file);
     let client_ca = client_ca(&mut checker, &file, &listeners);
+    let reports = reports(&mut checker, &mut file, &domain);
     let sending = sending(&mut checker, &file, overrides, &listeners);
     let verify = verify::check(&mut checker, &file, &node, overrides.dev);
     let filters = filter::check(&mut checker, &mut file, overrides.dev);
@@ -111,6 +114,7 @@ pub(super) fn check(
         pop3: Pop3 { idle_timeout: seconds(file.pop3.idle_timeout_s) },
         scram: file.sign_in.scram || overrides.dev,
         recipients_per_hour: if overrides.dev { 0 } else { file.submission.recipients_per_hour },
+        reports,
         sending,
         resolver,
         store: Store {
@@ -151,6 +155,22 @@ fn rsa_bits(checker: &mut Checker<'_>, file: &File) -> Option<RsaBits> {
         checker.problem(&["store", "rsa_bits"], "must be 2048, 3072 or 4096");
     }
     bits
+}
+
+/// Reports of DMARC, if they are to be sent.
+fn reports(checker: &mut Checker<'_>, file: &mut File, domain: &str) -> Option<Reports> {
+    let section = &mut file.dmarc;
+    let is_wrong = section.report_from.as_ref().is_some_and(|from| !is_sender(from));
+    let from = section.report_from.get_or_insert_with(|| format!("postmaster@{domain}")).clone();
+    let organisation = section.org_name.get_or_insert_with(|| domain.to_owned()).clone();
+    if is_wrong {
+        checker.problem(&["dmarc", "report_from"], format!("`{from}` is not an address"));
+    }
+    if organisation.chars().any(char::is_control) || organisation.len() > NAME_BYTES_MAX {
+        let what = format!("must be one line of at most {NAME_BYTES_MAX} bytes");
+        checker.problem(&["dmarc", "org_name"], what);
+    }
+    section.reports.then_some(Reports { from, organisation })
 }
 
 /// How mail travels on.

@@ -53,6 +53,8 @@ pub(super) struct File {
     pub(super) submission: Submission,
     /// Mail that travels on to other servers.
     pub(super) queue: Queue,
+    /// What other domains are told about mail in their name (DMARC).
+    pub(super) dmarc: Dmarc,
     /// Where mail for other domains is handed over, in place of the hosts that their MX records
     /// name: `"example.net" = "10.0.0.1:25"`, for all below one `".example.net"`, and `"*"` for all
     /// that is left (a smart host). Several hosts are tried in order:
@@ -295,6 +297,20 @@ impl Default for Pop3 {
     fn default() -> Self {
         Self { idle_timeout_s: 600 }
     }
+}
+
+/// What other domains are told about mail in their name (DMARC).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Dmarc {
+    /// Whether domains that ask for it get a report each day: from which hosts mail came in their
+    /// name, and what became of it (RFC 9990). No addresses of people are in it.
+    pub(super) reports: bool,
+    /// The address that reports are from; its domain should have keys of DKIM, or nobody believes
+    /// them. When absent: `postmaster` at `server.domain`.
+    pub(super) report_from: Option<String>,
+    /// The name of your organisation in reports. When absent: `server.domain`.
+    pub(super) org_name: Option<String>,
 }
 
 /// Mail that travels on to other servers.

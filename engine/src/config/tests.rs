@@ -285,6 +285,25 @@ fn name_servers_are_those_of_the_file_or_of_the_system() {
 }
 
 #[test]
+fn reports_are_off_until_they_are_wanted() {
+    let reports = |text: &str| parse(text, &Overrides::default()).unwrap().reports;
+    assert_eq!(reports("[dmarc]\nreport_from = 'a@b.example'\n"), None);
+    let node = "[server]\nnode = 'mx.us.example'\ndomain = 'us.example'\n";
+    let on = reports(&format!("{node}[dmarc]\nreports = true\n")).unwrap();
+    assert_eq!((&*on.from, &*on.organisation), ("postmaster@us.example", "us.example"));
+    let own = "[dmarc]\nreports = true\nreport_from = 'a@b.example'\norg_name = 'Us'\n";
+    let own = reports(own).unwrap();
+    assert_eq!((&*own.from, &*own.organisation), ("a@b.example", "Us"));
+    wrong(
+        "[dmarc]\nreport_from = 'nobody'\norg_name = \"two\\nlines\"\n",
+        &[
+            "2: dmarc.report_from: `nobody` is not an address",
+            "3: dmarc.org_name: must be one line of at most 255 bytes",
+        ],
+    );
+}
+
+#[test]
 fn the_command_line_goes_first() {
     let overrides = Overrides {
         data: Some("elsewhere".into()),
@@ -434,6 +453,7 @@ fn the_schema_knows_every_key() {
             "sign_in",
             "submission",
             "queue",
+            "dmarc",
             "routes",
             "resolver",
             "store",

@@ -1,5 +1,6 @@
 //! What the desk has checked of a stranger's message, and what it makes of the answer.
 
+use fsmtp_proto::dmarc::Policy;
 use fsmtp_proto::smtp::address::Path;
 use fsmtp_proto::smtp::reply::{Doubt, Refusal};
 use fsmtp_proto::smtp::server::Session;
@@ -9,12 +10,13 @@ use fsmtp_store::{MailboxId, QueueId};
 
 use super::Desk;
 use super::transaction::Transaction;
+use crate::dmarc::row::{Row, Seen};
 use crate::log::Event;
 use crate::resolver::Resolver;
 use crate::seals;
 use crate::shard::count;
 use crate::strangers::TooMuch;
-use crate::verify::{Action, Check, Client, Decision, Settings, Verdicts, fields};
+use crate::verify::{Action, Check, Client, Decision, Reason, Settings, Verdicts, fields};
 
 impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
     /// Whether what the client's messages say of themselves counts for nothing.
@@ -81,9 +83,11 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
         let strictest = all.iter().max_by_key(by_action).map_or(mildest, |one| one.1);
         self.tell(id, &found, strictest);
         if let Some(refusal) = mildest.refusal() {
+            self.count_for_report(&found, mildest);
             return Err(refusal);
         }
         self.greylisted(&found, transaction, settings, id)?;
+        self.count_for_report(&found, strictest);
         let to_junk = all.iter().filter(|(_, decision)| decision.action >= Action::Junk);
         let to_junk: Vec<MailboxId> = to_junk.map(|(mailbox, _)| *mailbox).collect();
         self.put_into_junk(transaction, &to_junk).await;
@@ -145,6 +149,31 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
             [("id", &id), ("ip", &client.ip), ("from", &client.sender), ("minutes", &minutes)];
         self.shard.log.event(now, Event::MessageGreylisted, &fields);
         Err(Refusal::Doubted(Doubt::Unknown { minutes }))
+    }
+
+    /// Counts a message for the report to the domain of its author, once it is sure what becomes of
+    /// it.
+    fn count_for_report(&self, found: &Verdicts, decision: Decision) {
+        let reports = self.shard.reports.borrow();
+        let (Some(collector), true) = (&*reports, decision.action != Action::Defer) else { return };
+        let done = match decision.action {
+            Action::Reject => Policy::Reject,
+            Action::Junk => Policy::Quarantine,
+            _ => Policy::None,
+        };
+        let seen = Seen {
+            at: self.shard.rt.unix(),
+            source: found.client.ip,
+            outcome: &found.dmarc,
+            spf: Some(&found.spf),
+            dkim: &found.dkim,
+            sender: &found.client.sender,
+            done,
+            why: decision.reason.map(Reason::name),
+        };
+        if let Some(row) = Row::of(&seen) {
+            collector.add(row);
+        }
     }
 
     /// Moves a message for these mailboxes to the mailboxes Junk beside them.

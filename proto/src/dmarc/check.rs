@@ -5,7 +5,7 @@
 //! that only a record has shown to belong there, and whether a domain exists.
 
 use super::record::{Alignment, Policy, Record};
-use super::walk::{Basis, Organisation, Place, Walk, organisation};
+use super::walk::{Aligned, Basis, Place, Walk, is_within, organisation};
 use super::{
     Evidence, IDENTIFIERS_MAX, Identifier, Mechanism, Outcome, Published, Tag, Verdict, from,
 };
@@ -106,15 +106,6 @@ fn candidates(evidence: &Evidence<'_>) -> Vec<Candidate> {
         }
     }
     all
-}
-
-/// What a comparison comes to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Aligned {
-    Yes,
-    No,
-    /// Nobody knows.
-    Unknown,
 }
 
 /// One author's domain.
@@ -227,7 +218,7 @@ impl<'r> Run<'r> {
         record: &Record,
         outcome: &mut Outcome,
     ) {
-        let own = walk.organisation();
+        let own = walk;
         let mut unknown = false;
         for (candidate, walk) in walks {
             let Identifier { mechanism, domain } = &candidate.identifier;
@@ -237,7 +228,7 @@ impl<'r> Run<'r> {
             };
             let aligned = match (mode, walk) {
                 _ if domain == self.author => Aligned::Yes,
-                (Alignment::Relaxed, Some(walk)) => self.compare(own, walk),
+                (Alignment::Relaxed, Some(walk)) => walk.compare(own),
                 (Alignment::Strict, _) | (_, None) => Aligned::No,
             };
             let word = match (candidate.proved, aligned) {
@@ -264,21 +255,6 @@ impl<'r> Run<'r> {
             (true, false) => Verdict::Fail,
         };
     }
-
-    /// Whether a domain is of the author's organisation: RFC 9989 §4.10.2.
-    fn compare(&self, own: Organisation<'_>, walk: &Walk<'_>) -> Aligned {
-        let theirs = walk.organisation();
-        // RFC 7489 §3.2: what the list says, where the walks say nothing.
-        let is_listed_so = organisation(self.author) == organisation(walk.domain);
-        match (own.basis, theirs.basis) {
-            (Basis::Border, _) if !is_within(walk.domain, own.name) => Aligned::No,
-            (Basis::Failed, _) | (_, Basis::Failed) if is_listed_so => Aligned::Yes,
-            (Basis::Failed, _) | (_, Basis::Failed) => Aligned::Unknown,
-            (Basis::Highest, Basis::Nothing) if is_listed_so => Aligned::Yes,
-            _ if own.name == theirs.name => Aligned::Yes,
-            _ => Aligned::No,
-        }
-    }
 }
 
 /// What the domain wants for this message: RFC 7489 §6.6.4; RFC 9989 §4.7, t=.
@@ -297,10 +273,4 @@ fn disposition(published: &Published, draw: u8, steps: &mut Vec<String>) -> Poli
         return policy.milder();
     }
     *policy
-}
-
-/// Whether a name is the domain or below it; both are canonical.
-fn is_within(name: &str, domain: &str) -> bool {
-    let front = name.strip_suffix(domain);
-    front.is_some_and(|front| front.is_empty() || front.ends_with('.'))
 }

@@ -7,6 +7,7 @@
 //! * [`from`]: the domains of the authors.
 //! * [`record`]: what a domain wants.
 //! * [`walk`]: where its record is, and to which organisation it belongs.
+//! * [`destinations()`]: where reports about it may go.
 //!
 //! Limits: those of the three, and [`IDENTIFIERS_MAX`]. Nothing fails but by its [`Verdict`].
 //!
@@ -19,6 +20,7 @@
 //! `quarantine`. Both together do so once.
 
 mod check;
+mod destinations;
 pub mod from;
 pub mod record;
 #[cfg(test)]
@@ -31,6 +33,7 @@ use crate::dkim;
 use crate::spf;
 
 pub use check::check;
+pub use destinations::{Destinations, destinations};
 pub use from::{BadFrom, authors};
 pub use record::{Alignment, Policy, Record};
 

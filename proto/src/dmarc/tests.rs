@@ -10,10 +10,10 @@ use crate::dns::{Data, Failure, Found, Kind, Question, Reason};
 
 /// Names and the record of DMARC there; `FAILS` is no answer, `ALIVE` a name without a record,
 /// and two records stand on two lines. A name that is not there, or below one, does not exist.
-struct Zone(BTreeMap<String, String>);
+pub(super) struct Zone(BTreeMap<String, String>);
 
 impl Zone {
-    fn new(records: &[(&str, &str)]) -> Self {
+    pub(super) fn new(records: &[(&str, &str)]) -> Self {
         Self(records.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect())
     }
 
@@ -32,10 +32,10 @@ impl Zone {
     }
 
     /// Asks until all is known; how it went, and how many questions each round had.
-    fn check(&self, evidence: &Evidence<'_>) -> (Outcome, Vec<usize>) {
+    pub(super) fn ask<T>(&self, judge: impl Fn(&Known) -> Next<T>) -> (T, Vec<usize>) {
         let (mut known, mut rounds) = (Known::default(), Vec::new());
         loop {
-            match check(evidence, &known) {
+            match judge(&known) {
                 Next::Done(outcome) => return (outcome, rounds),
                 Next::Ask(questions) => {
                     assert!(!questions.is_empty() && rounds.len() < 3, "{questions:?}");
@@ -47,6 +47,10 @@ impl Zone {
                 }
             }
         }
+    }
+
+    fn check(&self, evidence: &Evidence<'_>) -> (Outcome, Vec<usize>) {
+        self.ask(|known| check(evidence, known))
     }
 }
 

@@ -79,6 +79,15 @@ pub(super) struct Step<'d> {
     pub(super) text: String,
 }
 
+/// What a comparison of two domains comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Aligned {
+    Yes,
+    No,
+    /// Nobody knows.
+    Unknown,
+}
+
 /// A walk that is over.
 #[derive(Debug)]
 pub(super) struct Walk<'d> {
@@ -148,10 +157,32 @@ impl<'d> Walk<'d> {
         highest.map_or_else(|| of(self.domain, Basis::Nothing), |name| of(name, Basis::Highest))
     }
 
+    /// Whether this domain is of the same organisation as another one, whose mail or reports it is
+    /// about: RFC 9989 §4.10.2.
+    pub(super) fn compare(&self, other: &Walk<'_>) -> Aligned {
+        let (own, theirs) = (other.organisation(), self.organisation());
+        // RFC 7489 §3.2: what the list says, where the walks say nothing.
+        let is_listed_so = organisation(other.domain) == organisation(self.domain);
+        match (own.basis, theirs.basis) {
+            (Basis::Border, _) if !is_within(self.domain, own.name) => Aligned::No,
+            (Basis::Failed, _) | (_, Basis::Failed) if is_listed_so => Aligned::Yes,
+            (Basis::Failed, _) | (_, Basis::Failed) => Aligned::Unknown,
+            (Basis::Highest, Basis::Nothing) if is_listed_so => Aligned::Yes,
+            _ if own.name == theirs.name => Aligned::Yes,
+            _ => Aligned::No,
+        }
+    }
+
     /// What is at a name of the walk.
     pub(super) fn at(&self, name: &str) -> Option<&Step<'d>> {
         self.steps.iter().find(|step| step.name == name)
     }
+}
+
+/// Whether a name is the domain or below it; both are canonical.
+pub(super) fn is_within(name: &str, domain: &str) -> bool {
+    let front = name.strip_suffix(domain);
+    front.is_some_and(|front| front.is_empty() || front.ends_with('.'))
 }
 
 /// The name one label below `suffix` on the way from `domain`.

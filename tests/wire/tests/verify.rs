@@ -70,7 +70,7 @@ fn zone() -> Zone {
         .with("soft.test", 300, txt("v=spf1 ~all"))
         .with("_dmarc.good.test", 300, txt("v=DMARC1; p=none"))
         .with("_dmarc.strict.test", 300, txt("v=DMARC1; p=reject"))
-        .with("_dmarc.careful.test", 300, txt("v=DMARC1; p=quarantine"))
+        .with("_dmarc.careful.test", 300, txt("v=DMARC1; p=quarantine; rua=mailto:a@careful.test"))
         .with(&key().record_name(), 300, txt(&key().record()))
         .with("1.0.0.127.in-addr.arpa", 300, Data::Ptr("client.test".into()))
         .with("client.test", 300, Data::A(Ipv4Addr::LOCALHOST))
@@ -192,6 +192,25 @@ fn the_domain_of_the_author_is_heard() {
     let [two] = &messages(&engine, DEMO)[..] else { panic!("one message") };
     assert!(two.contains("X-Fannst-Suspect: from (there are several From fields)"), "{two}");
     assert!(two.contains("dmarc=permerror (there are several From fields)"), "{two}");
+}
+
+#[test]
+fn what_was_judged_waits_for_a_report() {
+    let names = Names::serve(zone());
+    let engine = engine(&names, "[dmarc]\nreports = true\n");
+    let careful = MESSAGE.replace("me@good.test", "boss@careful.test");
+    assert_eq!(deliver(&engine, "me@good.test", &[DEMO], &careful).code, 250);
+    assert_eq!(deliver(&engine, "me@good.test", &[DEMO], MESSAGE).code, 250);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let shown = engine.beside(&["dmarc", "reports"], "").expect("a command");
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        if shown.contains("careful.test: 1 rows") {
+            assert!(!shown.contains("good.test"), "it asks for none: {shown}");
+            break;
+        }
+        assert!(Instant::now() < end, "{shown}");
+    }
 }
 
 #[test]

@@ -247,7 +247,7 @@ fn read(file: &Path, terminal: &mut Terminal<'_>) -> Result<Vec<u8>, String> {
 }
 
 /// What strangers have written, without what would paint the terminal.
-fn visible(text: &str) -> String {
+pub(super) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
