@@ -4,8 +4,8 @@
 //! `messages.smtp_message`; header fields to add and remove, recipients and a sender in `milter`;
 //! `dkim-signature`. What rspamd's own milter would do with these is done here.
 //!
-//! Limits: [`REPLY_BYTES_MAX`] and [`READS_MAX`] for a reply, its nesting by the reader, and [`FIELDS_COUNT_MAX`] of
-//! what it wants changed. Failure: [`Trouble`].
+//! Limits: [`REPLY_BYTES_MAX`] and [`READS_MAX`] for a reply, its nesting by the reader, and
+//! [`FIELDS_COUNT_MAX`] of what it wants changed. Failure: [`Trouble`].
 
 use core::fmt::Write as _;
 
