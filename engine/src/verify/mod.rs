@@ -4,7 +4,7 @@
 //! The desk begins a [`Check`] at MAIL, which has a task look up what the client's address and name
 //! tell (SPF, iprev, lists). It feeds it the same bytes that go to the spool; when the header is
 //! over, the keys of its signatures and the policy of its author are asked for, and at the end
-//! [`Check::finish`] has most answers. [`fields()`] writes them down, [`Policy::decide`] says what
+//! [`Check::finish`] has most answers. `fields` writes them down, [`Policy::decide`] says what
 //! is done.
 //!
 //! Not checked is mail of users who have signed in, of nodes of the same owner, and of hosts that
