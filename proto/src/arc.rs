@@ -1,8 +1,11 @@
-//! ARC (RFC 8617): what the hosts on the way of a message have found, and sealed.
+//! ARC (RFC 8617): what the hosts on the way of a message have found, and sealed; [`seal`] adds
+//! what this one has found.
 //!
 //! A pure function of a message that has streamed through [`dkim::verify`](crate::dkim::verify) and
 //! of what is [known](crate::dns::known::Known) of the keys. Limits: [`SETS_MAX`] sets; what is
 //! beyond, or not in order, is a chain that fails.
+
+pub mod seal;
 
 use core::fmt;
 
@@ -169,8 +172,7 @@ fn chain(
 fn sets(fields: &[Field<'_>]) -> Result<Vec<Set>, Stop> {
     let mut sets: Vec<Set> = Vec::new();
     for (place, field) in fields.iter().enumerate() {
-        let is_ours = [RESULTS, SIGNATURE, SEAL].iter().any(|name| field.is(name));
-        if !is_ours {
+        if !is_arc(field) {
             continue;
         }
         let instance = instance(field).ok_or("a field has no instance")?;
@@ -193,6 +195,10 @@ fn sets(fields: &[Field<'_>]) -> Result<Vec<Set>, Stop> {
         Some(missing) => Err(format!("set {} is not whole", missing + 1).into()),
         None => Ok(sets),
     }
+}
+
+fn is_arc(field: &Field<'_>) -> bool {
+    [RESULTS, SIGNATURE, SEAL].iter().any(|name| field.is(name))
 }
 
 /// `i=` of a field: RFC 8617 §4.2.1.
@@ -282,15 +288,19 @@ impl Seal {
 fn sealed_text(fields: &[Field<'_>], sets: &[Set], seal: &Seal) -> Vec<u8> {
     let mut text = Vec::new();
     for (index, set) in sets.iter().enumerate() {
-        let own = index + 1 == sets.len();
-        let others = [set.results, set.signature, set.seal.filter(|_| !own)];
-        for field in others.into_iter().flatten().filter_map(|place| fields.get(place)) {
-            field.put(Canon::Relaxed, &mut text);
-            text.extend_from_slice(b"\r\n");
-        }
+        put_set(fields, set, index + 1 == sets.len(), &mut text);
     }
     Field::new(&seal.bare).put(Canon::Relaxed, &mut text);
     text
+}
+
+/// Appends the canonical form of a set, each field with its CRLF; of a seal's own set without it.
+fn put_set(fields: &[Field<'_>], set: &Set, own: bool, text: &mut Vec<u8>) {
+    let places = [set.results, set.signature, set.seal.filter(|_| !own)];
+    for field in places.into_iter().flatten().filter_map(|place| fields.get(place)) {
+        field.put(Canon::Relaxed, text);
+        text.extend_from_slice(b"\r\n");
+    }
 }
 
 /// The records at one name.

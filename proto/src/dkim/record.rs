@@ -153,14 +153,14 @@ const BIT_STRING: u8 = 0x03;
 const RSA_ENCRYPTION: [u8; 11] = [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 
 /// The `RSAPublicKey` (RFC 8017 §A.1.1) in a `SubjectPublicKeyInfo` (RFC 5280 §4.1), or by itself:
-/// both are published.
+/// both are published. Nothing stands behind either.
 fn rsa_public_key(der: &[u8]) -> Option<&[u8]> {
-    let (inner, _) = element(der, SEQUENCE)?;
+    let (inner, []) = element(der, SEQUENCE)? else { return None };
     if inner.first() == Some(&INTEGER) {
         return Some(der);
     }
     let (algorithm, rest) = element(inner, SEQUENCE)?;
-    let (bits, _) = element(rest, BIT_STRING)?;
+    let (bits, []) = element(rest, BIT_STRING)? else { return None };
     bits.strip_prefix(&[0]).filter(|_| algorithm.starts_with(&RSA_ENCRYPTION))
 }
 

@@ -209,38 +209,38 @@ fn head(key: &Key, terms: Terms, now: UnixTime, names: &[&str], body_hash: &str)
     if let Some(valid) = valid {
         folded.push(&format!(" x={};", now.seconds().saturating_add(valid.as_secs())));
     }
-    let mut tag = String::from(" h=");
-    for (index, name) in names.iter().enumerate() {
-        let end = if index + 1 == names.len() { ';' } else { ':' };
-        let _ = write!(tag, "{name}{end}");
-        folded.push(&tag);
-        tag.clear();
-    }
+    folded.push_names(names);
     folded.push(&format!(" bh={body_hash};"));
     folded.new_line();
     folded.push(" b=");
     folded
 }
 
+/// What of a message is signed when the signer may choose: names for `h=`, in their order.
+pub(crate) fn names(fields: &[Field<'_>]) -> Vec<&'static str> {
+    choose(fields).into_iter().map(|(name, _)| name).collect()
+}
+
 /// A field that is folded while it grows.
-struct Folded {
+#[derive(Clone, Debug)]
+pub(crate) struct Folded {
     text: String,
     column: usize,
 }
 
 impl Folded {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self { text: name.to_owned(), column: name.len() }
     }
 
     /// RFC 6376 §3.5: white space may stand in front of tags, and of names in `h=`.
-    fn new_line(&mut self) {
+    pub(crate) fn new_line(&mut self) {
         self.text.push_str("\r\n");
         self.column = 0;
     }
 
     /// Adds `piece`, on a line of its own when this one has no room for it.
-    fn push(&mut self, piece: &str) {
+    pub(crate) fn push(&mut self, piece: &str) {
         if self.column + piece.len() > LINE_BYTES_MAX {
             self.new_line();
             if !piece.starts_with(' ') {
@@ -252,8 +252,24 @@ impl Folded {
         self.column += piece.len();
     }
 
+    /// Adds the tag `h=`, which may be folded between names.
+    pub(crate) fn push_names(&mut self, names: &[impl AsRef<str>]) {
+        let mut tag = String::from(" h=");
+        for (index, name) in names.iter().enumerate() {
+            let end = if index + 1 == names.len() { ';' } else { ':' };
+            let _ = write!(tag, "{}{end}", name.as_ref());
+            self.push(&tag);
+            tag.clear();
+        }
+    }
+
+    /// All of it, without a last CRLF.
+    pub(crate) fn into_text(self) -> String {
+        self.text
+    }
+
     /// Adds Base64, which may be folded anywhere.
-    fn push_folded(&mut self, mut base64: &str) {
+    pub(crate) fn push_folded(&mut self, mut base64: &str) {
         while !base64.is_empty() {
             if self.column == LINE_BYTES_MAX {
                 self.new_line();

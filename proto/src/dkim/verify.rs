@@ -218,22 +218,33 @@ impl Signature {
     /// The text that was signed: RFC 6376 §3.7, §5.4.2.
     pub(crate) fn text(&self, all: &[Field<'_>], own: usize) -> Vec<u8> {
         let mut text = Vec::new();
-        let mut taken = vec![false; all.len()];
-        for name in &self.names {
-            // From the last to the first; what is not there stands for nothing.
-            let next = all.iter().enumerate().rev().find(|(index, field)| {
-                *index != own && field.is(name) && !taken.get(*index).is_none_or(|taken| *taken)
-            });
-            let Some((index, field)) = next else { continue };
-            if let Some(taken) = taken.get_mut(index) {
-                *taken = true;
-            }
+        for field in selected(&self.names, all, Some(own)) {
             field.put(self.header, &mut text);
             text.extend_from_slice(b"\r\n");
         }
         Field::new(&self.bare).put(self.header, &mut text);
         text
     }
+}
+
+/// The fields that names in `h=` mean, in that order: of each name from the last to the first, and
+/// never the signature itself. What is not there stands for nothing: RFC 6376 §5.4.2.
+pub(crate) fn selected<'a, 'h>(
+    names: &[String],
+    all: &'a [Field<'h>],
+    own: Option<usize>,
+) -> Vec<&'a Field<'h>> {
+    let mut taken = vec![false; all.len()];
+    let mut next = |name: &String| {
+        let (index, field) = all.iter().enumerate().rev().find(|(index, field)| {
+            Some(*index) != own && field.is(name) && !taken.get(*index).is_none_or(|taken| *taken)
+        })?;
+        if let Some(taken) = taken.get_mut(index) {
+            *taken = true;
+        }
+        Some(field)
+    };
+    names.iter().filter_map(&mut next).collect()
 }
 
 /// The field without what stands behind `b=`: RFC 6376 §3.7.
@@ -311,6 +322,7 @@ pub struct Verifier {
     signatures: Option<Signatures>,
     simple: Option<Form>,
     relaxed: Option<Form>,
+    sealing: bool,
 }
 
 impl fmt::Debug for Verifier {
@@ -324,6 +336,13 @@ impl Verifier {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same for a message that will be [sealed](crate::arc::seal): its body is hashed for that,
+    /// whatever its signatures ask for.
+    #[must_use]
+    pub fn sealing() -> Self {
+        Self { sealing: true, ..Self::default() }
     }
 
     /// Takes the next bytes of the message, cut anywhere.
@@ -347,7 +366,8 @@ impl Verifier {
         let ours = signatures.iter().filter_map(|(_, signature)| signature.as_ref().ok());
         let ours = ours.map(|signature| (signature.body, signature.length));
         let sealed = arc::last_signature(&fields).map(|last| (last.body, last.length));
-        for (body, length) in ours.chain(sealed) {
+        let own = self.sealing.then_some((Canon::Relaxed, None));
+        for (body, length) in ours.chain(sealed).chain(own) {
             let form = match body {
                 Canon::Simple => &mut self.simple,
                 Canon::Relaxed => &mut self.relaxed,
@@ -501,6 +521,12 @@ impl Message {
             }
         }
         Next::Done(judged)
+    }
+
+    /// The hash of the whole body in its relaxed form, if somebody has asked for it.
+    pub(crate) fn relaxed_hash(&self) -> Option<&[u8]> {
+        let whole = self.relaxed.iter().find(|(covered, _)| covered.is_none());
+        whole.and_then(|(_, hash)| hash.as_ref()).map(AsRef::as_ref)
     }
 
     /// Whether the body is the one that was signed.

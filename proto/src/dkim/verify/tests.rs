@@ -268,6 +268,16 @@ fn rsa_keys_of_every_length_have_a_defined_verdict() {
     assert_eq!(Record::parse(rsa(512).as_bytes()), Err(BadRecord::Bits(512)));
 }
 
+/// Three bytes behind the key: other verifiers disagree about them, the RFC does not.
+#[test]
+fn nothing_stands_behind_an_rsa_key() {
+    use super::super::record::BadRecord;
+    let record = rsa_key().record();
+    assert!(Record::parse(record.as_bytes()).is_ok());
+    // RFC 6376 §6.1.2, step 4
+    assert_eq!(Record::parse(format!("{record}AAAA").as_bytes()), Err(BadRecord::Key));
+}
+
 #[test]
 fn without_an_answer_nobody_knows_and_without_a_key_there_is_none() {
     let message = made("t=1", MESSAGE);
