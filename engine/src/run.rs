@@ -156,7 +156,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     }
     let admin = StoreAdmin::online(store.mailboxes.clone(), &config.domain, config.store.sealing);
     let doors: Vec<Door> = (0..config.cores).map(|_| Door::default()).collect();
-    let counted = reports(config, &sink)?;
+    let counted = reports(config, &sink);
     let rows = counted.as_ref().map_or(Rows::Nobody, |(way, _)| Rows::Task(way.door.clone()));
     let admin = Arc::new(admin.with_doors(doors.clone()).with_reports(rows));
     let control = control::serve(&config.data, admin)
@@ -237,10 +237,10 @@ struct ReportWay {
 }
 
 /// What counts for reports, when there are to be some.
-fn reports(config: &Config, sink: &Sink) -> Result<Option<(ReportWay, Thread)>, String> {
-    if config.reports.is_none() {
-        return Ok(None);
-    }
+/// Without its file there are no reports; mail does not wait for them.
+fn reports(config: &Config, sink: &Sink) -> Option<(ReportWay, Thread)> {
+    config.reports.as_ref()?;
+    let log = sink.log(None);
     let sink = sink.clone();
     let tell = move |trouble| {
         let log = sink.log(None);
@@ -250,8 +250,15 @@ fn reports(config: &Config, sink: &Sink) -> Result<Option<(ReportWay, Thread)>, 
         }
         log.flush(now());
     };
-    let (collector, thread) = Collector::start(&config.data, tell).map_err(|e| e.to_string())?;
-    Ok(Some((ReportWay { collector, door: send::Door::default() }, thread)))
+    match Collector::start(&config.data, tell) {
+        Ok((collector, thread)) => {
+            Some((ReportWay { collector, door: send::Door::default() }, thread))
+        }
+        Err(why) => {
+            log.event(now(), Event::DmarcFailed, &[("why", &why)]);
+            None
+        }
+    }
 }
 
 fn start_shards(

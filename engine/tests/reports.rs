@@ -227,3 +227,19 @@ fn rows_become_a_mail_to_who_wants_it() {
     assert!(taken.try_recv().is_err(), "there is one report");
     drop(running);
 }
+
+#[test]
+fn an_engine_without_its_rows_runs_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    printed(&data, &["domain", "add", "us.example"]);
+    std::fs::write(data.join("dmarc.redb"), "this is no table").unwrap();
+    let nowhere = (Ipv4Addr::LOCALHOST, 9).into();
+    let config = config(folder.path(), nowhere, nowhere);
+    let running = start(&data, &config);
+    let output = engine(&data, &["dmarc", "reports"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("the log says why"), "{said}");
+    assert_eq!(printed(&data, &["domain", "list"]), "domain\nus.example\n");
+    drop(running);
+}

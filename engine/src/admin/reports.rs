@@ -38,7 +38,7 @@ impl StoreAdmin {
     pub(super) fn reports(&self, send: bool) -> Result<AdminReply, AdminError> {
         let mut entries = match &self.rows {
             Rows::Nobody => {
-                let text = "this engine sends no reports: dmarc.reports is false";
+                let text = "no reports are sent: dmarc.reports is false, or the log says why";
                 return Err(AdminError::new(AdminErrorKind::Invalid, text));
             }
             Rows::Folder(_) if send => {

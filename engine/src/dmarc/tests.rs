@@ -150,6 +150,7 @@ fn reports_come_out_of_their_wrappings() {
     let plain = OTHERS.as_bytes();
     assert_eq!(unpack(plain), Ok(Cow::Borrowed(plain)));
     assert_eq!(unpack(&gzip(plain)).as_deref(), Ok(plain));
+    assert_eq!(unpack(&[&gzip(plain)[..], b"\r\n"].concat()).as_deref(), Ok(plain));
     for text in [PACKED, STORED] {
         let archive = archive(text);
         let xml = unpack(&archive).unwrap();

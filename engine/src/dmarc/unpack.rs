@@ -10,7 +10,7 @@ use core::fmt;
 use std::borrow::Cow;
 use std::io::Read;
 
-use flate2::read::{DeflateDecoder, MultiGzDecoder};
+use flate2::read::{DeflateDecoder, GzDecoder};
 use mail_parser::{MessageParser, MimeHeaders as _};
 
 /// The largest file that is read; arbitrary.
@@ -71,7 +71,7 @@ pub fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, BadPacking> {
 fn unwrapped(bytes: &[u8]) -> Option<Result<Cow<'_, [u8]>, BadPacking>> {
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     if bytes.starts_with(&[0x1f, 0x8b]) {
-        return Some(inflate(MultiGzDecoder::new(bytes)).map(Cow::Owned));
+        return Some(inflate(GzDecoder::new(bytes)).map(Cow::Owned));
     }
     if bytes.starts_with(b"PK\x03\x04") {
         return Some(first_of_zip(bytes));

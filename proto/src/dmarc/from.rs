@@ -95,7 +95,10 @@ pub fn canonical(domain: &str) -> Option<String> {
         // RFC 5890 §2.3.2.1
         idna::domain_to_ascii(domain).ok()?
     };
-    let question = Question::new(&name, Kind::Txt).ok()?;
+    // RFC 5321 §2.3.5; the underscore is used, and harmless. Whatever else a letter was mapped to
+    // would be read in another way by somebody.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let question = Question::new(&name, Kind::Txt).ok().filter(|_| name.bytes().all(plain))?;
     Some(question.name().to_owned())
 }
 
@@ -333,7 +336,11 @@ mod tests {
         assert_eq!(from("a@B\u{dc}CHER.example"), Ok("xn--bcher-kva.example".to_owned()));
         assert_eq!(from("a@XN--bcher-kva.example"), Ok("xn--bcher-kva.example".to_owned()));
         assert_eq!(from("a@d\u{3002}example"), Ok("d.example".to_owned()));
-        assert_eq!(from("a@\u{202e}d.example"), Err(BadFrom::Domain));
+        for bad in
+            ["a@\u{202e}d.example", "a@x\u{ff20}d.example", "a@\u{ff0f}.example", "a@*.example"]
+        {
+            assert_eq!(from(bad), Err(BadFrom::Domain), "{bad}");
+        }
     }
 
     #[test]

@@ -4,6 +4,9 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 use crate::dns::known::{Known, Next};
 use crate::dns::{Data, Failure, Found, Kind, Question, Reason};
@@ -357,4 +360,75 @@ fn the_steps_say_it_all() {
     let zone = &[("d.com", "v=DMARC1; p=reject; pct=1")];
     let (sampled, _) = outcome("d.com", "", zone, 7);
     assert_eq!(sampled.steps.last().unwrap(), "pct=1, drawn 7: quarantine instead of reject");
+}
+
+/// RFC 9989 §4.10 as it reads, step by step: the domain whose record applies, and the organisation.
+fn by_the_book(author: &str, zone: &BTreeMap<String, &str>) -> (Option<String>, String) {
+    let mut labels: Vec<&str> = author.split('.').collect();
+    let mut found: Vec<(String, &str)> = Vec::new();
+    while !labels.is_empty() {
+        let target = labels.join(".");
+        if let Some(record) = zone.get(&target) {
+            found.push((target, *record));
+            if record.contains("psd=n") || record.contains("psd=y") {
+                break;
+            }
+        }
+        let remaining = if labels.len() < 8 { labels.len() - 1 } else { 7 };
+        labels.drain(..labels.len() - remaining);
+    }
+    let mut organisation = found.last().map_or(author, |(name, _)| name).to_owned();
+    for (name, record) in &found {
+        if record.contains("psd=n") {
+            organisation.clone_from(name);
+            break;
+        }
+        if record.contains("psd=y") && name != author {
+            let count = name.split('.').count() + 1;
+            let all: Vec<&str> = author.split('.').collect();
+            organisation = all[all.len() - count..].join(".");
+            break;
+        }
+    }
+    let has = |wanted: &str| found.iter().any(|(name, _)| name == wanted);
+    let suffix = || found.iter().find(|(_, record)| record.contains("psd=y"));
+    let applies = match () {
+        () if has(author) => Some(author.to_owned()),
+        () if has(&organisation) => Some(organisation.clone()),
+        () => suffix().map(|(name, _)| name.clone()),
+    };
+    (applies, organisation)
+}
+
+proptest! {
+    #[test]
+    fn the_walk_does_as_the_book_says(
+        depth in 1_usize..11,
+        records in vec(0_usize..12, 11),
+    ) {
+        // No name here is on the list of public suffixes, which fills the gaps of the book.
+        const LABELS: [&str; 11] = ["k", "j", "i", "h", "g", "f", "e", "d", "c", "b", "unlisted"];
+        const RECORDS: [&str; 4] =
+            ["v=DMARC1; p=none", REJECT, "v=DMARC1; p=none; psd=y", "v=DMARC1; p=none; psd=n"];
+        let name = |depth: usize| LABELS[LABELS.len() - depth..].join(".");
+        let (mut zone, mut listed) = (BTreeMap::new(), Vec::new());
+        for (record, depth) in records.iter().zip(1..) {
+            if let Some(record) = RECORDS.get(*record) {
+                zone.insert(name(depth), *record);
+                listed.push((name(depth), *record));
+            }
+        }
+        let listed: Vec<(&str, &str)> = listed.iter().map(|(name, r)| (&**name, *r)).collect();
+        let author = name(depth);
+        let (applies, organisation) = by_the_book(&author, &zone);
+        let (judged, _) = outcome(&author, "", &listed, 0);
+        let is_applied = judged.published.is_some();
+        prop_assert_eq!(judged.published.map(|published| published.domain), applies);
+        // Its own organisation speaks for it, and the next above does not.
+        if is_applied && organisation != author {
+            let (aligned, _) = outcome(&author, &format!("dkim:{organisation}"), &listed, 0);
+            let (_, own) = by_the_book(&organisation, &zone);
+            prop_assert_eq!(aligned.verdict == Verdict::Pass, own == organisation);
+        }
+    }
 }

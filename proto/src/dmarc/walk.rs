@@ -16,6 +16,8 @@
 //! * Where a walk found no record at all, or failed, what was [`registered`] is compared; not
 //!   where a record has drawn the border itself.
 //!
+//! The list is that of the crate `psl`, as new as its version in Cargo.lock.
+//!
 //! The lookup of RFC 7489 at the organisation of the list is one of the walk's, which passes every
 //! name of seven labels or fewer.
 
