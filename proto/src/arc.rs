@@ -65,6 +65,9 @@ pub struct Judged {
     pub temporary: bool,
     /// Why it fails, in words.
     pub why: String,
+    /// What the last host has found, where the chain is good and that host has signed who the
+    /// author is: the value of its field.
+    pub results: Option<String>,
 }
 
 /// What one host has added: the places of its three fields.
@@ -106,27 +109,29 @@ impl From<&str> for Stop {
 /// Judges the chain of a message, or says what must be known first: RFC 8617 §5.2.
 #[must_use]
 pub fn check(message: &Message, known: &Known) -> Next<Judged> {
-    let judged =
-        |verdict, domains, temporary, why| Next::Done(Judged { verdict, domains, temporary, why });
+    let judged = |verdict, domains, temporary, why| {
+        Next::Done(Judged { verdict, domains, temporary, why, results: None })
+    };
     let Ok(fields) = message.fields() else {
         return judged(Verdict::None, Vec::new(), false, String::new());
     };
     let mut domains = Vec::new();
     match chain(message, &fields, known, &mut domains) {
-        Ok(false) => judged(Verdict::None, domains, false, String::new()),
-        Ok(true) => judged(Verdict::Pass, domains, false, String::new()),
+        Ok(None) => judged(Verdict::None, domains, false, String::new()),
+        Ok(Some(results)) => judged(Verdict::Pass, domains, false, String::new())
+            .map(|judged| Judged { results, ..judged }),
         Err(Stop::Ask(questions)) => Next::Ask(questions),
         Err(Stop::Fail { why, temporary }) => judged(Verdict::Fail, domains, temporary, why),
     }
 }
 
-/// Whether there is a chain, if it is a good one.
+/// Whether there is a chain, if it is a good one; what its last host has found, if that counts.
 fn chain(
     message: &Message,
     fields: &[Field<'_>],
     known: &Known,
     domains: &mut Vec<String>,
-) -> Result<bool, Stop> {
+) -> Result<Option<Option<String>>, Stop> {
     let sets = sets(fields)?;
     let field = |place: Option<usize>| place.and_then(|place| fields.get(place));
     let mut seals = Vec::with_capacity(sets.len());
@@ -142,12 +147,12 @@ fn chain(
         seals.push(seal);
     }
     let (Some(last), Some(place)) = (sets.last(), sets.last().and_then(|set| set.signature)) else {
-        return Ok(false);
+        return Ok(None);
     };
     let signature = field(last.signature).ok_or("a signature is missing")?;
     let signature = read_signature(signature).map_err(|why| format!("the signature: {why}"))?;
     let keys = keys(known, &signature, &seals)?;
-    let Some((of_signature, of_seals)) = keys.split_first() else { return Ok(false) };
+    let Some((of_signature, of_seals)) = keys.split_first() else { return Ok(None) };
     if !message.hashes_to(&signature) {
         return Err("the body was changed since the last host".into());
     }
@@ -165,7 +170,10 @@ fn chain(
             return Err(format!("seal {count} is none of {}", seal.domain).into());
         }
     }
-    Ok(true)
+    // RFC 8617 §4.1.2 lets who seals leave From out; then anybody may have put another one there.
+    let is_signed = signature.names.iter().any(|name| name == "from");
+    let results = field(last.results).map(|field| String::from_utf8_lossy(field.value()));
+    Ok(Some(results.filter(|_| is_signed).map(|value| value.into_owned())))
 }
 
 /// The sets in their order: RFC 8617 §5.2, step 3.

@@ -95,6 +95,43 @@ impl Results {
     }
 }
 
+/// Whether the value of a field of another host says that a method had this verdict; what stands
+/// in comments and between quotes does not count.
+#[must_use]
+pub fn says(value: &str, method: &str, verdict: &str) -> bool {
+    let wanted = format!("{method}={verdict}");
+    let bare = bare(value);
+    // The first part is the name of the host.
+    bare.split(';').skip(1).any(|part| {
+        let mut words = part.split_ascii_whitespace();
+        words.next().is_some_and(|first| first.eq_ignore_ascii_case(&wanted))
+    })
+}
+
+/// A value without its comments and what is quoted: RFC 5322 §3.2.2, §3.2.4.
+fn bare(value: &str) -> String {
+    let (mut out, mut depth, mut is_quoted) = (String::new(), 0_usize, false);
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '"' if depth == 0 => {
+                is_quoted = !is_quoted;
+                out.push(' ');
+            }
+            _ if is_quoted => {}
+            '(' => depth += 1,
+            ')' => {
+                depth = depth.saturating_sub(1);
+                out.push(' ');
+            }
+            _ if depth > 0 => {}
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
 /// As much of a text as is written.
 fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(VALUE_BYTES_MAX)).unwrap_or(text)
@@ -165,6 +202,26 @@ mod tests {
             assert_eq!(quoted(value), expected);
         }
         assert_eq!(quoted(&"a".repeat(VALUE_BYTES_MAX + 1)).len(), VALUE_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_another_host_says_is_read_without_comments_and_quotes() {
+        for (value, expected) in [
+            ("i=1; mx.a.example; spf=pass; dmarc=pass (p=none) header.from=b.example", true),
+            ("mx.a.example;\r\n\tDMARC=Pass", true),
+            ("mx.a.example; (a) dmarc=pass(b)", true),
+            ("mx.a.example; dmarc=fail", false),
+            ("mx.a.example; spf=pass (; dmarc=pass)", false),
+            ("mx.a.example; spf=pass (a (b) ; dmarc=pass)", false),
+            ("mx.a.example; spf=pass smtp.mailfrom=\"; dmarc=pass\"", false),
+            ("mx.a.example; spf=pass (\\); dmarc=pass)", false),
+            ("mx.a.example; spf=fail dmarc=pass", false),
+            ("dmarc=pass", false),
+            ("mx.a.example; dmarc=passed", false),
+            ("", false),
+        ] {
+            assert_eq!(says(value, "dmarc", "pass"), expected, "{value}");
+        }
     }
 
     proptest! {

@@ -196,6 +196,7 @@ fn what_is_checked_of_mail_and_what_becomes_of_it() {
         name = 'mx.a.test'
         timeout_s = 7
         iprev = false
+        trusted_sealers = ['List.test']
         dnsbl_score = 3
         dnsbl_reject_score = 9
         [[dnsbl]]
@@ -233,6 +234,7 @@ fn what_is_checked_of_mail_and_what_becomes_of_it() {
         (&*settings.name, settings.timeout.as_secs(), settings.iprev),
         ("mx.a.test", 7, false)
     );
+    assert_eq!(settings.sealers, ["list.test"]);
     assert_eq!(settings.scores, Scores { junk: 3, reject: 9 });
     let [list] = &settings.lists[..] else { panic!("{settings:?}") };
     assert_eq!((list.zone.as_str(), list.weight, list.codes.len()), ("bl.example.net", -2, 2));
@@ -252,6 +254,7 @@ fn mail_is_checked_but_with_dev_and_by_sections_that_make_sense() {
     for (wrong, place) in [
         ("[verify]\ntrusted = ['192.0.2.0/33']", "verify.trusted"),
         ("[verify]\nname = 'a b'", "verify.name"),
+        ("[verify]\ntrusted_sealers = ['a b']", "verify.trusted_sealers"),
         ("[[dnsbl]]\nweight = 1", "dnsbl.zone"),
         ("[[dnsbl]]\nzone = 'a.test'\ncodes = ['x']", "dnsbl.codes"),
         (&lists, "dnsbl"),

@@ -25,6 +25,10 @@ pub(super) struct Verify {
     /// taken out. Nodes whose users read each other's mail should have one name. When absent:
     /// `server.node`.
     pub(super) name: Option<String>,
+    /// Hosts that are believed about mail that they forward: domains that seal (ARC, RFC 8617), like
+    /// that of a mailing list. When the last seal of a whole chain is theirs and says that DMARC
+    /// passed where they got it, DMARC does not fail here.
+    pub(super) trusted_sealers: Vec<String>,
     /// How long the lookups for a message may take, in seconds; what is not known by then counts as
     /// not known for now.
     #[schemars(range(min = 1, max = 120))]
@@ -43,6 +47,7 @@ impl Default for Verify {
             enabled: None,
             trusted: ["127.0.0.0/8", "::1"].map(str::to_owned).into(),
             name: None,
+            trusted_sealers: Vec::new(),
             timeout_s: 20,
             iprev: true,
             dnsbl_score: 1,
@@ -220,6 +225,9 @@ pub(super) fn check(
     if raw.name.is_some() && !is_domain(name) {
         checker.problem(&["verify", "name"], format!("`{name}` is not a domain"));
     }
+    for sealer in raw.trusted_sealers.iter().filter(|sealer| !is_domain(sealer)) {
+        checker.problem(&["verify", "trusted_sealers"], format!("`{sealer}` is not a domain"));
+    }
     let lists = lists(checker, file);
     let policies = policies(checker, file);
     let settings = verify::Settings {
@@ -227,6 +235,7 @@ pub(super) fn check(
         name: name.into(),
         timeout: Duration::from_secs(raw.timeout_s.into()),
         iprev: raw.iprev,
+        sealers: raw.trusted_sealers.iter().map(|sealer| sealer.to_ascii_lowercase()).collect(),
         lists,
         scores: Scores { junk: raw.dnsbl_score, reject: raw.dnsbl_reject_score },
         policies,

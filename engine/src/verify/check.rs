@@ -12,7 +12,7 @@ use fsmtp_proto::{arc, dnsbl, iprev, spf};
 use fsmtp_rt::{Class, Datagrams, Dial, Runtime};
 use futures_channel::oneshot;
 
-use super::{Client, Settings, Verdicts, score};
+use super::{Client, Settings, Verdicts, is_vouched, score};
 use crate::resolver::Resolver;
 use crate::start::first;
 
@@ -109,8 +109,8 @@ impl Check {
         let dmarc = resolver.learn(deadline, |known| dmarc::check(&evidence, known)).await;
         let score = score(&settings.lists, &about.lists);
         let (helo, iprev, lists) = (about.helo, about.iprev, about.lists);
-        let bad_from = authors.err();
-        Verdicts { client, helo, spf, iprev, lists, score, dkim, arc, dmarc, bad_from }
+        let (bad_from, is_vouched) = (authors.err(), is_vouched(&settings.sealers, &arc));
+        Verdicts { client, helo, spf, iprev, lists, score, dkim, arc, dmarc, is_vouched, bad_from }
     }
 }
 

@@ -49,6 +49,10 @@ fn results(own: &str, lists: &[List], found: &Verdicts) -> Vec<u8> {
     } else if let Some(bad) = found.bad_from {
         field.comment(&bad.to_string());
     }
+    if found.is_vouched {
+        // RFC 8617 §7.2.1
+        field.comment("a host that is believed has sealed a proof");
+    }
     field.property("header.from", &dmarc.author);
     if found.arc.verdict != fsmtp_proto::arc::Verdict::None {
         field.method("arc", found.arc.verdict.name()).comment(&found.arc.why);

@@ -26,7 +26,7 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fsmtp_proto::{arc, dkim, dmarc, dnsbl, iprev, spf};
+use fsmtp_proto::{arc, dkim, dmarc, dnsbl, iprev, results, spf};
 
 pub use check::Check;
 pub(crate) use fields::fields;
@@ -45,6 +45,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Whether the client's name is looked up.
     pub iprev: bool,
+    /// Whose word counts where a list has broken what proved the author: domains, in lower case.
+    pub sealers: Vec<String>,
     /// Lists of addresses that are asked.
     pub lists: Vec<List>,
     /// What their weights lead to.
@@ -105,8 +107,17 @@ pub struct Verdicts {
     pub arc: arc::Judged,
     /// Whether it is from its author's domain, and what that domain wants.
     pub dmarc: dmarc::Outcome,
+    /// A host that is believed has sealed that it had a proof of the author (RFC 8617 §7.2.1).
+    pub is_vouched: bool,
     /// Why nobody can say who the author is.
     pub bad_from: Option<dmarc::BadFrom>,
+}
+
+/// Whether a chain of ARC makes up for what its last host has broken.
+fn is_vouched(sealers: &[String], arc: &arc::Judged) -> bool {
+    let believed = arc.domains.last().is_some_and(|last| sealers.contains(last));
+    let has_proof = |results: &String| results::says(results, "dmarc", "pass");
+    believed && arc.verdict == arc::Verdict::Pass && arc.results.as_ref().is_some_and(has_proof)
 }
 
 /// The sum of what the lists say; a list counts once, whatever codes it gives.

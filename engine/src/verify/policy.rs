@@ -191,8 +191,9 @@ impl Policy {
     /// Whether a message is for the greylist.
     #[must_use]
     pub fn is_grey(&self, found: &Verdicts) -> bool {
-        let vouched =
-            found.dmarc.verdict == dmarc::Verdict::Pass || found.spf.verdict == spf::Verdict::Pass;
+        let vouched = found.is_vouched
+            || found.dmarc.verdict == dmarc::Verdict::Pass
+            || found.spf.verdict == spf::Verdict::Pass;
         self.greylist && !vouched
     }
 
@@ -200,14 +201,14 @@ impl Policy {
     #[must_use]
     pub fn decide(&self, found: &Verdicts, scores: &Scores) -> Decision {
         let mut decision = Decision::default();
-        let is_proved = found.dmarc.verdict == dmarc::Verdict::Pass;
+        let is_proved = found.dmarc.verdict == dmarc::Verdict::Pass || found.is_vouched;
         if found.score >= scores.reject {
             decision.raise(Action::Reject, Reason::Listed);
         } else if found.score >= scores.junk {
             decision.raise(self.listed, Reason::Listed);
         }
         match found.dmarc.verdict {
-            dmarc::Verdict::Fail => {
+            dmarc::Verdict::Fail if !found.is_vouched => {
                 let wanted = match found.dmarc.disposition {
                     dmarc::Policy::Reject => self.dmarc_reject,
                     dmarc::Policy::Quarantine => self.dmarc_quarantine,

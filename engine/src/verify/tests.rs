@@ -45,7 +45,9 @@ fn unknown() -> Verdicts {
             domains: Vec::new(),
             temporary: false,
             why: String::new(),
+            results: None,
         },
+        is_vouched: false,
         dmarc: judged_by_dmarc(dmarc::Verdict::None, dmarc::Policy::None),
         bad_from: None,
     }
@@ -118,6 +120,11 @@ fn each_verdict_leads_to_what_the_policy_says() {
         (proved(spf(spf::Verdict::Temperror)), Action::Accept, None),
         (proved(dkim(&[Dkim::Fail])), Action::Accept, None),
         (proved(score(100)), Action::Reject, Some(Reason::Listed)),
+        (
+            Verdicts { is_vouched: true, ..author(dmarc::Verdict::Fail, dmarc::Policy::Reject) },
+            Action::Accept,
+            None,
+        ),
         (bad, Action::Reject, Some(Reason::From)),
         (score(0), Action::Accept, None),
         (score(99), Action::Tag, Some(Reason::Listed)),
@@ -152,6 +159,30 @@ fn the_strictest_goes_first_and_only_refusals_are_heard() {
     assert_eq!(refused(Action::Reject, Reason::Spf), Some(Refusal::Doubted(Doubt::Spf)));
     assert_eq!(refused(Action::Defer, Reason::Spf), Some(Refusal::Doubted(Doubt::NoAnswer)));
     assert_eq!(refused(Action::Reject, Reason::Dns), Some(Refusal::Doubted(Doubt::NoAnswer)));
+}
+
+#[test]
+fn only_a_host_that_is_believed_makes_up_for_a_broken_proof() {
+    let chain = |verdict, domains: &[&str], results: Option<&str>| arc::Judged {
+        verdict,
+        domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+        temporary: false,
+        why: String::new(),
+        results: results.map(str::to_owned),
+    };
+    let proof = Some("i=1; mx.list.test; dmarc=pass header.from=a.test");
+    let sealers = ["list.test".to_owned()];
+    for (chain, expected) in [
+        (chain(arc::Verdict::Pass, &["list.test"], proof), true),
+        (chain(arc::Verdict::Pass, &["evil.test", "list.test"], proof), true),
+        (chain(arc::Verdict::Pass, &["list.test", "evil.test"], proof), false),
+        (chain(arc::Verdict::Fail, &["list.test"], proof), false),
+        (chain(arc::Verdict::Pass, &["list.test"], None), false),
+        (chain(arc::Verdict::Pass, &["list.test"], Some("mx.list.test; dmarc=fail")), false),
+        (chain(arc::Verdict::None, &[], None), false),
+    ] {
+        assert_eq!(is_vouched(&sealers, &chain), expected, "{chain:?}");
+    }
 }
 
 #[test]
@@ -193,6 +224,7 @@ fn the_fields_say_all_of_it() {
             domains: vec!["list.test".into()],
             temporary: false,
             why: "seal 1 is none of list.test".into(),
+            results: None,
         },
         ..unknown()
     };

@@ -56,6 +56,7 @@ impl Stage {
             name: "mx.example.test".into(),
             timeout: Duration::from_secs(20),
             iprev: true,
+            sealers: Vec::new(),
             lists: Vec::new(),
             scores: Scores { junk: 1, reject: 100 },
             policies: Policies::default(),
