@@ -26,8 +26,8 @@ pub(super) struct Verify {
     /// `server.node`.
     pub(super) name: Option<String>,
     /// Hosts that are believed about mail that they forward: domains that seal (ARC, RFC 8617),
-    /// like that of a mailing list. When the last seal of a whole chain is theirs and says that DMARC
-    /// passed where they got it, DMARC does not fail here.
+    /// like that of a mailing list. When the last seal of a whole chain is theirs and says that
+    /// DMARC passed where they got it, DMARC does not fail here.
     pub(super) trusted_sealers: Vec<String>,
     /// How long the lookups for a message may take, in seconds; what is not known by then counts as
     /// not known for now.
