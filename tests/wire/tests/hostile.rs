@@ -48,9 +48,15 @@ fn after_ten_bad_commands_the_session_ends() {
         let mut smtp = engine.smtp().unwrap();
         let mut forgiven = 0;
         loop {
-            smtp.send(&line).unwrap();
-            let reply = smtp.reply().unwrap();
+            // The server need not read the rest of a line that it closes the connection over, and
+            // then the word that it says may be lost with it.
+            let sent = smtp.send(&line);
+            let reply = match smtp.reply() {
+                Err(_) if sent.is_err() => break,
+                reply => reply.unwrap(),
+            };
             if reply.code == 421 {
+                assert!(sent.is_err() || smtp.ended().unwrap(), "{what}");
                 break;
             }
             assert!(matches!(reply.code, 500 | 501), "{what}: {reply:?}");
@@ -58,7 +64,6 @@ fn after_ten_bad_commands_the_session_ends() {
             assert!(forgiven <= BAD_COMMANDS_MAX, "{what}");
         }
         assert!(forgiven >= BAD_COMMANDS_MAX - 1, "{what}: only {forgiven}");
-        assert!(smtp.ended().unwrap(), "{what}");
     }
 }
 
