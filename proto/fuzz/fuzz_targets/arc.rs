@@ -1,6 +1,6 @@
-//! Hostile chains: no message makes the check or the sealer panic, and what is sealed passes when it
-//! passed before, or was no chain. The first two bytes choose what the chain is said to be and how
-//! long the results are; the rest is the message.
+//! Hostile chains: no message makes the check or the sealer panic, and what is sealed passes when
+//! it passed before, or was no chain. The first two bytes choose what the chain is said to be and
+//! how long the results are; the rest is the message.
 #![no_main]
 
 use core::time::Duration;
