@@ -7,6 +7,8 @@ use fsmtp_proto::dns::known::{Known, Next};
 use fsmtp_proto::dns::message::{from_stream, to_stream};
 use fsmtp_proto::dns::testing::{Asked as Query, Reply, Zone};
 use fsmtp_proto::dns::{BadName, Data, Mx};
+use fsmtp_proto::time::UnixTime;
+use fsmtp_proto::{dkim::verify as dkim, spf};
 use fsmtp_rt::sim::{HostId, MILLION, Options, SimRuntime, World};
 use fsmtp_rt::{Conn, Listener, Runtime};
 
@@ -387,4 +389,85 @@ fn a_check_that_asks_for_ever_more_is_not_answered_for_ever() {
             .await
     });
     assert_eq!(asked, QUESTIONS_MAX + 1);
+}
+
+/// What a server may say about a policy, and about a key, and what is to be said of it then.
+fn shapes() -> Vec<(&'static str, Answer, spf::Verdict, dkim::Verdict)> {
+    use dkim::Verdict as Dkim;
+    use spf::Verdict as Spf;
+    let text = |text: Vec<u8>| -> Answer {
+        let data = Data::Txt(text.into());
+        Rc::new(move |query| {
+            let name = Query::read(query)?.name;
+            // Too long for a datagram is cut there, and whole over TCP.
+            Some(Reply::to(query)?.truncated().answer(&name, 60, &data).bytes())
+        })
+    };
+    let loops: Answer = Rc::new(|query| {
+        let name = Query::read(query)?.name;
+        let alias = Data::Cname(name.as_str().into());
+        Some(Reply::to(query)?.answer(&name, 60, &alias).bytes())
+    });
+    let chain: Answer = Rc::new(|query| {
+        let name = Query::read(query)?.name;
+        let alias = Data::Cname(format!("x.{name}").into());
+        Some(Reply::to(query)?.answer(&name, 60, &alias).bytes())
+    });
+    let wrong_id: Answer = Rc::new(|query| {
+        let mut bytes = Reply::to(query)?.bytes();
+        bytes[0] ^= 0xff;
+        Some(bytes)
+    });
+    let cut: Answer = Rc::new(|query| Some(Reply::to(query)?.truncated().bytes()));
+    let garbage: Answer = Rc::new(|query| Some(query.iter().rev().copied().collect()));
+    vec![
+        ("silence", silent(), Spf::Temperror, Dkim::Temperror),
+        ("SERVFAIL", coded(2), Spf::Temperror, Dkim::Temperror),
+        ("REFUSED", coded(5), Spf::Temperror, Dkim::Temperror),
+        ("no such name", coded(3), Spf::None, Dkim::Permerror),
+        ("nothing", coded(0), Spf::None, Dkim::Permerror),
+        ("cut, and nothing over TCP", cut, Spf::None, Dkim::Permerror),
+        ("an alias of itself", loops, Spf::Temperror, Dkim::Temperror),
+        ("aliases without end", chain, Spf::Temperror, Dkim::Temperror),
+        ("another's id", wrong_id, Spf::Temperror, Dkim::Temperror),
+        ("garbage", garbage, Spf::Temperror, Dkim::Temperror),
+        ("an empty text", text(Vec::new()), Spf::None, Dkim::Permerror),
+        ("60 KB of policy", text(vast(b"v=spf1 ", b"a ")), Spf::Permerror, Dkim::Permerror),
+        ("60 KB of a key", text(vast(b"v=DKIM1; p=", b"AA")), Spf::None, Dkim::Permerror),
+        ("octets", text(vec![0xff; 300]), Spf::None, Dkim::Permerror),
+    ]
+}
+
+fn vast(front: &[u8], more: &[u8]) -> Vec<u8> {
+    [front, &more.repeat(30_000)].concat()
+}
+
+#[test]
+fn whatever_a_name_server_says_a_check_ends_and_says_what_the_rfc_does() {
+    let message = b"DKIM-Signature: v=1; a=rsa-sha256; d=a.test; s=s; h=from; b=AAAA;\r\n \
+        bh=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=; c=simple/relaxed\r\n\
+        From: a@a.test\r\n\r\n";
+    for (name, answer, of_policy, of_key) in shapes() {
+        let mut scene = scene(Options::calm(), vec![answer]);
+        let (policy, key, took) = scene.run(|resolver, rt| async move {
+            let begun = rt.now();
+            let client = spf::Client {
+                ip: [192, 0, 2, 1].into(),
+                helo: "a.test",
+                sender: "a@a.test",
+                receiver: "mx.test",
+                now: UnixTime::from_ms(0),
+            };
+            let deadline = begun + 20 * SECOND;
+            let policy = resolver.learn(deadline, |known| spf::check(&client, known)).await;
+            let mut verifier = dkim::Verifier::new();
+            verifier.feed(message);
+            let message = verifier.finish();
+            let now = UnixTime::from_ms(0);
+            let key = resolver.learn(deadline, |known| message.check(known, now)).await;
+            (policy.verdict, dkim::sum(&key), rt.now().since(begun))
+        });
+        assert_eq!((policy, key), (of_policy, of_key), "{name}");
+        assert!(took <= 21 * SECOND, "{name}: {took:?}");
+    }
 }

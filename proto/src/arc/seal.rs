@@ -30,6 +30,8 @@ pub const RESULTS_BYTES_MAX: usize = 16 * 1024;
 pub enum SealError {
     /// Its header section is over the limits.
     Header(HeaderError),
+    /// It begins with white space, and so would go on with the last field in front of it.
+    Start,
     /// Its body was not hashed: it has streamed through another verifier.
     NoHash,
     /// The chain has ended: it was sealed as failed, or has [`SETS_MAX`] sets.
@@ -50,6 +52,7 @@ impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header(error) => error.fmt(f),
+            Self::Start => f.write_str("the message begins with white space"),
             Self::NoHash => f.write_str("the body was not hashed"),
             Self::Ended => f.write_str("the chain has ended"),
             Self::Chain => f.write_str("the verdict is that of another chain"),
@@ -129,6 +132,10 @@ impl Sealing {
     /// When there is nothing to be sealed, or not with these terms.
     pub fn begin(message: &Message, chain: Verdict, terms: &Terms<'_>) -> Result<Self, SealError> {
         let fields = message.fields().map_err(SealError::Header)?;
+        // RFC 5322 §2.2.3
+        if fields.first().is_some_and(|field| matches!(field.bytes(), [b' ' | b'\t', ..])) {
+            return Err(SealError::Start);
+        }
         let domain = host_name(terms.domain).ok_or(SealError::Name)?;
         let selector = host_name(terms.selector).ok_or(SealError::Name)?;
         if terms.names.len() > NAMES_MAX || terms.names.iter().any(|name| !is_name(name)) {

@@ -242,6 +242,55 @@ fn lookups_are_bounded() {
     assert_eq!((outcome.verdict, rounds), (Verdict::Pass, 3));
 }
 
+/// However many a record names, ten are asked for.
+#[test]
+fn two_hundred_includes_cost_ten_questions() {
+    let neutral: Vec<String> = (0..200).map(|n| format!("{n}.i.test")).collect();
+    let terms: Vec<String> = neutral.iter().map(|name| format!("include:{name}")).collect();
+    let own = format!("TXT v=spf1 {} all", terms.join(" "));
+    assert!(own.len() < RECORD_BYTES_MAX);
+    let mut records = vec![("email.example.com", own.as_str())];
+    records.extend(neutral.iter().map(|name| (name.as_str(), "TXT v=spf1 ?all")));
+    let (outcome, rounds) = Zone::new(&records).check(&client("192.0.2.3"));
+    assert_eq!((outcome.verdict, rounds), (Verdict::Permerror, 1 + LOOKUPS_MAX as usize));
+    // The same one below the other: each includes the next.
+    let next: Vec<String> = (1..201).map(|n| format!("TXT v=spf1 include:{n}.i.test")).collect();
+    let mut records = vec![("email.example.com", "TXT v=spf1 include:0.i.test all")];
+    records.extend(neutral.iter().map(String::as_str).zip(next.iter().map(String::as_str)));
+    let (outcome, rounds) = Zone::new(&records).check(&client("192.0.2.3"));
+    assert_eq!((outcome.verdict, rounds), (Verdict::Permerror, 1 + LOOKUPS_MAX as usize));
+    let long = format!("v=spf1 {}", "ip4:192.0.2.1 ".repeat(400));
+    assert_eq!(verdict(&long, &[]), Verdict::Permerror);
+}
+
+/// A name that comes out too long loses labels in front, and what is one label still is none: it
+/// does not match, and is not asked for (RFC 7208 §4.8, §7.3).
+#[test]
+fn what_expands_beyond_a_name_is_cut_or_not_asked_for() {
+    let labels = format!("{}@email.example.com", "abcdefghi.".repeat(25) + "z");
+    let longest = format!("{}@email.example.com", "y".repeat(300));
+    let label = format!("{}@email.example.com", "y".repeat(64));
+    for (sender, term, rounds) in [
+        (&labels, "exists:%{l}.%{l}.test", 2),
+        (&labels, "a:%{l}.%{l}.%{l}.test", 2),
+        (&longest, "exists:%{l}.test", 2),
+        (&label, "exists:%{l}.test", 1),
+        (&label, "mx:%{l}.test", 1),
+        (&label, "a:a.%{l}.test", 1),
+    ] {
+        let record = format!("TXT v=spf1 {term} ?all");
+        let zone = Zone::new(&[("email.example.com", &record)]);
+        let (outcome, asked) = zone.check(&Client { sender, ..client("192.0.2.3") });
+        assert_eq!((outcome.verdict, asked), (Verdict::Neutral, rounds), "{term}");
+    }
+    for term in ["include:%{l}.test", "redirect=%{l}.test"] {
+        let record = format!("TXT v=spf1 {term}");
+        let zone = Zone::new(&[("email.example.com", &record)]);
+        let (outcome, _) = zone.check(&Client { sender: &label, ..client("192.0.2.3") });
+        assert_eq!(outcome.verdict, Verdict::Permerror, "{term}");
+    }
+}
+
 #[test]
 fn macros_expand_as_the_rfc_prints_them() {
     // RFC 7208 §7.4

@@ -137,6 +137,10 @@ fn what_cannot_be_sealed_says_why() {
     let key = &keys()[0];
     assert_eq!(sealed(MESSAGE, Verdict::Pass, key), Err(SealError::Chain));
     assert_eq!(sealed(&chain_of(1), Verdict::None, key), Err(SealError::Chain));
+    for white in [" ", "\t"] {
+        let message = format!("{white}x\r\n{MESSAGE}");
+        assert_eq!(sealed(&message, Verdict::None, key), Err(SealError::Start));
+    }
     let message = read(MESSAGE);
     let begin = |change: &dyn Fn(&mut Terms<'_>)| {
         let mut terms = Terms::of(key, &message, RESULTS, NOW);

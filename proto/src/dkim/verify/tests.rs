@@ -210,6 +210,37 @@ fn what_is_no_signature_is_a_permanent_error() {
     assert_eq!((all[0].verdict, all[0].domain.as_str()), (Verdict::Permerror, ""));
 }
 
+/// Which of several a reader is shown nobody knows, so who wants to be sure names From once more;
+/// without one there is nothing that a signature could answer for.
+#[test]
+fn several_authors_or_none_have_a_defined_verdict() {
+    let plain = made("t=1", MESSAGE);
+    let sure = made("h=from:from", MESSAGE);
+    let added = "From: other@evil.test\r\n";
+    // RFC 6376 §5.4.2: from the last to the first, as often as they are named.
+    for (message, verdict) in [
+        (format!("{added}{plain}"), Verdict::Pass),
+        (plain.replace("\r\n\r\nbody", "\r\nFrom: other@evil.test\r\n\r\nbody"), Verdict::Fail),
+        (format!("{added}{sure}"), Verdict::Fail),
+        (plain.replace("From: a@example.test\r\n", ""), Verdict::Fail),
+        (made("h=from", "Subject: x\r\n\r\nbody\r\n"), Verdict::Pass),
+    ] {
+        assert_eq!(verdicts(&message), [verdict], "{message}");
+    }
+}
+
+/// The signature is refused by its length, before it is read, and the next one counts.
+#[test]
+fn a_signature_of_100_kib_is_passed_over() {
+    let good = made("t=1", MESSAGE);
+    for bad in ["z=x", "h=from", "b=AAAA", "unknown=1"] {
+        let long = format!("DKIM-Signature: v=1; {bad}{}", "AAAA".repeat(25 * 1024));
+        let all = judged(&format!("{long}\r\n{good}"), &own());
+        let found: Vec<_> = all.iter().map(|judged| (judged.verdict, &*judged.why)).collect();
+        assert_eq!(found, [(Verdict::Permerror, "it is too long"), (Verdict::Pass, "")]);
+    }
+}
+
 #[test]
 fn keys_are_what_their_records_say() {
     let message = made("i=me@sub.example.test", MESSAGE);
