@@ -21,6 +21,7 @@ use std::sync::Arc;
 use fsmtp_proto::dkim::header::HEADER_BYTES_MAX;
 use fsmtp_proto::sasl::{Nonce, Question, ScramKeys};
 use fsmtp_proto::smtp::address::{Domain, Path};
+use fsmtp_proto::smtp::body::Newlines;
 use fsmtp_proto::smtp::ext::su::Granted;
 use fsmtp_proto::smtp::ext::{BodyType, Return};
 use fsmtp_proto::smtp::header::Header;
@@ -100,6 +101,8 @@ pub struct Desk<'s, R: Runtime, M: Mailboxes> {
     /// When its message began.
     since: Instant,
     header: Header,
+    /// Those of its header section.
+    newlines: Newlines,
     failed: Option<StoreError>,
     /// A user's message is mended on its way.
     submission: Option<Box<Submission>>,
@@ -128,6 +131,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
             user: None,
             since: Instant::FAR,
             header: Header::default(),
+            newlines: Newlines::default(),
             failed: None,
             submission: None,
             wrong: None,
@@ -168,6 +172,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
     /// Takes bytes of the message.
     pub async fn body(&mut self, mut bytes: &[u8], session: &Session) {
         self.feed_check(bytes);
+        let (all, before) = (bytes, self.header.bytes_count());
         while let Some(kept) = self.header.next(&mut bytes) {
             if self.submission.is_none() {
                 self.push(kept.as_ref(), session).await;
@@ -181,6 +186,13 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
                     self.wrong.get_or_insert(wrong);
                 }
             }
+        }
+        // A body may have bare newlines (RFC 3030 §3); a header that has some is read by everybody
+        // in another way.
+        if self.transaction.as_ref().is_some_and(|transaction| transaction.envelope.body.binary) {
+            let of_header = self.header.bytes_count() - before;
+            let of_header = usize::try_from(of_header).unwrap_or(usize::MAX);
+            self.newlines.feed(all.get(..of_header).unwrap_or(all));
         }
     }
 
@@ -285,7 +297,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
             recipients: Vec::new(),
         };
         self.transaction = Some(Box::new(Transaction::new(envelope)));
-        self.begin_check(&sender.path, session);
+        self.check = None;
         self.begin_passage(session);
         Said::Accepted
     }
@@ -391,11 +403,12 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
         let Some(transaction) = &mut self.transaction else {
             return Said::Refused(Refusal::Storage);
         };
-        if transaction.add(address, &mailboxes, notify, orcpt.as_deref()) {
-            Said::Accepted
-        } else {
-            self.refuse_recipient(address, Refusal::TooManyRecipients)
+        if !transaction.add(address, &mailboxes, notify, orcpt.as_deref()) {
+            return self.refuse_recipient(address, Refusal::TooManyRecipients);
         }
+        // Not before: who names nobody here has nothing looked up.
+        self.begin_check(session);
+        Said::Accepted
     }
 
     /// A recipient whose mailbox is on another node.
@@ -464,9 +477,8 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
         {
             return Said::Refused(Refusal::Storage);
         }
-        // What only nodes write is not believed when strangers have written it; what users have
-        // goes with the rest that they should not send.
-        self.header = Header::new(self.distrusts(session).then(|| Rc::clone(&self.shard.results)));
+        self.header = Header::new(self.forgeable(session));
+        self.newlines = Newlines::default();
         if let Some(check) = &mut self.check {
             check.message();
         }
@@ -507,6 +519,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
             self.push(kept.as_ref(), session).await;
         }
         let hops = self.header.hops();
+        let is_bare = self.newlines.bare_at_end();
         let signatures =
             if self.submission.is_some() { self.sign(session).await } else { Vec::new() };
         let (wrong, failed, receipt) = (self.wrong.take(), self.failed.take(), self.receipt.take());
@@ -525,6 +538,9 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
         }
         if header_bytes > HEADER_BYTES_MAX as u64 {
             return self.refuse_message(QueueId(0), header_bytes, Refusal::HeaderTooLarge);
+        }
+        if is_bare {
+            return self.refuse_message(QueueId(0), header_bytes, Refusal::BareNewline);
         }
         let (Some(incoming), Some(mut transaction)) = (incoming, transaction) else {
             return Said::Refused(Refusal::Storage);
@@ -548,6 +564,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
             Ok(filtered) => filtered,
             Err(said) => return said,
         };
+        let receipt = receipt.and_then(|receipt| receipt.about(&transaction.envelope));
         let mut head = self.trace_header(session, &transaction, id, &checked);
         head.extend_from_slice(&filtered);
         head.extend_from_slice(&signatures);

@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod admin;
 pub mod admit;
+pub mod budget;
 pub mod cli;
 pub mod compose;
 pub mod config;

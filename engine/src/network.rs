@@ -50,11 +50,17 @@ impl FromStr for Network {
         };
         let address = address.parse::<IpAddr>().map_err(|_| NoNetwork)?;
         let bits_max = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(bits_max), str::parse).map_err(|_| NoNetwork)?;
+        let bits: u8 = bits.map_or(Ok(bits_max), str::parse).map_err(|_| NoNetwork)?;
         if bits > bits_max {
             return Err(NoNetwork);
         }
-        Ok(Self { address, bits })
+        // RFC 4291 §2.5.5.2: clients' addresses are compared as IPv4, and so must this be.
+        match (address.to_canonical(), address, bits.checked_sub(96)) {
+            (canonical @ IpAddr::V4(_), IpAddr::V6(_), Some(bits)) => {
+                Ok(Self { address: canonical, bits })
+            }
+            _ => Ok(Self { address, bits }),
+        }
     }
 }
 
@@ -75,6 +81,9 @@ mod tests {
             ("2001:db8::/32", "2001:db8:1::1", true),
             ("2001:db8::/32", "2001:db9::1", false),
             ("::1", "::1", true),
+            ("::ffff:192.0.2.0/120", "192.0.2.255", true),
+            ("::ffff:192.0.2.0/120", "::ffff:192.0.3.0", false),
+            ("::ffff:192.0.2.1", "192.0.2.1", true),
         ] {
             let network: Network = network.parse().unwrap();
             assert_eq!(network.contains(address.parse().unwrap()), expected, "{network:?}");

@@ -19,6 +19,7 @@ use fsmtp_store::spool::{SegmentFiles, Spool};
 use futures_channel::oneshot;
 use zeroize::Zeroizing;
 
+use crate::budget::Budget;
 use crate::config;
 use crate::dkim::DkimKeys;
 use crate::dmarc::collect::Collector;
@@ -146,6 +147,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub submission: config::Submission,
     /// How mail of strangers is checked; none: it is not.
     pub verify: Option<Arc<verify::Settings>>,
+    /// What header sections take that are checked.
+    pub checks: Budget,
     /// The filters that are asked about mail.
     pub filters: Filters,
     /// The name under which results of checks are written.

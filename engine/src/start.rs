@@ -15,6 +15,7 @@ use fsmtp_store::spool::{SegmentFiles, Spool, SpoolConfig};
 use fsmtp_store::{Lsn, ShardId, StoreError};
 use zeroize::Zeroizing;
 
+use crate::budget::Budget;
 use crate::config;
 use crate::filters::{Filters, Plan};
 use crate::log::{Event, Log};
@@ -120,6 +121,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         submission: parts.submission,
         results: parts.verify.as_ref().map_or(&*parts.node, |verify| &verify.name).into(),
         verify: parts.verify,
+        checks: Budget::default(),
         filters: Filters::new(&parts.filters),
         own_domains_closed: parts.own_domains_closed,
         magic: parts.magic,

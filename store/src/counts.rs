@@ -2,9 +2,9 @@
 //!
 //! Used for what is reported about a domain's mail; the engine says what a row means. One file, one
 //! owner, no thread of its own: every call may block. What was added is on stable storage when the
-//! call returns. Limits: [`GROUP_ROWS_MAX`], [`DAY_ROWS_MAX`]; what is beyond is not kept, and the
-//! caller is told how much. Failure: after a failed write the file takes nothing until it is opened
-//! again.
+//! call returns. Limits: [`ROW_BYTES_MAX`], [`GROUP_ROWS_MAX`], [`DAY_ROWS_MAX`]; what is beyond is
+//! not kept, and the caller is told how much. Failure: after a failed write the file takes nothing
+//! until it is opened again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,10 +14,12 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, Table, TableDefi
 
 use crate::StoreError;
 
-/// Rows of one group on one day; arbitrary, some megabytes.
-pub const GROUP_ROWS_MAX: u64 = 50_000;
-/// Rows of one day; arbitrary, some hundred megabytes.
-pub const DAY_ROWS_MAX: u64 = 500_000;
+/// The longest row; arbitrary, four times what most have.
+pub const ROW_BYTES_MAX: usize = 2048;
+/// Rows of one group on one day; arbitrary, some megabytes, 20 MB at most.
+pub const GROUP_ROWS_MAX: u64 = 10_000;
+/// Rows of one day; arbitrary, some hundred megabytes, 400 MB at most.
+pub const DAY_ROWS_MAX: u64 = 200_000;
 /// Memory that the file's pages may take.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -150,11 +152,11 @@ fn one_more(
     key: (Day, &str, &[u8]),
     count: u64,
 ) -> Result<bool, redb::StorageError> {
-    let (day, group, _) = key;
+    let (day, group, row) = key;
     let before = rows.get(key)?.map(|count| count.value());
     if before.is_none() {
         let (of_group, of_day) = (size_of(sizes, day, group)?, size_of(sizes, day, "")?);
-        if of_group >= GROUP_ROWS_MAX || of_day >= DAY_ROWS_MAX {
+        if row.len() > ROW_BYTES_MAX || of_group >= GROUP_ROWS_MAX || of_day >= DAY_ROWS_MAX {
             return Ok(false);
         }
         sizes.insert((day, group), of_group + 1)?;
@@ -229,6 +231,10 @@ mod tests {
         assert_eq!(counts.rows(1, "a.test").unwrap().len() as u64, GROUP_ROWS_MAX);
         counts.remove(1, "a.test").unwrap();
         assert_eq!(counts.add(&(0..5).map(row).collect()).unwrap(), 0);
+        let long = |bytes: usize| "x".repeat(bytes);
+        let (fits, not) = (long(ROW_BYTES_MAX), long(ROW_BYTES_MAX + 1));
+        let rows = [(1, "c.test", fits.as_str(), 1), (1, "c.test", not.as_str(), 1)];
+        assert_eq!(counts.add(&seen(&rows)).unwrap(), 1);
     }
 
     #[test]

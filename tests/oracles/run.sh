@@ -13,12 +13,13 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 python=/usr/bin/python3
-if ! $python -c 'import spf, dkim, nacl, yaml' 2>&-; then
+whole() { "$1" -c 'import spf, dkim, nacl, yaml, authres' 2>&-; }
+if ! whole $python; then
     environment=${XDG_CACHE_HOME:-$HOME/.cache}/fsmtp-oracles
     python=$environment/bin/python
-    if [ ! -x "$python" ]; then
+    if ! whole "$python"; then
         python3 -m venv "$environment"
-        "$python" -m pip install --quiet pyspf dkimpy pynacl pyyaml
+        "$python" -m pip install --quiet pyspf dkimpy pynacl pyyaml authres
     fi
 fi
 # mail-parser, which mail-auth uses, names a newer compiler than it needs.

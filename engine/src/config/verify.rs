@@ -177,14 +177,19 @@ pub(super) struct Policy {
     pub(super) dmarc_quarantine: Option<Action>,
     /// DMARC fails, and the domain asks for nothing. When absent: `accept`.
     pub(super) dmarc_none: Option<Action>,
-    /// `From` is not there, or there twice, or cannot be read; then DMARC is not judged. When
-    /// absent: `tag`.
+    /// `From` is there twice, or cannot be read, so that nobody can say whom a mail program will
+    /// show; then DMARC is not judged. When absent: `reject`.
     pub(super) bad_from: Option<Action>,
+    /// `From` is not there, or names nobody who has a domain. When absent: `tag`.
+    pub(super) no_from: Option<Action>,
     /// The client has no name, or one that does not lead back. When absent: `accept`.
     pub(super) iprev_fail: Option<Action>,
     /// The client stands on lists, see `verify.dnsbl_score`. When absent: `junk`.
     pub(super) listed: Option<Action>,
-    /// The DNS gives no answer about SPF, DKIM or DMARC for now. When absent: `accept`.
+    /// The DNS gives no answer about DMARC for now, and the author's domain may want such mail
+    /// refused. When absent: `defer`.
+    pub(super) dmarc_no_answer: Option<Action>,
+    /// The DNS gives no answer about SPF or DKIM for now. When absent: `accept`.
     pub(super) no_answer: Option<Action>,
     /// Whether mail has to come again that neither SPF nor DMARC vouches for, from hosts that have
     /// not sent it before; see `[strangers]`. When absent: no.
@@ -203,8 +208,10 @@ impl Policy {
             dmarc_quarantine: or(self.dmarc_quarantine, base.dmarc_quarantine),
             dmarc_none: or(self.dmarc_none, base.dmarc_none),
             bad_from: or(self.bad_from, base.bad_from),
+            no_from: or(self.no_from, base.no_from),
             iprev_fail: or(self.iprev_fail, base.iprev_fail),
             listed: or(self.listed, base.listed),
+            dmarc_no_answer: or(self.dmarc_no_answer, base.dmarc_no_answer),
             no_answer: or(self.no_answer, base.no_answer),
             greylist: self.greylist.unwrap_or(base.greylist),
         }

@@ -1,12 +1,13 @@
 //! What the desk has checked of a stranger's message, and what it makes of the answer.
 
+use std::rc::Rc;
+
 use fsmtp_proto::dmarc::Policy;
-use fsmtp_proto::smtp::address::Path;
 use fsmtp_proto::smtp::reply::{Doubt, Refusal};
 use fsmtp_proto::smtp::server::Session;
 use fsmtp_rt::{Datagrams, Dial};
 use fsmtp_store::mailbox::Mailboxes;
-use fsmtp_store::{MailboxId, QueueId};
+use fsmtp_store::{MailboxId, QueueId, StoreError};
 
 use super::Desk;
 use super::transaction::Transaction;
@@ -27,22 +28,33 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
             && !self.shard.verify.as_deref().is_some_and(trusts)
     }
 
-    /// Begins to look up who sends this, if that is to be checked.
-    pub(super) fn begin_check(&mut self, sender: &Path<'_>, session: &Session) {
-        self.check = None;
+    /// Whose fields are taken out of a message as it comes: those that only nodes of ours write,
+    /// and those that say under our name what was found. Of hosts that are trusted the latter
+    /// count; those of users go with the rest that they should not send.
+    pub(super) fn forgeable(&self, session: &Session) -> Option<Rc<str>> {
+        if session.user().is_some() || session.node().is_some() {
+            return None;
+        }
+        let nobody = || Rc::from("");
+        Some(if self.distrusts(session) { Rc::clone(&self.shard.results) } else { nobody() })
+    }
+
+    /// Begins to look up who sends this, if that is to be checked and is not under way.
+    pub(super) fn begin_check(&mut self, session: &Session) {
         let (Some(settings), Some(resolver)) = (&self.shard.verify, self.resolver()) else {
             return;
         };
+        let (None, Some(transaction)) = (&self.check, &self.transaction) else { return };
         if !self.distrusts(session) {
             return;
         }
         let client = Client {
             ip: session.peer().ip,
             helo: session.client_name().unwrap_or_default().into(),
-            sender: sender.text().into(),
+            sender: String::from_utf8_lossy(&transaction.envelope.reverse_path).into(),
         };
-        let (rt, node) = (&self.shard.rt, &self.shard.node);
-        self.check = Some(Box::new(Check::begin(rt, &resolver, settings, node, client)));
+        let (rt, node, room) = (&self.shard.rt, &self.shard.node, self.shard.checks.charge());
+        self.check = Some(Box::new(Check::begin(rt, &resolver, settings, node, client, room)));
     }
 
     fn resolver(&self) -> Option<Resolver<R>> {
@@ -52,8 +64,13 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
     /// Hands on what has come of the message.
     pub(super) fn feed_check(&mut self, bytes: &[u8]) {
         let Some(check) = &mut self.check else { return };
-        if let Some(resolver) = &*self.shard.resolver.borrow() {
-            check.feed(bytes, resolver);
+        if let Some(resolver) = &*self.shard.resolver.borrow()
+            && check.feed(bytes, resolver).is_err()
+        {
+            // The rest is read past.
+            self.check = None;
+            self.incoming = None;
+            self.failed = Some(StoreError::Busy);
         }
     }
 

@@ -142,17 +142,33 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
     /// Does what filters want changed of sender and recipients, as far as it can be done.
     async fn change(&self, transaction: &mut Transaction, changes: Changes, id: QueueId) {
         let Changes { recipients, sender, fields: _ } = changes;
-        for (what, address) in recipients {
-            let done = match what {
-                Recipient::Deleted => {
-                    transaction.remove(&address);
-                    true
-                }
-                Recipient::Added => self.add(transaction, &address).await,
-            };
-            if !done {
+        let before = transaction.clone();
+        // First those that go: what is added may lead to the same mailbox.
+        let (gone, new): (Vec<_>, Vec<_>) =
+            recipients.into_iter().partition(|(what, _)| matches!(what, Recipient::Deleted));
+        for (_, address) in &gone {
+            transaction.remove(address);
+        }
+        let mut all_added = true;
+        for (_, address) in new {
+            if !self.add(transaction, &address).await {
                 self.not_changed(id, "recipient", &address);
+                all_added = false;
             }
+        }
+        // A filter that puts one in the place of another must not leave the message to nobody.
+        if !all_added && !gone.is_empty() {
+            for (_, address) in &gone {
+                self.not_changed(id, "deletion", address);
+            }
+            *transaction = before;
+        } else if transaction.recipients_count() == 0 {
+            let fields: [(&str, &dyn core::fmt::Display); 3] = [
+                ("filter", &"by its recipients"),
+                ("id", &id),
+                ("from", &String::from_utf8_lossy(&transaction.envelope.reverse_path)),
+            ];
+            self.shard.log.event(self.shard.rt.unix(), Event::FilterDiscarded, &fields);
         }
         if let Some(sender) = sender {
             if sender.is_empty() || Mailbox::parse(&sender).is_ok() {

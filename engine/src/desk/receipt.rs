@@ -71,6 +71,13 @@ impl Receipt {
         self.front.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
     }
 
+    /// What is left of it when filters have changed who gets the message.
+    pub(super) fn about(mut self: Box<Self>, of: &Envelope) -> Option<Box<Self>> {
+        let is_there = |address: &[u8]| of.recipients.iter().any(|to| to.address == address);
+        self.envelope.recipients.retain(|to| is_there(&to.address));
+        (!self.envelope.recipients.is_empty()).then_some(self)
+    }
+
     /// Stores the report about the message `id`.
     pub(super) async fn send<R: Runtime, M: Mailboxes>(
         &self,

@@ -16,7 +16,7 @@ const RECIPIENTS_BYTES_MAX: usize = ENVELOPE_BYTES_MAX - 8 * 1024;
 const RECIPIENT_BYTES: usize = 16;
 
 /// A transaction in the making.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Transaction {
     pub(super) envelope: Envelope,
     /// A magic recipient of `--dev` takes it and keeps nothing.
@@ -33,6 +33,8 @@ pub(super) struct Transaction {
     pub(super) in_clear: bool,
     /// Recipients that were accepted.
     pub(super) accepted_count: usize,
+    /// Other addresses that lead to mailboxes which get it anyway.
+    also: Vec<(Box<str>, Vec<MailboxId>)>,
     /// About what the recipients need in the envelope.
     recipients_bytes: usize,
 }
@@ -61,8 +63,15 @@ impl Transaction {
         if count > RECIPIENTS_COUNT_MAX || sum > RECIPIENTS_BYTES_MAX {
             return false;
         }
-        self.recipients_bytes = sum;
         self.accepted_count += 1;
+        let known: Vec<MailboxId> = mailboxes.iter().map(|(mailbox, _)| *mailbox).collect();
+        let known: Vec<MailboxId> =
+            known.into_iter().filter(|mailbox| self.mailboxes.contains(mailbox)).collect();
+        self.recipients_bytes = sum;
+        if !known.is_empty() && !self.names(address) {
+            self.recipients_bytes += bytes;
+            self.also.push((address.into(), known));
+        }
         for (mailbox, held) in mailboxes {
             let mailbox = *mailbox;
             if self.mailboxes.insert(mailbox) {
@@ -106,11 +115,24 @@ impl Transaction {
         }
     }
 
-    /// Takes the recipients with this address out.
+    /// Whether it is among the addresses.
+    fn names(&self, address: &str) -> bool {
+        self.addresses().iter().any(|known| known.eq_ignore_ascii_case(address))
+    }
+
+    /// Takes the recipients with this address out; not a mailbox that another one leads to, too.
     pub(super) fn remove(&mut self, address: &str) {
+        self.also.retain(|(other, _)| !other.eq_ignore_ascii_case(address));
         let is_of = |to: &EnvelopeRecipient| {
             !to.mailbox.is_sent() && to.address.eq_ignore_ascii_case(address.as_bytes())
         };
+        for recipient in self.envelope.recipients.iter_mut().filter(|to| is_of(to)) {
+            let account = recipient.mailbox.account();
+            let other = self.also.iter().find(|(_, mailboxes)| mailboxes.contains(&account));
+            if let Some((other, _)) = other {
+                recipient.address = other.as_bytes().to_vec();
+            }
+        }
         let gone = self.envelope.recipients.extract_if(.., |to| is_of(to));
         for mailbox in gone.map(|to| to.mailbox).collect::<Vec<_>>() {
             // It may have been moved to Junk.
@@ -130,6 +152,11 @@ impl Transaction {
             readers.map(|to| String::from_utf8_lossy(&to.address).into_owned()).collect();
         // One address may lead to several mailboxes, which then stand beside each other.
         all.dedup();
+        for (other, _) in &self.also {
+            if !all.iter().any(|known| known.eq_ignore_ascii_case(other)) {
+                all.push(other.to_string());
+            }
+        }
         all
     }
 

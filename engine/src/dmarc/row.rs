@@ -6,12 +6,16 @@
 use core::net::IpAddr;
 
 use fsmtp_proto::dkim::verify::{Judged, Verdict as Dkim};
+use fsmtp_proto::dmarc::from::canonical;
 use fsmtp_proto::dmarc::record::Record as Published;
 use fsmtp_proto::dmarc::{self, Mechanism, Outcome};
 use fsmtp_proto::spf;
 use fsmtp_rt::UnixTime;
 
 use super::report::{Policy, Reason, Record, Sender, Signature};
+
+/// Signatures of one message that are told of; arbitrary, most have one or two.
+pub const SIGNATURES_MAX: usize = 4;
 
 /// A message that was judged.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +77,7 @@ impl Row {
             spf: aligned(Mechanism::Spf).to_owned(),
             reasons: reasons(seen, published).into_iter().collect(),
             header_from: outcome.author.clone(),
-            envelope_from: sender.to_ascii_lowercase(),
+            envelope_from: canonical(sender).unwrap_or_default(),
             envelope_to: String::new(),
             signatures: signatures(seen.dkim),
             senders: seen.spf.map(of_spf).into_iter().collect(),
@@ -117,23 +121,24 @@ fn reasons(seen: &Seen<'_>, published: &dmarc::Published) -> Option<Reason> {
     }
 }
 
-/// Those that pass first: RFC 9990 §3.1.3.
+/// Those that pass first: RFC 9990 §3.1.3. Strangers write them: only what can be a name.
 fn signatures(all: &[Judged]) -> Vec<Signature> {
-    let readable = all.iter().filter(|judged| !judged.domain.is_empty());
-    let mut sorted: Vec<&Judged> = readable.collect();
-    sorted.sort_by_key(|judged| judged.verdict != Dkim::Pass);
-    let one = |judged: &Judged| Signature {
-        domain: judged.domain.clone(),
-        selector: judged.selector.clone(),
-        result: judged.verdict.name().to_owned(),
-        why: String::new(),
+    let one = |judged: &Judged| {
+        Some(Signature {
+            domain: canonical(&judged.domain)?,
+            selector: canonical(&judged.selector)?,
+            result: judged.verdict.name().to_owned(),
+            why: String::new(),
+        })
     };
-    sorted.into_iter().map(one).collect()
+    let mut sorted: Vec<&Judged> = all.iter().collect();
+    sorted.sort_by_key(|judged| judged.verdict != Dkim::Pass);
+    sorted.into_iter().filter_map(one).take(SIGNATURES_MAX).collect()
 }
 
 fn of_spf(outcome: &spf::Outcome) -> Sender {
     Sender {
-        domain: outcome.domain.to_ascii_lowercase(),
+        domain: canonical(&outcome.domain).unwrap_or_default(),
         scope: "mfrom".to_owned(),
         result: outcome.verdict.name().to_owned(),
         why: String::new(),
@@ -202,6 +207,39 @@ pub(super) mod tests {
         let names = [&record.header_from, &record.envelope_from].map(String::as_str);
         assert_eq!(names, ["news.d.example", "bounces.example"]);
         assert_eq!(record.senders[0].result, "softfail");
+    }
+
+    #[test]
+    fn what_strangers_have_written_is_in_it_only_as_names_and_bounded() {
+        let record = "v=DMARC1; p=reject; rua=mailto:r@d.example";
+        let outcome = outcome(record, Verdict::Fail);
+        let judged = |verdict, domain: &str, selector: &str| Judged {
+            verdict,
+            domain: domain.to_owned(),
+            selector: selector.to_owned(),
+            identity: String::new(),
+            algorithm: None,
+            bits: 0,
+            mark: String::new(),
+            testing: false,
+            length: None,
+            is_partial: false,
+            why: String::new(),
+        };
+        let long = "a.".repeat(8000);
+        let mut dkim = vec![
+            judged(Dkim::Fail, &long, "s"),
+            judged(Dkim::Fail, "a.example", &long),
+            judged(Dkim::Fail, "<b>.example", "s"),
+            judged(Dkim::Permerror, "", ""),
+        ];
+        dkim.extend((0..20).map(|n| judged(Dkim::Fail, &format!("d{n}.example"), "s")));
+        dkim.push(judged(Dkim::Pass, "Good.example", "s"));
+        let sender = format!("x@{long}");
+        let row = Row::of(&Seen { dkim: &dkim, sender: &sender, ..seen(&outcome) }).unwrap();
+        let names: Vec<&str> = row.record.signatures.iter().map(|s| &*s.domain).collect();
+        assert_eq!(names, ["good.example", "d0.example", "d1.example", "d2.example"]);
+        assert_eq!(row.record.envelope_from, "");
     }
 
     #[test]

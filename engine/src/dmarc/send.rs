@@ -10,6 +10,7 @@
 use core::cell::RefCell;
 use core::pin::pin;
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::rc::Rc;
 use std::sync::mpsc::Sender;
@@ -18,6 +19,7 @@ use flate2::write::GzEncoder;
 use flate2::{Compression, Crc};
 use fsmtp_proto::dmarc::destinations;
 use fsmtp_proto::dmarc::record::Uri;
+use fsmtp_proto::dmarc::walk::registered;
 use fsmtp_proto::smtp::address::Mailbox;
 use fsmtp_rt::{Class, Datagrams, Dial, Runtime, UnixTime};
 use fsmtp_store::StoreError;
@@ -45,7 +47,36 @@ const SPREAD_S: u64 = 4 * 3600;
 const KEEP_DAYS: Day = 7;
 /// How long the lookups for one report may take together.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one look may take; what is left waits for the next one.
+const ROUND: Duration = Duration::from_secs(600);
+/// Reports about one day to the domains of one organisation. Arbitrary; whoever has a domain has
+/// any number of names below it, each of which may ask for reports.
+const ORGANISATION_MAX: usize = 20;
+/// Reports about one day; arbitrary.
+const DAY_MAX: usize = 10_000;
 const DAY_S: u64 = 86_400;
+
+/// How many reports were sent since the start, by day and organisation.
+#[derive(Debug, Default)]
+struct Sent(BTreeMap<Day, BTreeMap<String, usize>>);
+
+impl Sent {
+    /// Whether there may be one more; counts it then.
+    fn take(&mut self, waiting: &Waiting) -> bool {
+        let organisation = registered(&waiting.domain).unwrap_or(&waiting.domain);
+        let of_day = self.0.entry(waiting.day).or_default();
+        let all: usize = of_day.values().sum();
+        let count = of_day.entry(organisation.to_owned()).or_default();
+        let may = all < DAY_MAX && *count < ORGANISATION_MAX;
+        *count += usize::from(may);
+        may
+    }
+
+    /// Forgets days about which nothing is sent any more.
+    fn forget(&mut self, today: Day) {
+        self.0.retain(|day, _| today <= day.saturating_add(KEEP_DAYS + 1));
+    }
+}
 
 /// What an operator wants to be done now.
 #[derive(Debug)]
@@ -70,6 +101,7 @@ pub(crate) struct Office {
 pub(crate) fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, office: Office) {
     let inner = Rc::clone(shard);
     shard.rt.spawn(Class::Background, async move {
+        let mut sent = Sent::default();
         loop {
             let asked = RefCell::new(None);
             let ask = async {
@@ -79,10 +111,11 @@ pub(crate) fn start<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, 
             let late = inner.rt.sleep_until(inner.rt.now() + PAUSE);
             first(pin!(ask), pin!(late)).await;
             let asked: Option<Ask> = asked.into_inner();
-            let sent = round(&inner, &office, asked.as_ref()).await;
+            sent.forget(day(inner.rt.unix()));
+            let done = round(&inner, &office, asked.as_ref(), &mut sent).await;
             if let Some(Ask { reply, .. }) = asked {
                 // Who has asked may have lost patience.
-                let _ = reply.send(sent);
+                let _ = reply.send(done);
             }
         }
     });
@@ -93,6 +126,7 @@ async fn round<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     office: &Office,
     asked: Option<&Ask>,
+    sent: &mut Sent,
 ) -> Vec<ReportEntry> {
     let mut done = Vec::new();
     let waiting = match office.collector.waiting().await {
@@ -102,13 +136,17 @@ async fn round<R: Dial + Datagrams, M: Mailboxes>(
             return done;
         }
     };
-    let now = shard.rt.unix();
+    let (now, end) = (shard.rt.unix(), shard.rt.now() + ROUND);
+    let really = asked.is_none_or(|ask| ask.really);
     for one in waiting {
         if asked.is_none() && !is_due(&one, &shard.node, now) {
             continue;
         }
-        let really = asked.is_none_or(|ask| ask.really);
-        let entry = report(shard, office, &one, really).await;
+        if really && (shard.rt.now() >= end || shard.outbound.queue.borrow().is_full()) {
+            break;
+        }
+        let is_one_more = !really || sent.take(&one);
+        let entry = report(shard, office, &one, (really, is_one_more)).await;
         if really {
             say(shard, &entry);
         }
@@ -152,7 +190,7 @@ async fn report<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     office: &Office,
     waiting: &Waiting,
-    really: bool,
+    (really, is_one_more): (bool, bool),
 ) -> ReportEntry {
     let mut entry = ReportEntry {
         day: date(waiting.day),
@@ -160,7 +198,13 @@ async fn report<R: Dial + Datagrams, M: Mailboxes>(
         rows: waiting.rows,
         ..ReportEntry::default()
     };
-    let fate = match try_report(shard, office, waiting, really, &mut entry).await {
+    let tried = if is_one_more {
+        try_report(shard, office, waiting, really, &mut entry).await
+    } else {
+        entry.why.push("its organisation, or the day, has had enough reports".to_owned());
+        Ok(Fate::Done)
+    };
+    let fate = match tried {
         Ok(fate) => fate,
         Err(error) => {
             entry.why.push(error.to_string());
@@ -383,6 +427,21 @@ mod tests {
         };
         let (one, other) = (due_at("d.example"), due_at("e.example"));
         assert!(one != other && one < SPREAD_S && other < SPREAD_S);
+    }
+
+    #[test]
+    fn nobody_gets_reports_without_end() {
+        let mut sent = Sent::default();
+        let waiting = |day, domain: String| Waiting { day, domain, rows: 1 };
+        let of_one = (0..100).filter(|n| sent.take(&waiting(9, format!("a{n}.d.example"))));
+        assert_eq!(of_one.count(), ORGANISATION_MAX);
+        assert!(sent.take(&waiting(10, "d.example".to_owned())));
+        let of_all = (0..DAY_MAX).filter(|n| sent.take(&waiting(9, format!("d{n}.example"))));
+        assert_eq!(of_all.count(), DAY_MAX - ORGANISATION_MAX);
+        sent.forget(9 + KEEP_DAYS + 1);
+        assert!(!sent.take(&waiting(9, "new.example".to_owned())));
+        sent.forget(9 + KEEP_DAYS + 2);
+        assert!(sent.take(&waiting(9, "new.example".to_owned())));
     }
 
     #[test]

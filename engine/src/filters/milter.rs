@@ -16,11 +16,11 @@ use fsmtp_proto::milter::{
 };
 use fsmtp_rt::{Conn as _, Dial, IoError, Runtime};
 
-use super::budget::{Charge, Full};
 use super::changes::{Changes, FieldChange, Recipient, line};
 use super::plan::Plan;
 use super::verdict::Answer;
 use super::{Client, Mail};
+use crate::budget::{Charge, Full};
 use crate::shard::CLOSE_TIMEOUT;
 
 /// What filters may do with mail from outside: all but to replace its body, which is in the store
@@ -53,6 +53,8 @@ pub(super) enum Trouble {
     Protocol(Failure),
     /// What it says over HTTP is of no use.
     Reply(String),
+    /// There is no memory to show it more of the message.
+    NoRoom,
 }
 
 impl fmt::Display for Trouble {
@@ -61,6 +63,7 @@ impl fmt::Display for Trouble {
             Self::Io(error) => error.fmt(f),
             Self::Gone => f.write_str("it has closed the connection"),
             Self::Protocol(failure) => failure.fmt(f),
+            Self::NoRoom => f.write_str("messages that are shown to filters take too much memory"),
             Self::Unreachable(why) | Self::Reply(why) => f.write_str(why),
         }
     }

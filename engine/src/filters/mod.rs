@@ -11,12 +11,12 @@
 //! it; its body is in the store by then, sealed, and stays as it is. A user's mail has been mended
 //! and signed when it gets here: fields are put in front of it, and nothing else of it is changed.
 //!
-//! Limits: `budget::BYTES_MAX` for what all messages of a shard hold here, and those of a header
-//! section (`dkim::header`): what does not fit is refused. Failure: a filter that cannot be asked
+//! Limits: [`budget::BYTES_MAX`](crate::budget::BYTES_MAX) for what all messages of a shard hold
+//! here, and those of a header section (`dkim::header`). A header section that does not fit is
+//! refused for now; a body that does not fit is not shown. Failure: a filter that cannot be asked
 //! is away; what becomes of mail then is its [`WhenAway`]. One that cannot be reached is left alone
 //! for `PAUSE`.
 
-mod budget;
 mod changes;
 mod milter;
 mod passage;
@@ -33,8 +33,8 @@ use std::rc::Rc;
 
 use fsmtp_rt::{Dial, Instant};
 
+use crate::budget::Budget;
 use crate::log::Log;
-use budget::Budget;
 pub(crate) use changes::{Changes, Recipient};
 pub(crate) use passage::Passage;
 pub use plan::{Plan, Protocol, WhenAway};

@@ -7,12 +7,12 @@ use std::rc::Rc;
 use fsmtp_proto::dkim::header::{HEADER_BYTES_MAX, Section, fields};
 use fsmtp_rt::{Dial, Runtime};
 
-use super::budget::{Budget, Charge, Full};
 use super::changes::{Changes, FieldChange, Held};
 use super::milter::{Milter, Noted, Trouble};
 use super::rspamd::{self, Question};
 use super::verdict::{Answer, Refused, Verdict};
 use super::{Filter, Filters, Outcome, PAUSE, Plan, Protocol, Scene, WhenAway};
+use crate::budget::{Budget, Charge, Full};
 use crate::log::Event;
 use crate::shard::count;
 
@@ -245,23 +245,17 @@ impl<R: Dial> Passage<R> {
     /// Bytes of the body, not none.
     async fn body(&mut self, scene: &Scene<'_, R>, bytes: &[u8]) {
         for at in 0..self.asked.len() {
-            let mut full = Ok(());
             let ask = async |milter: &mut Milter<R>, _: (&R, &Plan)| {
-                let answer = milter.body(bytes).await?;
-                full = answer.as_ref().map(|_| ()).map_err(|full| *full);
-                Ok(answer.unwrap_or(Answer::GoOn))
+                milter.body(bytes).await?.map_err(|Full| Trouble::NoRoom)
             };
             let heard = self.ask_milter(at, scene, ask).await;
             self.hear_any(at, scene, heard);
-            if full.is_err() {
-                self.end_busy();
-            }
         }
-        self.keep(bytes);
+        self.keep(scene, bytes);
     }
 
     /// Keeps bytes of the body for those who need all of it.
-    fn keep(&mut self, bytes: &[u8]) {
+    fn keep(&mut self, scene: &Scene<'_, R>, bytes: &[u8]) {
         if self.ended.is_some() {
             return;
         }
@@ -276,8 +270,14 @@ impl<R: Dial> Passage<R> {
         }
         if !needed {
             self.drop_body();
-        } else if self.body_charge.add(bytes.len()).is_err() {
-            self.end_busy();
+        } else if let Err(Full) = self.body_charge.add(bytes.len()) {
+            self.drop_body();
+            for at in 0..self.asked.len() {
+                let needs = matches!(self.asked[at].how, How::Rspamd { too_long: false });
+                if needs && !self.asked[at].done {
+                    self.heard(at, scene, Err(Trouble::NoRoom));
+                }
+            }
         } else {
             // copy: receive window -> what rspamd is to see whole.
             self.body.extend_from_slice(bytes);

@@ -20,7 +20,7 @@ mod tests;
 
 pub use exchange::{Ended, Step};
 pub use hosts::{Addresses, Exchanges};
-pub use learn::QUESTIONS_MAX;
+pub use learn::{CHECKS_MAX, QUESTIONS_MAX};
 pub use system::{SYSTEM_FILE, server_address, system_servers};
 
 use core::cell::{Cell, RefCell};
@@ -110,6 +110,9 @@ impl<R> core::fmt::Debug for Resolver<R> {
     }
 }
 
+/// The task is gone without a word, as it is only when the shard ends.
+const GONE: Answered = Err(Failure::Temporary(Reason::Unreachable));
+
 /// A lookup that has begun.
 enum Asked {
     Known(Answered),
@@ -120,10 +123,7 @@ impl Asked {
     async fn answer(self) -> Answered {
         match self {
             Self::Known(answered) => answered,
-            // The task is gone without a word only when the shard ends.
-            Self::Waits(answer) => {
-                answer.await.unwrap_or(Err(Failure::Temporary(Reason::Unreachable)))
-            }
+            Self::Waits(answer) => answer.await.unwrap_or(GONE),
         }
     }
 }
@@ -220,7 +220,7 @@ impl<R: Datagrams + Dial> Resolver<R> {
 
     fn ask(&self, name: &str, kind: Kind) -> Asked {
         match Question::new(name, kind) {
-            Ok(question) => self.ask_for(question),
+            Ok(question) => self.ask_for(question, LOOKUPS_MAX),
             Err(bad) => {
                 count(&self.inner.counters.lookups);
                 Asked::Known(Err(Failure::BadName(bad)))
@@ -228,7 +228,8 @@ impl<R: Datagrams + Dial> Resolver<R> {
         }
     }
 
-    fn ask_for(&self, question: Question) -> Asked {
+    /// Looks up, unless `most` others are under way.
+    fn ask_for(&self, question: Question, most: usize) -> Asked {
         let Inner { rt, cache, under_way, waiting, counters, .. } = &*self.inner;
         count(&counters.lookups);
         if let Some(known) = cache.borrow_mut().get(rt.now(), &question) {
@@ -237,7 +238,7 @@ impl<R: Datagrams + Dial> Resolver<R> {
         }
         let mut under_way = under_way.borrow_mut();
         let first = !under_way.contains_key(&question);
-        if waiting.get() >= WAITERS_MAX || first && under_way.len() >= LOOKUPS_MAX {
+        if waiting.get() >= WAITERS_MAX || first && under_way.len() >= most {
             count(&counters.busy);
             return Asked::Known(Err(Failure::Temporary(Reason::Busy)));
         }

@@ -374,6 +374,52 @@ fn a_check_ends_at_its_deadline_whatever_is_missing() {
 }
 
 #[test]
+fn what_is_known_counts_after_the_deadline_too() {
+    let mut scene = scene(Options::calm(), vec![good()]);
+    let unanswered = scene.run(|resolver, rt| async move {
+        assert!(resolver.learn(rt.now() + SECOND, silent_names).await.is_empty());
+        resolver.learn(rt.now(), silent_names).await
+    });
+    assert_eq!(unanswered, Vec::<&str>::new());
+}
+
+#[test]
+fn an_answer_that_came_while_another_was_waited_for_counts() {
+    let mx1_is_silent: Answer = Rc::new(|query| {
+        let asks_for = Query::read(query)?.name;
+        (!asks_for.eq_ignore_ascii_case("mx1.example.org")).then(|| good()(query)).flatten()
+    });
+    let mut scene = scene(Options::calm(), vec![mx1_is_silent]);
+    let unanswered = scene.run(|resolver, rt| async move {
+        resolver.learn(rt.now() + SECOND / 2, silent_names).await
+    });
+    assert_eq!(unanswered, ["mx1.example.org", "mx3.example.org"]);
+}
+
+#[test]
+fn checks_leave_lookups_to_others() {
+    let mut scene = scene(Options::calm(), vec![silent()]);
+    let (checked, room) = scene.run(|resolver, rt| async move {
+        let questions = (0..LOOKUPS_MAX).map(|n| Question::new(&format!("a{n}.example"), Kind::A));
+        let questions: Vec<Question> = questions.map(Result::unwrap).collect();
+        let check = |known: &Known| match known.is_empty() {
+            true => Next::Ask(questions.clone()),
+            false => {
+                let busy = Err(Failure::Temporary(Reason::Busy));
+                let is_busy = |q: &&Question| known.get(q.name(), Kind::A) == Ok(busy.clone());
+                Next::Done(questions.iter().filter(is_busy).count())
+            }
+        };
+        let checked = resolver.learn(rt.now(), check).await;
+        let others: Vec<Asked> =
+            (0..=LOOKUPS_MAX).map(|n| resolver.ask(&format!("b{n}.example"), Kind::A)).collect();
+        let room = others.iter().filter(|one| matches!(one, Asked::Waits(_))).count();
+        (checked, room)
+    });
+    assert_eq!((checked, room), (LOOKUPS_MAX - CHECKS_MAX, LOOKUPS_MAX - CHECKS_MAX));
+}
+
+#[test]
 fn a_check_that_asks_for_ever_more_is_not_answered_for_ever() {
     let mut scene = scene(Options::calm(), vec![coded(3)]);
     let asked = scene.run(|resolver, rt| async move {

@@ -1,4 +1,4 @@
-//! The check of one message, from MAIL to its last byte.
+//! The check of one message, from its first recipient to its last byte.
 
 use core::pin::pin;
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use fsmtp_rt::{Class, Datagrams, Dial, Runtime};
 use futures_channel::oneshot;
 
 use super::{Client, Settings, Verdicts, is_vouched, score};
+use crate::budget::{Charge, Full};
 use crate::resolver::Resolver;
 use crate::start::first;
 
@@ -33,6 +34,8 @@ pub struct Check {
     about: oneshot::Receiver<About>,
     verifier: Option<Box<Verifier>>,
     is_asked: bool,
+    /// For its header section.
+    room: Charge,
 }
 
 impl Check {
@@ -43,6 +46,7 @@ impl Check {
         settings: &Arc<Settings>,
         receiver: &str,
         client: Client,
+        room: Charge,
     ) -> Self {
         let (mut done, about) = oneshot::channel();
         let (resolver, settings) = (resolver.clone(), Arc::clone(settings));
@@ -61,19 +65,29 @@ impl Check {
                 let _ = done.send(found);
             }
         });
-        Self { settings, client, about, verifier: None, is_asked: false }
+        Self { settings, client, about, verifier: None, is_asked: false, room }
     }
 
     /// The message begins.
     pub fn message(&mut self) {
+        self.room.clear();
         self.verifier = Some(Box::default());
         self.is_asked = false;
     }
 
     /// Takes the next bytes of the message, as they came.
-    pub fn feed<R: Dial + Datagrams>(&mut self, bytes: &[u8], resolver: &Resolver<R>) {
-        let Some(verifier) = &mut self.verifier else { return };
+    ///
+    /// # Errors
+    /// When the header sections of all messages of the shard take too much memory.
+    pub fn feed<R: Dial + Datagrams>(
+        &mut self,
+        bytes: &[u8],
+        resolver: &Resolver<R>,
+    ) -> Result<(), Full> {
+        let Some(verifier) = &mut self.verifier else { return Ok(()) };
+        let before = verifier.header_bytes();
         verifier.feed(bytes);
+        self.room.add(verifier.header_bytes().saturating_sub(before))?;
         if !self.is_asked && verifier.is_in_body() {
             self.is_asked = true;
             resolver.prefetch(verifier.questions());
@@ -84,6 +98,7 @@ impl Check {
                 resolver.prefetch(questions);
             }
         }
+        Ok(())
     }
 
     /// The message is over: what was found out.
@@ -95,9 +110,11 @@ impl Check {
     ) -> Verdicts {
         let Self { settings, client, about, verifier, .. } = self;
         let message = verifier.unwrap_or_default().finish();
+        // The last part is for DMARC, which must not go without an answer because a signature does.
         let (now, deadline) = (rt.unix(), rt.now() + settings.timeout);
+        let of_keys = rt.now() + settings.timeout / 4 * 3;
         let check = |known: &Known| message.check(known, now).and(arc::check(&message, known));
-        let (dkim, arc) = resolver.learn(deadline, check).await;
+        let (dkim, arc) = resolver.learn(of_keys, check).await;
         let about = match about.await {
             Ok(about) => about,
             // The task has ended without a word, as it does only with the shard.

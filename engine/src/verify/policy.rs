@@ -10,6 +10,8 @@ use fsmtp_proto::{dkim, dmarc, iprev, spf};
 
 use super::Verdicts;
 
+const NOTHING: dmarc::Policy = dmarc::Policy::None;
+
 /// What is done with a message, the mildest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Action {
@@ -128,13 +130,18 @@ pub struct Policy {
     pub dmarc_quarantine: Action,
     /// DMARC fails, and the domain asks for nothing.
     pub dmarc_none: Action,
-    /// `From` is not there, or there twice, or cannot be read.
+    /// `From` is there twice, or cannot be read: it may show anybody.
     pub bad_from: Action,
+    /// There is no `From`, or nobody with a domain in it.
+    pub no_from: Action,
     /// The client's name does not lead back.
     pub iprev_fail: Action,
     /// The lists' weights are as much as [`Scores::junk`].
     pub listed: Action,
-    /// The DNS gave no answer about SPF, DKIM or DMARC.
+    /// The DNS gave no answer about DMARC, so nobody knows whether the author's domain would have
+    /// it refused.
+    pub dmarc_no_answer: Action,
+    /// It gave none about SPF or DKIM.
     pub no_answer: Action,
     /// Whether those have to come again for whose mail nobody vouches.
     pub greylist: bool,
@@ -149,9 +156,11 @@ impl Default for Policy {
             dmarc_reject: Action::Reject,
             dmarc_quarantine: Action::Junk,
             dmarc_none: Action::Accept,
-            bad_from: Action::Tag,
+            bad_from: Action::Reject,
+            no_from: Action::Tag,
             iprev_fail: Action::Accept,
             listed: Action::Junk,
+            dmarc_no_answer: Action::Defer,
             no_answer: Action::Accept,
             greylist: false,
         }
@@ -216,11 +225,18 @@ impl Policy {
                 };
                 decision.raise(wanted, Reason::Dmarc);
             }
-            dmarc::Verdict::Temperror => decision.raise(self.no_answer, Reason::Dns),
+            // Whatever the answer is, nothing would come of it where the domain asks for nothing.
+            dmarc::Verdict::Temperror
+                if !found.is_vouched
+                    && found.dmarc.published.as_ref().is_none_or(|one| one.policy != NOTHING) =>
+            {
+                decision.raise(self.dmarc_no_answer, Reason::Dns);
+            }
             _ => {}
         }
-        if found.bad_from.is_some() {
-            decision.raise(self.bad_from, Reason::From);
+        if let Some(bad) = found.bad_from {
+            let wanted = if bad.is_absence() { self.no_from } else { self.bad_from };
+            decision.raise(wanted, Reason::From);
         }
         // What proves the author is worth more than a host that does not: forwarders break SPF,
         // lists break signatures.

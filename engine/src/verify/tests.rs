@@ -22,6 +22,7 @@ fn judged(verdict: Dkim, why: &str) -> Judged {
         mark: "abcd/efg".into(),
         testing: false,
         length: None,
+        is_partial: false,
         why: why.into(),
     }
 }
@@ -70,8 +71,10 @@ const POLICY: Policy = Policy {
     dmarc_quarantine: Action::Junk,
     dmarc_none: Action::Tag,
     bad_from: Action::Reject,
+    no_from: Action::Junk,
     iprev_fail: Action::Tag,
     listed: Action::Tag,
+    dmarc_no_answer: Action::Junk,
     no_answer: Action::Defer,
     greylist: true,
 };
@@ -92,7 +95,14 @@ fn each_verdict_leads_to_what_the_policy_says() {
         dmarc: judged_by_dmarc(dmarc::Verdict::Pass, dmarc::Policy::None),
         ..found
     };
-    let bad = Verdicts { bad_from: Some(dmarc::BadFrom::Several), ..unknown() };
+    let unsure = |record: &str| {
+        let record = dmarc::Record::parse(record.as_bytes()).unwrap();
+        let (domain, policy, tag) = ("a.test".to_owned(), record.policy, dmarc::Tag::P);
+        let published = Some(dmarc::Published { domain, record, policy, tag });
+        let outcome = judged_by_dmarc(dmarc::Verdict::Temperror, dmarc::Policy::None);
+        Verdicts { dmarc: dmarc::Outcome { published, ..outcome }, ..unknown() }
+    };
+    let bad = |bad| Verdicts { bad_from: Some(bad), ..unknown() };
     for (found, action, reason) in [
         (unknown(), Action::Accept, None),
         (spf(spf::Verdict::Pass), Action::Accept, None),
@@ -115,7 +125,10 @@ fn each_verdict_leads_to_what_the_policy_says() {
             Some(Reason::Dmarc),
         ),
         (author(dmarc::Verdict::Fail, dmarc::Policy::None), Action::Tag, Some(Reason::Dmarc)),
-        (author(dmarc::Verdict::Temperror, dmarc::Policy::None), Action::Defer, Some(Reason::Dns)),
+        (author(dmarc::Verdict::Temperror, dmarc::Policy::None), Action::Junk, Some(Reason::Dns)),
+        (unsure("v=DMARC1; p=reject"), Action::Junk, Some(Reason::Dns)),
+        (unsure("v=DMARC1; p=none"), Action::Accept, None),
+        (Verdicts { is_vouched: true, ..unsure("v=DMARC1; p=reject") }, Action::Accept, None),
         (proved(spf(spf::Verdict::Fail)), Action::Accept, None),
         (proved(spf(spf::Verdict::Temperror)), Action::Accept, None),
         (proved(dkim(&[Dkim::Fail])), Action::Accept, None),
@@ -125,7 +138,10 @@ fn each_verdict_leads_to_what_the_policy_says() {
             Action::Accept,
             None,
         ),
-        (bad, Action::Reject, Some(Reason::From)),
+        (bad(dmarc::BadFrom::Several), Action::Reject, Some(Reason::From)),
+        (bad(dmarc::BadFrom::Syntax), Action::Reject, Some(Reason::From)),
+        (bad(dmarc::BadFrom::Missing), Action::Junk, Some(Reason::From)),
+        (bad(dmarc::BadFrom::Nobody), Action::Junk, Some(Reason::From)),
         (score(0), Action::Accept, None),
         (score(99), Action::Tag, Some(Reason::Listed)),
         (score(100), Action::Reject, Some(Reason::Listed)),

@@ -90,6 +90,8 @@ pub struct Judged {
     pub testing: bool,
     /// It covers only so much of the body: `l=`.
     pub length: Option<u64>,
+    /// The body goes on behind that, with what anybody may have added.
+    pub is_partial: bool,
     /// Why, in words.
     pub why: String,
 }
@@ -293,7 +295,7 @@ impl Form {
         body.feed(bytes, &mut |piece| hash(hashes, length, piece));
     }
 
-    fn finish(self) -> Vec<(Option<u64>, Option<digest::Digest>)> {
+    fn finish(self) -> Hashed {
         let Self { body, mut hashes, mut length } = self;
         body.finish(&mut |piece| hash(&mut hashes, &mut length, piece));
         // RFC 6376 §3.5: no more may be covered than there is.
@@ -301,8 +303,17 @@ impl Form {
             let fits = covered.is_none_or(|covered| covered <= length);
             (covered, fits.then(|| context.finish()))
         };
-        hashes.into_iter().map(whole).collect()
+        Hashed { hashes: hashes.into_iter().map(whole).collect(), length }
     }
+}
+
+/// A body in one canonical form that has been hashed.
+#[derive(Clone, Debug, Default)]
+struct Hashed {
+    /// By what is covered; none where that is more than there is.
+    hashes: Vec<(Option<u64>, Option<digest::Digest>)>,
+    /// Bytes of the form.
+    length: u64,
 }
 
 fn hash(hashes: &mut [(Option<u64>, digest::Context)], length: &mut u64, piece: &[u8]) {
@@ -397,6 +408,12 @@ impl Verifier {
         self.signatures.is_some()
     }
 
+    /// Bytes of the header section that it holds; none when that is over the limits.
+    #[must_use]
+    pub fn header_bytes(&self) -> usize {
+        self.section.bytes().map_or(0, <[u8]>::len)
+    }
+
     /// The fields that have come so far.
     ///
     /// # Errors
@@ -436,8 +453,8 @@ fn signatures(fields: &[Field<'_>]) -> Signatures {
 pub struct Message {
     section: Section,
     signatures: Signatures,
-    simple: Vec<(Option<u64>, Option<digest::Digest>)>,
-    relaxed: Vec<(Option<u64>, Option<digest::Digest>)>,
+    simple: Hashed,
+    relaxed: Hashed,
 }
 
 impl Message {
@@ -485,8 +502,19 @@ impl Message {
             mark: signature.mark.clone(),
             testing: false,
             length: signature.length,
+            is_partial: self.goes_on_behind(signature),
             why: String::new(),
         };
+        // Both before the key is asked for: what has failed for sure is not one that nobody knows.
+        if !self.hashes_to(signature) {
+            (judged.verdict, judged.why) = (Verdict::Fail, "the body was changed".to_owned());
+            return Next::Done(judged);
+        }
+        // RFC 6376 §3.5
+        if signature.expires.is_some_and(|expires| expires <= now.seconds()) {
+            (judged.verdict, judged.why) = (Verdict::Fail, "it has expired".to_owned());
+            return Next::Done(judged);
+        }
         let name = signature.place();
         let found = match known.get(&name, Kind::Txt) {
             Ok(found) => found,
@@ -504,15 +532,6 @@ impl Message {
                 return Next::Done(judged);
             }
         };
-        if !self.hashes_to(signature) {
-            (judged.verdict, judged.why) = (Verdict::Fail, "the body was changed".to_owned());
-            return Next::Done(judged);
-        }
-        // RFC 6376 §3.5
-        if signature.expires.is_some_and(|expires| expires <= now.seconds()) {
-            (judged.verdict, judged.why) = (Verdict::Fail, "it has expired".to_owned());
-            return Next::Done(judged);
-        }
         let text = signature.text(fields, place);
         for record in found.texts().take(RECORDS_MAX) {
             verified(signature, record, &text, &mut judged);
@@ -525,16 +544,26 @@ impl Message {
 
     /// The hash of the whole body in its relaxed form, if somebody has asked for it.
     pub(crate) fn relaxed_hash(&self) -> Option<&[u8]> {
-        let whole = self.relaxed.iter().find(|(covered, _)| covered.is_none());
+        let whole = self.relaxed.hashes.iter().find(|(covered, _)| covered.is_none());
         whole.and_then(|(_, hash)| hash.as_ref()).map(AsRef::as_ref)
+    }
+
+    /// The body as a signature has it.
+    const fn body_of(&self, signature: &Signature) -> &Hashed {
+        match signature.body {
+            Canon::Simple => &self.simple,
+            Canon::Relaxed => &self.relaxed,
+        }
+    }
+
+    /// Whether the body goes on behind what was signed of it: RFC 6376 §8.2.
+    fn goes_on_behind(&self, signature: &Signature) -> bool {
+        signature.length.is_some_and(|covered| covered < self.body_of(signature).length)
     }
 
     /// Whether the body is the one that was signed.
     pub(crate) fn hashes_to(&self, signature: &Signature) -> bool {
-        let hashes = match signature.body {
-            Canon::Simple => &self.simple,
-            Canon::Relaxed => &self.relaxed,
-        };
+        let hashes = &self.body_of(signature).hashes;
         let found = hashes.iter().find(|(covered, _)| *covered == signature.length);
         let hash = found.and_then(|(_, hash)| hash.as_ref());
         hash.is_some_and(|hash| hash.as_ref() == signature.body_hash)
@@ -578,6 +607,7 @@ fn unreadable(why: String) -> Judged {
         mark: String::new(),
         testing: false,
         length: None,
+        is_partial: false,
         why,
     }
 }

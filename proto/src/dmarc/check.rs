@@ -98,7 +98,8 @@ fn candidates(evidence: &Evidence<'_>) -> Vec<Candidate> {
             _ => {}
         }
     }
-    for judged in evidence.dkim {
+    // RFC 6376 §8.2: what anybody may have added to is not proved.
+    for judged in evidence.dkim.iter().filter(|judged| !judged.is_partial) {
         match judged.verdict {
             DkimVerdict::Pass => add(Mechanism::Dkim, &judged.domain, true),
             DkimVerdict::Temperror => add(Mechanism::Dkim, &judged.domain, false),

@@ -2,11 +2,14 @@
 //!
 //! Called with the fields of a message before it is judged. Reads the From field by the grammar of
 //! RFC 5322 §3.4, with groups (RFC 6854 §2.1) and UTF-8 (RFC 6532 §3.2), and of its obsolete forms
-//! the bare dot in names only: a field that two readers may understand in two ways must not be
-//! believed. Limits: [`FROM_BYTES_MAX`], [`ADDRESSES_MAX`], [`DOMAINS_MAX`]. Whatever else is
-//! there is [`BadFrom`].
+//! the bare dot in names only. A field that does not follow that, as those of many programs do not
+//! (`a@d.example <a@d.example>`), may be understood by two readers in two ways: then every domain
+//! that one of them could see is an author's, and has to be proved. Limits: [`FROM_BYTES_MAX`],
+//! [`ADDRESSES_MAX`], [`DOMAINS_MAX`]. Whatever else is there is [`BadFrom`].
 
 use core::fmt;
+
+use memchr::memchr;
 
 use crate::dkim::header::Field;
 use crate::dns::{Kind, Question};
@@ -81,7 +84,10 @@ pub fn authors(fields: &[Field<'_>]) -> Result<Vec<String>, BadFrom> {
         return Err(BadFrom::TooLong);
     }
     let mut list = List { rest: field.value(), count: 0, domains: Vec::new() };
-    list.read()?;
+    match list.read() {
+        Err(BadFrom::Syntax) => list = seen(field.value())?,
+        read => read?,
+    }
     if list.domains.is_empty() { Err(BadFrom::Nobody) } else { Ok(list.domains) }
 }
 
@@ -100,6 +106,51 @@ pub fn canonical(domain: &str) -> Option<String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let question = Question::new(&name, Kind::Txt).ok().filter(|_| name.bytes().all(plain))?;
     Some(question.name().to_owned())
+}
+
+/// Every domain that a reader could see in a field that does not follow the grammar: what stands
+/// behind an `@`, in quotes and comments, too.
+fn seen(value: &[u8]) -> Result<List<'_>, BadFrom> {
+    let mut list = List { rest: value, count: 0, domains: Vec::new() };
+    while let Some(at) = memchr(b'@', list.rest) {
+        list.rest = list.rest.get(at + 1..).unwrap_or_default();
+        list.one_more()?;
+        let front = blank(list.rest);
+        let end = front.iter().position(|&byte| !is_of_name(byte)).unwrap_or(front.len());
+        let (name, behind) = front.split_at(end);
+        // What is a comment to one reader is none to another, who would go on with the name.
+        let goes_on = match blank(behind).first() {
+            Some(b'(' | b'\\' | b'.') => true,
+            Some(b'"') => name.is_empty(),
+            _ => name.ends_with(b"."),
+        };
+        if goes_on {
+            return Err(BadFrom::Syntax);
+        }
+        if name.is_empty() {
+            continue;
+        }
+        let name = core::str::from_utf8(name).map_err(|_| BadFrom::Syntax)?;
+        let domain = canonical(name).ok_or(BadFrom::Domain)?;
+        // Without a dot nobody takes it for a domain, and no policy is for it.
+        if domain.contains('.') {
+            list.put(domain)?;
+        }
+    }
+    // Else nobody would be the author whom somebody may see.
+    if list.domains.is_empty() { Err(BadFrom::Syntax) } else { Ok(list) }
+}
+
+/// Without the white space in front.
+fn blank(bytes: &[u8]) -> &[u8] {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+    let end = bytes.iter().position(|byte| !is_blank(byte)).unwrap_or(bytes.len());
+    bytes.get(end..).unwrap_or_default()
+}
+
+/// What a domain is made of; dots of other scripts are among what is no ASCII.
+const fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte >= 0x80 || matches!(byte, b'-' | b'.' | b'_')
 }
 
 /// A list of addresses that is being read.
@@ -201,10 +252,7 @@ impl List<'_> {
     /// A domain with the `@` before it.
     fn domain(&mut self) -> Result<(), BadFrom> {
         self.drop();
-        self.count += 1;
-        if self.count > ADDRESSES_MAX {
-            return Err(BadFrom::TooManyAddresses);
-        }
+        self.one_more()?;
         if self.next()? == Some(b'[') {
             // An address of a host has no records to look for.
             let end = self.rest.iter().position(|&byte| byte == b']').ok_or(BadFrom::Syntax)?;
@@ -219,7 +267,16 @@ impl List<'_> {
         if name.split('.').any(str::is_empty) {
             return Err(BadFrom::Syntax);
         }
-        let domain = canonical(name).ok_or(BadFrom::Domain)?;
+        self.put(canonical(name).ok_or(BadFrom::Domain)?)
+    }
+
+    /// Counts an address.
+    const fn one_more(&mut self) -> Result<(), BadFrom> {
+        self.count += 1;
+        if self.count > ADDRESSES_MAX { Err(BadFrom::TooManyAddresses) } else { Ok(()) }
+    }
+
+    fn put(&mut self, domain: String) -> Result<(), BadFrom> {
         if !self.domains.contains(&domain) {
             if self.domains.len() == DOMAINS_MAX {
                 return Err(BadFrom::TooManyDomains);
@@ -344,44 +401,72 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_is_not_read() {
+    fn of_what_can_be_read_in_several_ways_every_domain_is_an_author() {
+        for (value, domains) in [
+            ("a@d.example <A@D.example>", "d.example"),
+            ("a@d.example <b@e.example>", "d.example e.example"),
+            ("<a@d.example> <b@e.example>", "d.example e.example"),
+            ("\"B, a@f.example\" <a@d.example> x", "f.example d.example"),
+            ("(b@f.example) <a@d.example> x", "f.example d.example"),
+            ("\"(\" a@d.example b@e.example", "d.example e.example"),
+            ("a@d.example b@e.example", "d.example e.example"),
+            ("a@d.example,", "d.example"),
+            (", a@d.example", "d.example"),
+            ("a@d.example,,b@e.example", "d.example e.example"),
+            ("Doe, Jane <a@d.example>", "d.example"),
+            ("Jane [x] <a@d.example>", "d.example"),
+            ("<a@d.example", "d.example"),
+            ("a@d.example>", "d.example"),
+            ("@d.example", "d.example"),
+            ("<@x.example:a@d.example>", "x.example d.example"),
+            ("\"a\" b@d.example", "d.example"),
+            ("\"a@d.example", "d.example"),
+            ("(a@d.example", "d.example"),
+            ("a) b@d.example", "d.example"),
+            ("g: a@d.example", "d.example"),
+            ("g: h: a@d.example;;", "d.example"),
+            ("a@[192.0.2.1 <b@d.example>", "d.example"),
+            ("a\0@d.example", "d.example"),
+            ("50 @ 7 <a@d.example> x", "d.example"),
+            ("x a@d\u{3002}example", "d.example"),
+            ("a@@d.example@e.example", "d.example e.example"),
+        ] {
+            assert_eq!(from(value), Ok(domains.to_owned()), "{value}");
+        }
+        let five = "x a@a.b, a@b.b, a@c.b, a@d.b, a@e.b";
+        assert_eq!(from(five), Err(BadFrom::TooManyDomains));
+        let many = format!("x {}", "a@d.example ".repeat(ADDRESSES_MAX + 1));
+        assert_eq!(from(&many), Err(BadFrom::TooManyAddresses));
+        assert_eq!(from("x a@d.example, b@\u{202e}e.example"), Err(BadFrom::Domain));
+        assert_eq!(of(b"From: \xff\xfe <a@d.example>\r\n"), Ok(vec!["d.example".to_owned()]));
+    }
+
+    #[test]
+    fn what_hides_a_domain_is_not_read() {
         for value in [
-            "a@d.example <b@e.example>",
-            "<a@d.example> <b@e.example>",
-            "<a@d.example> x",
-            "a@d.example b@e.example",
-            "a@d.example,",
-            ", a@d.example",
-            "a@d.example,,b@e.example",
-            "<a@d.example",
-            "a@d.example>",
             "<>",
             "a",
             "a@",
-            "@d.example",
-            "<@x.example:a@d.example>",
+            "x a@example",
             "a@d.example.",
-            "a@.d.example",
-            "a@d..example",
             "a@d. example",
-            "\"a\" b@d.example",
-            "\"a@d.example",
-            "(a@d.example",
-            "a@d.example (\\",
-            "a) b@d.example",
-            "g: a@d.example",
-            "g: h: a@d.example;;",
-            ": a@d.example;",
+            "a@d .example",
+            "a@e.example b@d.(x)example",
+            "a@e.example b@d(x).example",
+            "a@e.example b@(x)d.example",
+            "a@e.example b@d\\.example",
+            "a@e.example b@\"d.example\"",
             "a@[192.0.2.1",
-            "a\0@d.example",
-            "\"\0\" <a@d.example>",
-            "a;b@d.example",
+            "a@d.example (\\",
+            "a;b",
             "",
         ] {
             assert_eq!(from(value), Err(BadFrom::Syntax), "{value}");
         }
+        for value in ["a@.d.example x", "x a@d..example"] {
+            assert_eq!(from(value), Err(BadFrom::Domain), "{value}");
+        }
         assert_eq!(of(b"From: a@\xff.example\r\n"), Err(BadFrom::Syntax));
-        assert_eq!(of(b"From: \xff\xfe <a@d.example>\r\n"), Ok(vec!["d.example".to_owned()]));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! people. Limits: [`RECORD_BYTES_MAX`], [`URIS_MAX`]. What cannot be used at all is [`BadRecord`].
 
 use core::fmt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dkim::tags::{number, trim};
 use crate::smtp::address::Mailbox;
@@ -329,8 +329,12 @@ impl Record {
             _ => flag(text).map(|is| if is { Suffix::Yes } else { Suffix::No }),
         };
         let failures = |text: &str| {
-            let known = |option: &str| matches!(option, "0" | "1" | "d" | "s" | "D" | "S");
-            text.split(':').map(trim).all(known).then(|| text.to_ascii_lowercase())
+            let options: BTreeSet<String> =
+                text.split(':').map(|option| trim(option).to_ascii_lowercase()).collect();
+            let is_known = |option: &String| matches!(option.as_str(), "0" | "1" | "d" | "s");
+            // Each once: the record is as long as its domain likes, and reports repeat this.
+            let each: Vec<&str> = options.iter().map(String::as_str).collect();
+            options.iter().all(is_known).then(|| each.join(":"))
         };
         let seconds = |text: &str| number(text, 10).and_then(|n| u32::try_from(n).ok());
         let [policy, below, missing] = policies;

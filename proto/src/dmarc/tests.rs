@@ -72,6 +72,7 @@ fn dkim(verdict: dkim::verify::Verdict, domain: &str) -> dkim::verify::Judged {
         mark: String::new(),
         testing: false,
         length: None,
+        is_partial: false,
         why: String::new(),
     }
 }
@@ -104,6 +105,18 @@ fn outcome(author: &str, proved: &str, zone: &[(&str, &str)], draw: u8) -> (Outc
     let authors: Vec<String> = author.split(' ').map(str::to_owned).collect();
     let evidence = Evidence { authors: Ok(&authors), spf: of_spf.as_ref(), dkim: &of_dkim, draw };
     Zone::new(zone).check(&evidence)
+}
+
+#[test]
+fn a_signature_of_a_part_of_the_body_proves_nothing() {
+    let authors = ["d.example".to_owned()];
+    for (is_partial, verdict) in [(false, Verdict::Pass), (true, Verdict::Fail)] {
+        let judged = dkim(dkim::verify::Verdict::Pass, "d.example");
+        let all = [dkim::verify::Judged { is_partial, ..judged }];
+        let evidence = Evidence { authors: Ok(&authors), spf: None, dkim: &all, draw: 0 };
+        let zone = Zone::new(&[("d.example", "v=DMARC1; p=reject")]);
+        assert_eq!(zone.check(&evidence).0.verdict, verdict);
+    }
 }
 
 /// The verdict, the disposition, whose record, and which tag of it.

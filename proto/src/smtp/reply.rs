@@ -33,6 +33,8 @@ pub enum Refusal {
     NotYourFrom,
     /// 550 5.6.0: the header of a submitted message cannot be worked on.
     BadHeader,
+    /// 550 5.6.11: a bare CR or LF in the header section, which some take for the end of a line.
+    BareNewline,
     /// 552 5.2.2 would be final: 452 4.2.2, the mailbox holds as much as it may.
     MailboxFull,
     /// 452 4.3.1: the disk is nearly full.
@@ -374,7 +376,8 @@ const fn refused_parts(refusal: Refusal) -> (&'static str, &'static str) {
         Refusal::NotYourAddress => line!("553 5.7.1 Sender [", "] is not an address of yours"),
         Refusal::SignInFirst => line!("530 5.7.0 Authentication required for [", "]"),
         Refusal::NotYourFrom => line!("550 5.7.1 From names an address that is not yours"),
-        Refusal::BadHeader => line!("550 5.6.0 The header has no single From, or is too large"),
+        Refusal::BadHeader => line!("550 5.6.0 The header has no single From, or cannot be read"),
+        Refusal::BareNewline => line!("550 5.6.11 Message refused, bare CR or LF in its header"),
         Refusal::MailboxFull => line!("452 4.2.2 Mailbox of [", "] is full"),
         Refusal::DiskLow => line!("452 4.3.1 Disk space is low, try again later"),
         Refusal::Busy => line!("451 4.3.0 Busy, try again later"),
@@ -448,7 +451,7 @@ const fn secure_parts(secure: Secure) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
 
-    const REFUSALS: [Refusal; 30] = [
+    const REFUSALS: [Refusal; 31] = [
         Refusal::HeaderTooLarge,
         Refusal::Doubted(Doubt::Spf),
         Refusal::Doubted(Doubt::Dkim),
@@ -462,6 +465,7 @@ mod tests {
         Refusal::SignInFirst,
         Refusal::NotYourFrom,
         Refusal::BadHeader,
+        Refusal::BareNewline,
         Refusal::NoSuchUser,
         Refusal::RelayDenied,
         Refusal::NotYourAddress,

@@ -365,20 +365,34 @@ fn the_first_of_several_filters_that_refuses_ends_it() {
 fn what_messages_hold_is_bounded_for_all_of_them() {
     let mut scenery = one(Protocol::Rspamd, |_, _| reply(r#"{"action":"no action"}"#));
     let mut others = scenery.filters.budget.charge();
-    others.add(budget::BYTES_MAX - MESSAGE.len()).unwrap();
+    others.add(crate::budget::BYTES_MAX - MESSAGE.len()).unwrap();
     // The empty line is told apart, and held by nobody twice.
     assert_eq!(scenery.deliver(MESSAGE), stored(MESSAGE));
     others.add(1).unwrap();
-    let busy = Came::Late(refused(451, "4.3.0 Busy, try again later"));
-    assert_eq!(scenery.deliver(MESSAGE), busy);
+    // A body that does not fit is not shown: as if the filter were away.
+    let later = Came::Late(refused(451, "4.7.1 Try again later"));
+    assert_eq!(scenery.deliver(MESSAGE), later);
+    assert!(scenery.event().contains("take too much memory"));
     others.add(MESSAGE.len() - 1).unwrap();
-    assert_eq!(scenery.deliver(MESSAGE), busy);
+    let busy = Came::Late(refused(451, "4.3.0 Busy, try again later"));
+    assert_eq!(scenery.deliver(MESSAGE), busy, "a header section is held, and must fit");
     drop(others);
     assert_eq!(scenery.filters.budget.bytes(), 0);
     let mut scenery = one(Protocol::Milter, |letter, _| goes_on(letter));
     let mut others = scenery.filters.budget.charge();
-    others.add(budget::BYTES_MAX - MESSAGE.len() + 1).unwrap();
-    assert_eq!(scenery.deliver(MESSAGE), busy, "a chunk is held, too");
+    others.add(crate::budget::BYTES_MAX - MESSAGE.len() + 1).unwrap();
+    assert_eq!(scenery.deliver(MESSAGE), later, "a chunk is held, too");
+    drop(others);
+    assert_eq!(scenery.deliver(MESSAGE), stored(MESSAGE));
+}
+
+#[test]
+fn mail_that_cannot_be_shown_goes_where_mail_goes_while_a_filter_is_away() {
+    let plans = [plan(Protocol::Rspamd, WhenAway::Accept)];
+    let mut scenery = scenery(&plans, Options::calm(), |letter, _| goes_on(letter));
+    let mut others = scenery.filters.budget.charge();
+    others.add(crate::budget::BYTES_MAX - MESSAGE.len() + 1).unwrap();
+    assert_eq!(scenery.deliver(MESSAGE), stored(MESSAGE));
 }
 
 #[test]

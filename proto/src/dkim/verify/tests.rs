@@ -166,7 +166,19 @@ fn tags_mean_what_the_rfc_says() {
     // What stands behind what is covered may be anything.
     let covered = made("l=12", MESSAGE);
     assert_eq!(verdicts(&format!("{covered}more and more\r\n")), [Verdict::Pass]);
-    assert_eq!(judged(&covered, &own())[0].length, Some(12));
+    let more = &judged(&format!("{covered}more\r\n"), &own())[0];
+    assert_eq!((more.length, more.is_partial), (Some(12), true));
+    assert!(!judged(&made("q=dns/txt", MESSAGE), &own())[0].is_partial);
+}
+
+/// Else who adds a signature that is broken anyway could keep a message from being judged, by a
+/// name server that is silent.
+#[test]
+fn what_has_failed_for_sure_needs_no_key() {
+    let changed = made("q=dns/txt", MESSAGE).replace("body", "bodies");
+    for message in [changed, made("x=1700000000", MESSAGE)] {
+        assert_eq!(judged(&message, &Known::default())[0].verdict, Verdict::Fail);
+    }
 }
 
 #[test]

@@ -179,6 +179,29 @@ fn sender_and_recipients_are_changed() {
     wait_for_line(&engine, &["filter-unheeded", "somebody@elsewhere.test"]);
 }
 
+#[test]
+fn a_filter_that_deletes_recipients_loses_nobodys_mail_by_accident() {
+    let filter = Filter::milter();
+    let engine = engine("milter", filter.address(), "when_away = \"defer\"");
+    let made = engine.beside(&["alias", "add", "me@example.test", DEMO], "").expect("a command");
+    assert!(made.status.success(), "{made:?}");
+    // Another in its place, who cannot be added: it stays with whom it was for.
+    assert_eq!(deliver(&engine, "swapped", &[DEMO, OTHER], MESSAGE).code, 250);
+    assert_eq!((take(&engine, DEMO).len(), take(&engine, OTHER).len()), (1, 1));
+    wait_for_line(&engine, &["filter-unheeded", "deletion", DEMO]);
+    assert_eq!(deliver(&engine, "itself", &[DEMO], MESSAGE).code, 250);
+    assert_eq!(take(&engine, DEMO).len(), 1);
+    // Of two addresses of a mailbox one goes.
+    for to in [[DEMO, "me@example.test"], ["me@example.test", DEMO]] {
+        assert_eq!(deliver(&engine, "gone", &to, MESSAGE).code, 250);
+        assert_eq!(take(&engine, DEMO).len(), 1, "{to:?}");
+    }
+    // All of them: that is how a filter throws away, and the log says so.
+    assert_eq!(deliver(&engine, "gone", &[DEMO], MESSAGE).code, 250);
+    assert!(take(&engine, DEMO).is_empty());
+    wait_for_line(&engine, &["filter-discarded", "by its recipients", "gone@sender.test"]);
+}
+
 /// What becomes of messages under each policy, from these senders.
 fn each_policy(protocol: &str, address: SocketAddr, senders: &[&str]) {
     for policy in ["accept", "defer", "junk"] {

@@ -144,6 +144,15 @@ fn changes(does: &str) -> Vec<u8> {
             [packet(b'+', b"<other@example.test>\0"), packet(b'-', b"<demo@example.test>\0")]
                 .concat()
         }
+        // Each is named twice, the one that goes behind.
+        "itself" => {
+            [packet(b'+', b"<demo@example.test>\0"), packet(b'-', b"<demo@example.test>\0")]
+                .concat()
+        }
+        "gone" => packet(b'-', b"<demo@example.test>\0"),
+        "swapped" => {
+            [packet(b'-', b"<demo@example.test>\0"), packet(b'+', b"<a@elsewhere.test>\0")].concat()
+        }
         "strays" => packet(b'+', b"<somebody@elsewhere.test>\0"),
         "sender" => packet(b'e', b"<changed@sender.test>\0"),
         _ => Vec::new(),

@@ -1,46 +1,51 @@
-//! The memory that messages take while filters look at them, all messages of a shard together.
+//! The memory that messages take while somebody looks at them, all messages of a shard together:
+//! one budget for filters, one for the header sections that are checked.
 //!
-//! Whoever keeps bytes of a message charges them first. What does not fit is refused for now, as
-//! when the store has too much under way; it never grows.
+//! Whoever keeps bytes of a message charges them first. What does not fit is not kept; the sum
+//! never grows beyond the limit.
 
 use core::cell::Cell;
 use std::rc::Rc;
 
 /// The memory of a shard; arbitrary, for 64 messages of the largest size that is asked about by
 /// default. Header sections are some kilobytes.
-pub(super) const BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// There is no memory left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Full;
+pub struct Full;
 
-/// What all messages of a shard hold.
+/// What all messages of a shard hold for one purpose.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Budget(Rc<Cell<usize>>);
+pub struct Budget(Rc<Cell<usize>>);
 
 impl Budget {
     /// For a message that holds nothing yet.
-    pub(super) fn charge(&self) -> Charge {
+    #[must_use]
+    pub fn charge(&self) -> Charge {
         Charge { sum: Rc::clone(&self.0), bytes: 0 }
     }
 
     /// What is held now.
     #[cfg(test)]
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.0.get()
     }
 }
 
 /// What one message holds, given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub struct Charge {
     sum: Rc<Cell<usize>>,
     bytes: usize,
 }
 
 impl Charge {
     /// Takes so many bytes more.
-    pub(super) fn add(&mut self, bytes: usize) -> Result<(), Full> {
+    ///
+    /// # Errors
+    /// [`Full`], and nothing was taken.
+    pub fn add(&mut self, bytes: usize) -> Result<(), Full> {
         let sum = self.sum.get() + bytes;
         if sum > BYTES_MAX {
             return Err(Full);
@@ -51,7 +56,7 @@ impl Charge {
     }
 
     /// Gives all of it back.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.sum.set(self.sum.get() - self.bytes);
         self.bytes = 0;
     }
