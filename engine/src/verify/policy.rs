@@ -147,23 +147,28 @@ pub struct Policy {
     pub greylist: bool,
 }
 
+impl Policy {
+    /// What is done without a word of the operator.
+    pub const DEFAULT: Self = Self {
+        spf_fail: Action::Tag,
+        spf_softfail: Action::Accept,
+        dkim_fail: Action::Accept,
+        dmarc_reject: Action::Reject,
+        dmarc_quarantine: Action::Junk,
+        dmarc_none: Action::Accept,
+        bad_from: Action::Reject,
+        no_from: Action::Tag,
+        iprev_fail: Action::Accept,
+        listed: Action::Junk,
+        dmarc_no_answer: Action::Defer,
+        no_answer: Action::Accept,
+        greylist: false,
+    };
+}
+
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            spf_fail: Action::Tag,
-            spf_softfail: Action::Accept,
-            dkim_fail: Action::Accept,
-            dmarc_reject: Action::Reject,
-            dmarc_quarantine: Action::Junk,
-            dmarc_none: Action::Accept,
-            bad_from: Action::Reject,
-            no_from: Action::Tag,
-            iprev_fail: Action::Accept,
-            listed: Action::Junk,
-            dmarc_no_answer: Action::Defer,
-            no_answer: Action::Accept,
-            greylist: false,
-        }
+        Self::DEFAULT
     }
 }
 

@@ -26,16 +26,17 @@ pub(crate) fn text(random: &mut Random, bytes_max: u64) -> Vec<u8> {
     text
 }
 
-/// Any bytes at all, for BDAT with BINARYMIME.
+/// Any bytes at all behind an empty header, for BDAT with BINARYMIME.
 pub(crate) fn binary(random: &mut Random, bytes_max: u64) -> Vec<u8> {
-    let mut bytes = vec![0; size(random, bytes_max)];
-    random.fill(&mut bytes);
+    let mut body = vec![0; size(random, bytes_max)];
+    random.fill(&mut body);
     // More of what is special elsewhere.
-    for _ in 0..bytes.len() / 8 {
-        let place = random.index(bytes.len());
-        bytes[place] = *random.pick(b"\r\n.\0");
+    for _ in 0..body.len() / 8 {
+        let place = random.index(body.len());
+        body[place] = *random.pick(b"\r\n.\0");
     }
-    bytes
+    body.truncate(body.len().saturating_sub(2));
+    [&b"\r\n"[..], &body].concat()
 }
 
 fn size(random: &mut Random, bytes_max: u64) -> usize {

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fsmtp_engine::verify::{Policies, Scores, Settings};
+use fsmtp_engine::verify::{Action, Policies, Policy, Scores, Settings};
 use fsmtp_proto::dns::Data;
 use fsmtp_proto::dns::testing::Zone;
 use fsmtp_rt::sim::{Options, SimConn, SimRuntime, World};
@@ -59,7 +59,7 @@ impl Stage {
             sealers: Vec::new(),
             lists: Vec::new(),
             scores: Scores { junk: 1, reject: 100 },
-            policies: Policies::default(),
+            policies: Policies { general: TAKES_ALL, ..Policies::default() },
         }));
         node.boot(&mut world, 1);
         world.run(STEPS_MAX, Instant::FAR, |_| node.ready());
@@ -97,6 +97,9 @@ impl Stage {
         String::from_utf8(found.take()).expect("the message is text")
     }
 }
+
+/// What nobody could judge is taken, too, so that it can be looked at.
+const TAKES_ALL: Policy = Policy { dmarc_no_answer: Action::Accept, ..Policy::DEFAULT };
 
 /// Reads so many replies, all of them good.
 async fn replies(conn: &mut SimConn, count: usize) {
