@@ -153,6 +153,7 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
 
     fn drop_message(&mut self) {
         self.incoming = None;
+        self.since = Instant::FAR;
         self.header = Header::default();
         self.failed = None;
         self.submission = None;
@@ -163,10 +164,12 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
     /// When a message that is still arriving has taken too long.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        self.incoming.as_ref().map_or(Instant::FAR, |incoming| {
-            let earned = Duration::from_secs(incoming.octets() / RATE_BYTES_MIN);
-            self.since + MESSAGE_TIME_MAX + earned
-        })
+        // One that is read past has no time of its own, but ends.
+        let octets = self.incoming.as_ref().map_or(0, Incoming::octets);
+        match self.since {
+            Instant::FAR => Instant::FAR,
+            since => since + MESSAGE_TIME_MAX + Duration::from_secs(octets / RATE_BYTES_MIN),
+        }
     }
 
     /// Takes bytes of the message.

@@ -55,6 +55,11 @@ impl Known {
     }
 }
 
+/// The addresses of changes of one kind.
+fn of(changes: &[(Recipient, String)], kind: Recipient) -> impl Iterator<Item = &String> {
+    changes.iter().filter(move |(what, _)| *what == kind).map(|(_, address)| address)
+}
+
 fn told(refused: Refused) -> Said {
     Said::Told(Rc::new(refused))
 }
@@ -143,25 +148,37 @@ impl<R: Dial + Datagrams, M: Mailboxes> Desk<'_, R, M> {
     async fn change(&self, transaction: &mut Transaction, changes: Changes, id: QueueId) {
         let Changes { recipients, sender, fields: _ } = changes;
         let before = transaction.clone();
-        // First those that go: what is added may lead to the same mailbox.
-        let (gone, new): (Vec<_>, Vec<_>) =
-            recipients.into_iter().partition(|(what, _)| matches!(what, Recipient::Deleted));
-        for (_, address) in &gone {
+        let was = |address: &str| before.names(address);
+        // First those that go: what is added may lead to the same mailbox. Of what one filter adds
+        // and the next one deletes nothing is left.
+        let gone: Vec<&String> = of(&recipients, Recipient::Deleted).collect();
+        let is_taken_back = |address: &String| {
+            !was(address) && gone.iter().any(|other| other.eq_ignore_ascii_case(address))
+        };
+        let new: Vec<&String> =
+            of(&recipients, Recipient::Added).filter(|address| !is_taken_back(address)).collect();
+        for address in gone.iter().filter(|address| was(address)) {
             transaction.remove(address);
         }
-        let mut all_added = true;
-        for (_, address) in new {
-            if !self.add(transaction, &address).await {
-                self.not_changed(id, "recipient", &address);
-                all_added = false;
+        let mut added = Vec::new();
+        for address in &new {
+            if self.add(transaction, address).await {
+                added.push(address);
+            } else {
+                self.not_changed(id, "recipient", address);
             }
         }
         // A filter that puts one in the place of another must not leave the message to nobody.
-        if !all_added && !gone.is_empty() {
-            for (_, address) in &gone {
+        if added.len() < new.len() && gone.iter().any(|address| was(address)) {
+            for address in gone.iter().filter(|address| was(address)) {
                 self.not_changed(id, "deletion", address);
             }
-            *transaction = before;
+            *transaction = before.clone();
+            for address in added {
+                if !self.add(transaction, address).await {
+                    self.not_changed(id, "recipient", address);
+                }
+            }
         } else if transaction.recipients_count() == 0 {
             let fields: [(&str, &dyn core::fmt::Display); 3] = [
                 ("filter", &"by its recipients"),

@@ -33,6 +33,8 @@ pub(super) struct Transaction {
     pub(super) in_clear: bool,
     /// Recipients that were accepted.
     pub(super) accepted_count: usize,
+    /// All addresses, in lower case.
+    names: BTreeSet<String>,
     /// Other addresses that lead to mailboxes which get it anyway.
     also: Vec<(Box<str>, Vec<MailboxId>)>,
     /// About what the recipients need in the envelope.
@@ -68,7 +70,8 @@ impl Transaction {
         let known: Vec<MailboxId> =
             known.into_iter().filter(|mailbox| self.mailboxes.contains(mailbox)).collect();
         self.recipients_bytes = sum;
-        if !known.is_empty() && !self.names(address) {
+        let is_new = self.names.insert(address.to_lowercase());
+        if is_new && !known.is_empty() {
             self.recipients_bytes += bytes;
             self.also.push((address.into(), known));
         }
@@ -91,14 +94,19 @@ impl Transaction {
     /// Has the mailbox of the sender keep a copy. Not where that lies in clear and the others' does
     /// not: a body is stored once, and would lie in clear for all of them.
     pub(super) fn keep(&mut self, user: &str, mailbox: MailboxId, held: Option<Rc<Held>>) {
-        if held.is_none() && !self.seals.is_empty() {
+        // One that is there from an attempt that came to nothing is enough.
+        if held.is_none() && !self.seals.is_empty() || self.mailboxes.contains(&mailbox) {
             return;
         }
         let nobody_is_told = Notify { never: true, ..Notify::default() };
         let accepted_count = self.accepted_count;
+        let is_recipient = self.names(user);
         // One that the envelope cannot hold any more is only a copy.
         self.add(user, &[(mailbox, held)], nobody_is_told, None);
         self.accepted_count = accepted_count;
+        if !is_recipient {
+            self.names.remove(&user.to_lowercase());
+        }
     }
 
     /// Has a recipient get it in another of his mailboxes, which this seals to.
@@ -116,12 +124,13 @@ impl Transaction {
     }
 
     /// Whether it is among the addresses.
-    fn names(&self, address: &str) -> bool {
-        self.addresses().iter().any(|known| known.eq_ignore_ascii_case(address))
+    pub(super) fn names(&self, address: &str) -> bool {
+        self.names.contains(&address.to_lowercase())
     }
 
     /// Takes the recipients with this address out; not a mailbox that another one leads to, too.
     pub(super) fn remove(&mut self, address: &str) {
+        self.names.remove(&address.to_lowercase());
         self.also.retain(|(other, _)| !other.eq_ignore_ascii_case(address));
         let is_of = |to: &EnvelopeRecipient| {
             !to.mailbox.is_sent() && to.address.eq_ignore_ascii_case(address.as_bytes())
@@ -148,16 +157,10 @@ impl Transaction {
     /// The addresses of those who read it, each once.
     pub(super) fn addresses(&self) -> Vec<String> {
         let readers = self.envelope.recipients.iter().filter(|to| !to.mailbox.is_sent());
-        let mut all: Vec<String> =
-            readers.map(|to| String::from_utf8_lossy(&to.address).into_owned()).collect();
-        // One address may lead to several mailboxes, which then stand beside each other.
-        all.dedup();
-        for (other, _) in &self.also {
-            if !all.iter().any(|known| known.eq_ignore_ascii_case(other)) {
-                all.push(other.to_string());
-            }
-        }
-        all
+        let readers = readers.map(|to| String::from_utf8_lossy(&to.address).into_owned());
+        let mut seen = BTreeSet::new();
+        let also = self.also.iter().map(|(other, _)| other.to_string());
+        readers.chain(also).filter(|address| seen.insert(address.to_lowercase())).collect()
     }
 
     /// Recipients who read it, without who keeps it as sent.

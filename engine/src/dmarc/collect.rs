@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 
 use fsmtp_rt::UnixTime;
 use fsmtp_store::StoreError;
-use fsmtp_store::counts::{Counts, Day, Seen};
+use fsmtp_store::counts::{Counts, Day, ROW_BYTES_MAX, Seen};
 use futures_channel::oneshot;
 use std::collections::BTreeMap;
 
@@ -203,9 +203,14 @@ impl<T: Fn(Trouble)> Keeper<T> {
     fn count(&mut self, row: Row) {
         let day = day(row.at);
         let domain = row.policy.domain.clone();
-        let record = Record { count: 0, ..row.record };
+        let mut record = Record { count: 0, ..row.record };
         // A row of plain texts is always JSON.
-        let Ok(bytes) = serde_json::to_vec(&(&row.policy, &record)) else { return };
+        let Ok(mut bytes) = serde_json::to_vec(&(&row.policy, &record)) else { return };
+        // Who writes long signatures must not keep himself out of reports.
+        while bytes.len() > ROW_BYTES_MAX && record.signatures.pop().is_some() {
+            let Ok(shorter) = serde_json::to_vec(&(&row.policy, &record)) else { return };
+            bytes = shorter;
+        }
         *self.seen.entry((day, domain, bytes)).or_default() += 1;
         if self.seen.len() >= HELD_MAX {
             self.flush();
@@ -323,6 +328,27 @@ mod tests {
         assert!(matches!(tells.try_recv(), Ok(Trouble::Lost(2))));
         keeper.flush();
         assert!(tells.try_recv().is_err(), "it is said once");
+    }
+
+    #[test]
+    fn long_signatures_keep_nobody_out_of_a_report() {
+        let folder = tempfile::tempdir().unwrap();
+        let counts = Counts::open(&folder.path().join(FILE)).unwrap();
+        let tell = |trouble| panic!("{trouble:?}");
+        let mut keeper = Keeper { counts, seen: Seen::new(), lost: Arc::default(), tell };
+        let mut one = row(RECORD, 1, 1);
+        let name = "a".repeat(250);
+        let signature = crate::dmarc::report::Signature {
+            domain: name.clone(),
+            selector: name,
+            ..Default::default()
+        };
+        one.record.signatures = vec![signature; 4];
+        keeper.count(one);
+        keeper.flush();
+        let rows = keeper.counts.rows(1, "d.example").unwrap();
+        let [(row, 1)] = &rows[..] else { panic!("{rows:?}") };
+        assert!(row.len() <= ROW_BYTES_MAX && row.len() > ROW_BYTES_MAX / 2, "{}", row.len());
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::control::ReportEntry;
 use crate::latest::Latest;
 use crate::log::Event;
 use crate::post::{Letter, post};
+use crate::resolver::Share;
 use crate::shard::Shard;
 use crate::start::first;
 
@@ -56,25 +57,48 @@ const ORGANISATION_MAX: usize = 20;
 const DAY_MAX: usize = 10_000;
 const DAY_S: u64 = 86_400;
 
-/// How many reports were sent since the start, by day and organisation.
+/// How many reports were sent since the start, by day and organisation, and how far the last round
+/// came.
 #[derive(Debug, Default)]
-struct Sent(BTreeMap<Day, BTreeMap<String, usize>>);
+struct Sent {
+    days: BTreeMap<Day, (usize, BTreeMap<String, usize>)>,
+    last: Option<(Day, String)>,
+}
 
 impl Sent {
-    /// Whether there may be one more; counts it then.
-    fn take(&mut self, waiting: &Waiting) -> bool {
-        let organisation = registered(&waiting.domain).unwrap_or(&waiting.domain);
-        let of_day = self.0.entry(waiting.day).or_default();
-        let all: usize = of_day.values().sum();
-        let count = of_day.entry(organisation.to_owned()).or_default();
-        let may = all < DAY_MAX && *count < ORGANISATION_MAX;
-        *count += usize::from(may);
-        may
+    fn organisation(domain: &str) -> &str {
+        registered(domain).unwrap_or(domain)
+    }
+
+    /// Whether there may be one more.
+    fn has_room(&self, waiting: &Waiting) -> bool {
+        let Some((all, by_organisation)) = self.days.get(&waiting.day) else { return true };
+        let own = by_organisation.get(Self::organisation(&waiting.domain)).copied();
+        *all < DAY_MAX && own.unwrap_or_default() < ORGANISATION_MAX
+    }
+
+    /// One was sent.
+    fn count(&mut self, waiting: &Waiting) {
+        let (all, by_organisation) = self.days.entry(waiting.day).or_default();
+        *all += 1;
+        let organisation = Self::organisation(&waiting.domain).to_owned();
+        *by_organisation.entry(organisation).or_default() += 1;
     }
 
     /// Forgets days about which nothing is sent any more.
     fn forget(&mut self, today: Day) {
-        self.0.retain(|day, _| today <= day.saturating_add(KEEP_DAYS + 1));
+        self.days.retain(|day, _| today <= day.saturating_add(KEEP_DAYS + 1));
+    }
+
+    /// The same, those first that the last round did not get to.
+    fn in_turn(&self, mut waiting: Vec<Waiting>) -> Vec<Waiting> {
+        if let Some((day, domain)) = &self.last {
+            let is_done = |one: &Waiting| (one.day, &one.domain) <= (*day, domain);
+            let done = waiting.iter().filter(|one| is_done(one)).count();
+            waiting.sort_by(|a, b| (a.day, &a.domain).cmp(&(b.day, &b.domain)));
+            waiting.rotate_left(done);
+        }
+        waiting
     }
 }
 
@@ -138,15 +162,19 @@ async fn round<R: Dial + Datagrams, M: Mailboxes>(
     };
     let (now, end) = (shard.rt.unix(), shard.rt.now() + ROUND);
     let really = asked.is_none_or(|ask| ask.really);
-    for one in waiting {
+    for one in sent.in_turn(waiting) {
         if asked.is_none() && !is_due(&one, &shard.node, now) {
             continue;
         }
         if really && (shard.rt.now() >= end || shard.outbound.queue.borrow().is_full()) {
             break;
         }
-        let is_one_more = !really || sent.take(&one);
-        let entry = report(shard, office, &one, (really, is_one_more)).await;
+        let has_room = !really || sent.has_room(&one);
+        let entry = report(shard, office, &one, (really, has_room)).await;
+        if entry.sent {
+            sent.count(&one);
+        }
+        sent.last = Some((one.day, one.domain));
         if really {
             say(shard, &entry);
         }
@@ -190,7 +218,7 @@ async fn report<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     office: &Office,
     waiting: &Waiting,
-    (really, is_one_more): (bool, bool),
+    (really, has_room): (bool, bool),
 ) -> ReportEntry {
     let mut entry = ReportEntry {
         day: date(waiting.day),
@@ -198,7 +226,7 @@ async fn report<R: Dial + Datagrams, M: Mailboxes>(
         rows: waiting.rows,
         ..ReportEntry::default()
     };
-    let tried = if is_one_more {
+    let tried = if has_room {
         try_report(shard, office, waiting, really, &mut entry).await
     } else {
         entry.why.push("its organisation, or the day, has had enough reports".to_owned());
@@ -228,7 +256,8 @@ async fn try_report<R: Dial + Datagrams, M: Mailboxes>(
 ) -> Result<Fate, StoreError> {
     let resolver = shard.resolver.borrow().clone().ok_or(StoreError::Busy)?;
     let deadline = shard.rt.now() + PATIENCE;
-    let found = resolver.learn(deadline, |known| destinations(&waiting.domain, known)).await;
+    let found =
+        resolver.learn(deadline, Share::Check, |known| destinations(&waiting.domain, known)).await;
     entry.why = found.steps;
     if found.uris.is_empty() {
         return Ok(if found.temporary { Fate::Waits } else { Fate::Done });
@@ -433,15 +462,35 @@ mod tests {
     fn nobody_gets_reports_without_end() {
         let mut sent = Sent::default();
         let waiting = |day, domain: String| Waiting { day, domain, rows: 1 };
-        let of_one = (0..100).filter(|n| sent.take(&waiting(9, format!("a{n}.d.example"))));
+        let mut take = |one: Waiting| {
+            let has_room = sent.has_room(&one);
+            if has_room {
+                sent.count(&one);
+            }
+            has_room
+        };
+        let of_one = (0..100).filter(|n| take(waiting(9, format!("a{n}.d.example"))));
         assert_eq!(of_one.count(), ORGANISATION_MAX);
-        assert!(sent.take(&waiting(10, "d.example".to_owned())));
-        let of_all = (0..DAY_MAX).filter(|n| sent.take(&waiting(9, format!("d{n}.example"))));
+        assert!(take(waiting(10, "d.example".to_owned())));
+        let of_all = (0..DAY_MAX).filter(|n| take(waiting(9, format!("d{n}.example"))));
         assert_eq!(of_all.count(), DAY_MAX - ORGANISATION_MAX);
         sent.forget(9 + KEEP_DAYS + 1);
-        assert!(!sent.take(&waiting(9, "new.example".to_owned())));
+        assert!(!sent.has_room(&waiting(9, "new.example".to_owned())));
         sent.forget(9 + KEEP_DAYS + 2);
-        assert!(sent.take(&waiting(9, "new.example".to_owned())));
+        assert!(sent.has_room(&waiting(9, "new.example".to_owned())));
+    }
+
+    #[test]
+    fn a_round_begins_where_the_last_one_ended() {
+        let waiting = |domain: &str| Waiting { day: 9, domain: domain.to_owned(), rows: 1 };
+        let order = |last: Option<&str>| {
+            let last = last.map(|domain| (9, domain.to_owned()));
+            let all = ["a", "b", "c"].map(waiting).to_vec();
+            let turn = Sent { last, ..Sent::default() }.in_turn(all);
+            turn.into_iter().map(|one| one.domain).collect::<String>()
+        };
+        let orders = [None, Some("a"), Some("bb"), Some("c")].map(order);
+        assert_eq!(orders, ["abc", "bca", "cab", "abc"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod tests;
 
 pub use exchange::{Ended, Step};
 pub use hosts::{Addresses, Exchanges};
-pub use learn::{CHECKS_MAX, QUESTIONS_MAX};
+pub use learn::{PARALLEL_MAX, QUESTIONS_MAX, Share};
 pub use system::{SYSTEM_FILE, server_address, system_servers};
 
 use core::cell::{Cell, RefCell};
@@ -39,8 +39,8 @@ use crate::config;
 use crate::shard::count;
 
 /// Lookups under way on a shard; each has one descriptor. Arbitrary: a name server that answers
-/// within 20 ms lets through some ten thousand in a second.
-pub const LOOKUPS_MAX: usize = 256;
+/// within 20 ms lets through some fifty thousand in a second.
+pub const LOOKUPS_MAX: usize = 1024;
 /// Who waits for them, all together.
 pub const WAITERS_MAX: usize = 10_000;
 /// What a shard remembers, in entries.
@@ -228,7 +228,8 @@ impl<R: Datagrams + Dial> Resolver<R> {
         }
     }
 
-    /// Looks up, unless `most` others are under way.
+    /// Looks up, unless `most` others are under way; with 0, only what is known or under way is
+    /// answered.
     fn ask_for(&self, question: Question, most: usize) -> Asked {
         let Inner { rt, cache, under_way, waiting, counters, .. } = &*self.inner;
         count(&counters.lookups);

@@ -356,8 +356,9 @@ fn silent_names(known: &Known) -> Next<Vec<&'static str>> {
 #[test]
 fn a_check_is_called_again_until_it_knows_enough() {
     let mut scene = scene(Options::calm(), vec![good()]);
-    let unanswered = scene
-        .run(|resolver, rt| async move { resolver.learn(rt.now() + SECOND, silent_names).await });
+    let unanswered = scene.run(|resolver, rt| async move {
+        resolver.learn(rt.now() + SECOND, Share::Check, silent_names).await
+    });
     assert_eq!((unanswered, scene.asked[0].get()), (Vec::new(), 3));
 }
 
@@ -366,7 +367,7 @@ fn a_check_ends_at_its_deadline_whatever_is_missing() {
     let mut scene = scene(Options::calm(), vec![silent()]);
     let (unanswered, took) = scene.run(|resolver, rt| async move {
         let begun = rt.now();
-        let unanswered = resolver.learn(begun + SECOND / 2, silent_names).await;
+        let unanswered = resolver.learn(begun + SECOND / 2, Share::Check, silent_names).await;
         (unanswered, rt.now().since(begun))
     });
     assert_eq!(unanswered, ["mx1.example.org", "mx2.example.org", "mx3.example.org"]);
@@ -377,8 +378,8 @@ fn a_check_ends_at_its_deadline_whatever_is_missing() {
 fn what_is_known_counts_after_the_deadline_too() {
     let mut scene = scene(Options::calm(), vec![good()]);
     let unanswered = scene.run(|resolver, rt| async move {
-        assert!(resolver.learn(rt.now() + SECOND, silent_names).await.is_empty());
-        resolver.learn(rt.now(), silent_names).await
+        assert!(resolver.learn(rt.now() + SECOND, Share::Check, silent_names).await.is_empty());
+        resolver.learn(rt.now(), Share::Check, silent_names).await
     });
     assert_eq!(unanswered, Vec::<&str>::new());
 }
@@ -391,32 +392,76 @@ fn an_answer_that_came_while_another_was_waited_for_counts() {
     });
     let mut scene = scene(Options::calm(), vec![mx1_is_silent]);
     let unanswered = scene.run(|resolver, rt| async move {
-        resolver.learn(rt.now() + SECOND / 2, silent_names).await
+        resolver.learn(rt.now() + SECOND / 2, Share::Check, silent_names).await
     });
     assert_eq!(unanswered, ["mx1.example.org", "mx3.example.org"]);
 }
 
+/// Answers for the zone; other names have nobody who would.
+fn good_or_silent() -> Answer {
+    let good = good();
+    Rc::new(move |query| {
+        let name = Query::read(query)?.name.to_lowercase();
+        name.ends_with("example.org").then(|| good(query)).flatten()
+    })
+}
+
 #[test]
-fn checks_leave_lookups_to_others() {
+fn checks_leave_lookups_to_others_and_wait_for_a_place() {
+    let mut scene = scene(Options::calm(), vec![good_or_silent()]);
+    let (own, policy, late) = scene.run(|resolver, rt| async move {
+        let fill = |from: usize, to: usize, share: Share| {
+            let names = (from..to).map(|n| Question::new(&format!("a{n}.example"), Kind::A));
+            names
+                .map(Result::unwrap)
+                .filter(|q| {
+                    matches!(resolver.ask_for(q.clone(), share.lookups_max()), Asked::Waits(_))
+                })
+                .count()
+        };
+        let most = Share::Check.lookups_max();
+        assert_eq!(fill(0, LOOKUPS_MAX, Share::Check), most);
+        let soon = rt.now() + SECOND / 2;
+        let own = resolver.learn(soon, Share::Check, silent_names).await;
+        let policy = resolver.learn(soon + SECOND / 4, Share::Policy, silent_names).await;
+        // Those that nobody answers end, and make room.
+        let late = rt.now() + 60 * SECOND;
+        assert_eq!(fill(LOOKUPS_MAX, 2 * LOOKUPS_MAX, Share::Check), 0);
+        (own.len(), policy.len(), resolver.learn(late, Share::Check, silent_names).await.len())
+    });
+    assert_eq!((own, policy, late), (3, 0, 0));
+}
+
+#[test]
+fn a_slow_answer_holds_up_nobody_elses_questions() {
+    let mut scene = scene(Options::calm(), vec![good_or_silent()]);
+    let (unanswered, asked) = scene.run(|resolver, rt| async move {
+        let silent = |known: &Known| match known.get("silent.example", Kind::A) {
+            Ok(_) => Next::Done(()),
+            Err(question) => Next::Ask(vec![question]),
+        };
+        let both = |known: &Known| silent_names(known).and(silent(known));
+        let (unanswered, ()) = resolver.learn(rt.now() + SECOND, Share::Check, both).await;
+        (unanswered, rt.now())
+    });
+    assert_eq!(unanswered, Vec::<&str>::new(), "{asked:?}");
+}
+
+#[test]
+fn one_check_has_only_so_many_lookups_under_way() {
     let mut scene = scene(Options::calm(), vec![silent()]);
-    let (checked, room) = scene.run(|resolver, rt| async move {
-        let questions = (0..LOOKUPS_MAX).map(|n| Question::new(&format!("a{n}.example"), Kind::A));
+    let under_way = scene.run(|resolver, rt| async move {
+        let questions =
+            (0..QUESTIONS_MAX).map(|n| Question::new(&format!("a{n}.example"), Kind::A));
         let questions: Vec<Question> = questions.map(Result::unwrap).collect();
         let check = |known: &Known| match known.is_empty() {
             true => Next::Ask(questions.clone()),
-            false => {
-                let busy = Err(Failure::Temporary(Reason::Busy));
-                let is_busy = |q: &&Question| known.get(q.name(), Kind::A) == Ok(busy.clone());
-                Next::Done(questions.iter().filter(is_busy).count())
-            }
+            false => Next::Done(()),
         };
-        let checked = resolver.learn(rt.now(), check).await;
-        let others: Vec<Asked> =
-            (0..=LOOKUPS_MAX).map(|n| resolver.ask(&format!("b{n}.example"), Kind::A)).collect();
-        let room = others.iter().filter(|one| matches!(one, Asked::Waits(_))).count();
-        (checked, room)
+        resolver.learn(rt.now() + SECOND / 2, Share::Check, check).await;
+        resolver.counters().queries.get()
     });
-    assert_eq!((checked, room), (LOOKUPS_MAX - CHECKS_MAX, LOOKUPS_MAX - CHECKS_MAX));
+    assert_eq!(under_way, PARALLEL_MAX as u64);
 }
 
 #[test]
@@ -424,7 +469,7 @@ fn a_check_that_asks_for_ever_more_is_not_answered_for_ever() {
     let mut scene = scene(Options::calm(), vec![coded(3)]);
     let asked = scene.run(|resolver, rt| async move {
         resolver
-            .learn(rt.now() + SECOND * 3600, |known| {
+            .learn(rt.now() + SECOND * 3600, Share::Check, |known| {
                 let name = format!("{}.example.org", known.len());
                 match known.get(&format!("{}.example.org", known.len().saturating_sub(1)), Kind::A)
                 {
@@ -505,12 +550,14 @@ fn whatever_a_name_server_says_a_check_ends_and_says_what_the_rfc_does() {
                 now: UnixTime::from_ms(0),
             };
             let deadline = begun + 20 * SECOND;
-            let policy = resolver.learn(deadline, |known| spf::check(&client, known)).await;
+            let policy =
+                resolver.learn(deadline, Share::Check, |known| spf::check(&client, known)).await;
             let mut verifier = dkim::Verifier::new();
             verifier.feed(message);
             let message = verifier.finish();
             let now = UnixTime::from_ms(0);
-            let key = resolver.learn(deadline, |known| message.check(known, now)).await;
+            let key =
+                resolver.learn(deadline, Share::Check, |known| message.check(known, now)).await;
             (policy.verdict, dkim::sum(&key), rt.now().since(begun))
         });
         assert_eq!((policy, key), (of_policy, of_key), "{name}");

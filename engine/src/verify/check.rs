@@ -1,6 +1,7 @@
 //! The check of one message, from its first recipient to its last byte.
 
 use core::pin::pin;
+use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,8 +15,18 @@ use futures_channel::oneshot;
 
 use super::{Client, Settings, Verdicts, is_vouched, score};
 use crate::budget::{Charge, Full};
-use crate::resolver::Resolver;
+use crate::resolver::{Resolver, Share};
 use crate::start::first;
+
+/// What is not charged of a header section: most have less, and must not wait for those that hold
+/// large ones on purpose. Connections are bounded, and so is what they take together.
+const FREE_BYTES: usize = 16 * 1024;
+
+/// How long all but DMARC may take: the rest is for that, which must not go without an answer
+/// because a signature or a host's name does.
+fn lookups(settings: &Settings) -> Duration {
+    settings.timeout / 4 * 3
+}
 
 /// What the DNS tells of a client.
 #[derive(Debug)]
@@ -52,12 +63,12 @@ impl Check {
         let (resolver, settings) = (resolver.clone(), Arc::clone(settings));
         let (who, receiver) = (client.clone(), Rc::<str>::from(receiver));
         let (terms, now) = (Arc::clone(&settings), rt.unix());
-        let deadline = rt.now() + settings.timeout;
+        let deadline = rt.now() + lookups(&settings);
         rt.spawn(Class::Session, async move {
             let mut found = None;
             let look_up = async {
                 let check = |known: &Known| about_client(&who, &receiver, now, &terms, known);
-                found = Some(resolver.learn(deadline, check).await);
+                found = Some(resolver.learn(deadline, Share::Check, check).await);
             };
             // Nobody wants to know any more.
             first(pin!(look_up), pin!(done.cancellation())).await;
@@ -85,17 +96,24 @@ impl Check {
         resolver: &Resolver<R>,
     ) -> Result<(), Full> {
         let Some(verifier) = &mut self.verifier else { return Ok(()) };
-        let before = verifier.header_bytes();
+        let charged = |verifier: &Verifier| verifier.header_bytes().saturating_sub(FREE_BYTES);
+        let before = charged(verifier);
         verifier.feed(bytes);
-        self.room.add(verifier.header_bytes().saturating_sub(before))?;
+        match charged(verifier).checked_sub(before) {
+            Some(more) => self.room.add(more)?,
+            // One that is over the limits is not held.
+            None => self.room.clear(),
+        }
         if !self.is_asked && verifier.is_in_body() {
             self.is_asked = true;
-            resolver.prefetch(verifier.questions());
+            resolver.prefetch(verifier.questions(), Share::Check);
             let fields = verifier.fields().unwrap_or_default();
             let authors = dmarc::authors(&fields);
-            let evidence = evidence(&authors, None, &[], 0);
+            // As if nobody knew yet whether they are good: their domains have to be compared.
+            let (dkim, spf) = (verifier.expected(), unknown(&self.client));
+            let evidence = evidence(&authors, Some(&spf), &dkim, 0);
             if let Next::Ask(questions) = dmarc::check(&evidence, &Known::default()) {
-                resolver.prefetch(questions);
+                resolver.prefetch(questions, Share::Policy);
             }
         }
         Ok(())
@@ -110,11 +128,10 @@ impl Check {
     ) -> Verdicts {
         let Self { settings, client, about, verifier, .. } = self;
         let message = verifier.unwrap_or_default().finish();
-        // The last part is for DMARC, which must not go without an answer because a signature does.
         let (now, deadline) = (rt.unix(), rt.now() + settings.timeout);
-        let of_keys = rt.now() + settings.timeout / 4 * 3;
+        let of_keys = rt.now() + lookups(&settings);
         let check = |known: &Known| message.check(known, now).and(arc::check(&message, known));
-        let (dkim, arc) = resolver.learn(of_keys, check).await;
+        let (dkim, arc) = resolver.learn(of_keys, Share::Check, check).await;
         let about = match about.await {
             Ok(about) => about,
             // The task has ended without a word, as it does only with the shard.
@@ -123,11 +140,23 @@ impl Check {
         let spf = about.spf.unwrap_or_else(|| about.helo.clone());
         let authors = message.fields().map_or(Err(BadFrom::TooLong), |all| dmarc::authors(&all));
         let evidence = evidence(&authors, Some(&spf), &dkim, draw(rt));
-        let dmarc = resolver.learn(deadline, |known| dmarc::check(&evidence, known)).await;
+        let judge = |known: &Known| dmarc::check(&evidence, known);
+        let dmarc = resolver.learn(deadline, Share::Policy, judge).await;
         let score = score(&settings.lists, &about.lists);
         let (helo, iprev, lists) = (about.helo, about.iprev, about.lists);
         let (bad_from, is_vouched) = (authors.err(), is_vouched(&settings.sealers, &arc));
         Verdicts { client, helo, spf, iprev, lists, score, dkim, arc, dmarc, is_vouched, bad_from }
+    }
+}
+
+/// SPF before its answer.
+fn unknown(client: &Client) -> spf::Outcome {
+    let domain = client.sender.rsplit_once('@').map_or(&*client.helo, |(_, domain)| domain);
+    spf::Outcome {
+        verdict: spf::Verdict::Temperror,
+        domain: domain.to_owned(),
+        explanation: None,
+        steps: Vec::new(),
     }
 }
 

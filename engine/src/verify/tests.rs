@@ -1,5 +1,8 @@
 //! Policies and fields, from verdicts that were not looked up.
 
+use core::time::Duration;
+use std::sync::Arc;
+
 use fsmtp_proto::dkim::verify::{Judged, Verdict as Dkim};
 use fsmtp_proto::dnsbl::Listed;
 use fsmtp_proto::smtp::reply::{Doubt, Refusal};
@@ -267,4 +270,60 @@ fn the_fields_say_all_of_it() {
     let text = String::from_utf8(bare).unwrap();
     assert!(text.contains("spf=none smtp.helo=mx.a.test;\r\n\tdkim=none;\r\n"), "{text}");
     assert!(!text.contains("smtp.mailfrom") && !text.contains("Suspect"), "{text}");
+}
+
+/// What a header section takes is given back when it is over the limits, for it is not held any
+/// more; and what most of them have is not counted.
+#[test]
+fn header_sections_share_a_budget_and_give_it_back() {
+    use crate::budget::{BYTES_MAX, Budget};
+    use fsmtp_rt::sim::{Options, World};
+    let mut world = World::new(1, Options::calm());
+    let host = world.host();
+    let rt = world.start(host);
+    let server = rt.address(53);
+    let names = crate::config::Resolver {
+        servers: vec![server],
+        timeout: Duration::from_secs(1),
+        dnssec_trusted: false,
+    };
+    let resolver = crate::resolver::Resolver::new(rt.clone(), &names);
+    let settings = Arc::new(Settings {
+        trusted: Vec::new(),
+        name: "mx.own.test".into(),
+        timeout: Duration::from_secs(1),
+        iprev: false,
+        sealers: Vec::new(),
+        lists: Vec::new(),
+        scores: SCORES,
+        policies: Policies::default(),
+    });
+    let budget = Budget::default();
+    let begin = || {
+        let room = budget.charge();
+        let mut check =
+            Check::begin(&rt, &resolver, &settings, "mx.own.test", unknown().client, room);
+        check.message();
+        check
+    };
+    let line = [b'x'; 1024];
+    let mut check = begin();
+    for _ in 0..16 {
+        check.feed(&line, &resolver).unwrap();
+    }
+    assert_eq!(budget.bytes(), 0);
+    check.feed(&line, &resolver).unwrap();
+    assert_eq!(budget.bytes(), 1024);
+    let mut others = budget.charge();
+    others.add(BYTES_MAX - 1024).unwrap();
+    assert!(check.feed(&line, &resolver).is_err());
+    drop((others, check));
+    assert_eq!(budget.bytes(), 0);
+    let mut check = begin();
+    for _ in 0..256 {
+        check.feed(&line, &resolver).unwrap();
+    }
+    assert_eq!(budget.bytes(), 240 * 1024);
+    check.feed(&line, &resolver).unwrap();
+    assert_eq!(budget.bytes(), 0, "over the limit nothing of it is held");
 }

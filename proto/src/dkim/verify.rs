@@ -402,6 +402,18 @@ impl Verifier {
         keys.chain(arc::questions(&fields)).collect()
     }
 
+    /// Its signatures as they stand before their keys are known; none before the header is over.
+    #[must_use]
+    pub fn expected(&self) -> Vec<Judged> {
+        let all = self.signatures.iter().flatten();
+        let readable = all.filter_map(|(_, signature)| signature.as_ref().ok());
+        let expect = |signature: &Signature| Judged {
+            verdict: Verdict::Temperror,
+            ..judged(signature, String::new())
+        };
+        readable.map(expect).collect()
+    }
+
     /// Whether the header is over.
     #[must_use]
     pub const fn is_in_body(&self) -> bool {
@@ -493,17 +505,8 @@ impl Message {
         now: UnixTime,
     ) -> Next<Judged> {
         let mut judged = Judged {
-            verdict: Verdict::Permerror,
-            domain: signature.domain.clone(),
-            selector: signature.selector.clone(),
-            identity: signature.identity.clone(),
-            algorithm: Some(signature.algorithm),
-            bits: 0,
-            mark: signature.mark.clone(),
-            testing: false,
-            length: signature.length,
             is_partial: self.goes_on_behind(signature),
-            why: String::new(),
+            ..judged(signature, String::new())
         };
         // Both before the key is asked for: what has failed for sure is not one that nobody knows.
         if !self.hashes_to(signature) {
@@ -594,6 +597,19 @@ fn verified(signature: &Signature, record: &[u8], text: &[u8], judged: &mut Judg
         Ok(()) => (Verdict::Pass, String::new()),
         Err(_) => (Verdict::Fail, "the header was changed, or another key has signed".to_owned()),
     };
+}
+
+/// A signature that nothing is known of but what it says.
+fn judged(signature: &Signature, why: String) -> Judged {
+    Judged {
+        domain: signature.domain.clone(),
+        selector: signature.selector.clone(),
+        identity: signature.identity.clone(),
+        algorithm: Some(signature.algorithm),
+        mark: signature.mark.clone(),
+        length: signature.length,
+        ..unreadable(why)
+    }
 }
 
 fn unreadable(why: String) -> Judged {

@@ -54,14 +54,18 @@ fn unjudged(verdict: Verdict, step: String) -> Outcome {
 }
 
 /// Of several authors the worst: RFC 7489 §6.6.1 applies the strictest policy of those that fail.
-/// It passes where it passes for all.
+/// What nobody knows yet may still be as bad as its domain may want. It passes where it passes for
+/// all.
 fn worst(outcomes: Vec<Outcome>) -> Outcome {
     let badness = |outcome: &Outcome| match outcome.verdict {
-        Verdict::Fail => (4, outcome.disposition),
-        Verdict::Temperror => (3, Policy::None),
-        Verdict::Permerror => (2, Policy::None),
-        Verdict::None => (1, Policy::None),
-        Verdict::Pass => (0, Policy::None),
+        Verdict::Fail => (outcome.disposition, 4),
+        Verdict::Temperror => {
+            let published = outcome.published.as_ref();
+            (published.map_or(Policy::Reject, |published| published.policy), 3)
+        }
+        Verdict::Permerror => (Policy::None, 2),
+        Verdict::None => (Policy::None, 1),
+        Verdict::Pass => (Policy::None, 0),
     };
     let steps: Vec<String> = outcomes.iter().flat_map(|one| one.steps.iter().cloned()).collect();
     let worst = outcomes

@@ -107,6 +107,30 @@ fn outcome(author: &str, proved: &str, zone: &[(&str, &str)], draw: u8) -> (Outc
     Zone::new(zone).check(&evidence)
 }
 
+/// Else who adds an author of his own, whose domain asks for nothing, would get past another's.
+#[test]
+fn what_nobody_knows_yet_counts_as_much_as_it_may_turn_out_to() {
+    let zone = [
+        ("strict.example", "v=DMARC1; p=reject"),
+        ("careful.example", "v=DMARC1; p=quarantine"),
+        ("free.example", "v=DMARC1; p=none"),
+        ("silent.example", "FAILS"),
+    ];
+    for (authors, proved, verdict, author) in [
+        ("strict.example free.example", "dkim?strict.example", Verdict::Temperror, "strict"),
+        ("free.example strict.example", "dkim?strict.example", Verdict::Temperror, "strict"),
+        ("free.example silent.example", "", Verdict::Temperror, "silent"),
+        ("careful.example silent.example", "", Verdict::Temperror, "silent"),
+        ("strict.example silent.example", "", Verdict::Fail, "strict"),
+        ("careful.example free.example", "dkim?careful.example", Verdict::Temperror, "careful"),
+        ("free.example careful.example", "dkim?free.example", Verdict::Fail, "careful"),
+    ] {
+        let (found, _) = outcome(authors, proved, &zone, 0);
+        let expected = (verdict, format!("{author}.example"));
+        assert_eq!((found.verdict, found.author), expected, "{authors} {proved}");
+    }
+}
+
 #[test]
 fn a_signature_of_a_part_of_the_body_proves_nothing() {
     let authors = ["d.example".to_owned()];

@@ -74,6 +74,12 @@ impl Known {
         self.answers.is_empty()
     }
 
+    /// Whether a question is answered.
+    #[must_use]
+    pub fn knows(&self, question: &Question) -> bool {
+        self.answers.contains_key(question)
+    }
+
     /// The answer for the records of `kind` at `name`. A name that nobody can ask for has none.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use fsmtp_rt::Runtime as _;
 use super::super::resolve::on_a_shard;
 use super::{Dns, PATIENCE, visible};
 use crate::config::Config;
-use crate::resolver::Resolver;
+use crate::resolver::{Resolver, Share};
 
 /// `check dmarc`
 #[derive(Debug, Args)]
@@ -65,13 +65,16 @@ pub(super) fn check(
         if let Some(ip) = ip {
             let (helo, sender, receiver) = (&*helo, &*sender, &*receiver);
             let client = spf::Client { ip, helo, sender, receiver, now };
-            spf = Some(resolver.learn(deadline, |known| spf::check(&client, known)).await);
+            spf = Some(
+                resolver.learn(deadline, Share::Check, |known| spf::check(&client, known)).await,
+            );
         }
-        let dkim = resolver.learn(deadline, |known| message.check(known, now)).await;
+        let dkim = resolver.learn(deadline, Share::Check, |known| message.check(known, now)).await;
         let authors = authors.as_deref().map_err(|bad| *bad);
         // The first of a hundred messages: what `pct` asks for is shown, unless it is none.
         let evidence = Evidence { authors, spf: spf.as_ref(), dkim: &dkim, draw: 0 };
-        let dmarc = resolver.learn(deadline, |known| dmarc::check(&evidence, known)).await;
+        let dmarc =
+            resolver.learn(deadline, Share::Check, |known| dmarc::check(&evidence, known)).await;
         Findings { dmarc, spf, dkim }
     })?;
     Ok(if json { findings.json() } else { findings.text() })

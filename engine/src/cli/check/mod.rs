@@ -22,7 +22,7 @@ use self::dmarc::Dmarc;
 use super::resolve::{on_a_shard, server};
 use super::{Terminal, say};
 use crate::config::{self, Config};
-use crate::resolver::Resolver;
+use crate::resolver::{Resolver, Share};
 
 /// How long all lookups may take together.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -120,7 +120,7 @@ fn check_spf(ask: Spf, config: &Config, json: bool) -> Result<String, String> {
         let resolver = Resolver::new(rt, &settings);
         let (helo, sender, receiver) = (&*helo, &*sender, &*receiver);
         let client = spf::Client { ip, helo, sender, receiver, now };
-        resolver.learn(deadline, |known| spf::check(&client, known)).await
+        resolver.learn(deadline, Share::Check, |known| spf::check(&client, known)).await
     })?;
     if json {
         let value = serde_json::json!({
@@ -149,7 +149,9 @@ fn check_dkim(message: Vec<u8>, dns: &Dns, config: &Config, json: bool) -> Resul
     message.fields().map_err(|why| why.to_string())?;
     let all = on_a_shard("check", move |rt| async move {
         let (now, deadline) = (rt.unix(), rt.now() + PATIENCE);
-        Resolver::new(rt, &settings).learn(deadline, |known| message.check(known, now)).await
+        Resolver::new(rt, &settings)
+            .learn(deadline, Share::Check, |known| message.check(known, now))
+            .await
     })?;
     if json {
         let one = |judged: &Judged| {
@@ -203,7 +205,9 @@ fn check_arc(message: Vec<u8>, dns: &Dns, config: &Config, json: bool) -> Result
     message.fields().map_err(|why| why.to_string())?;
     let judged = on_a_shard("check", move |rt| async move {
         let deadline = rt.now() + PATIENCE;
-        Resolver::new(rt, &settings).learn(deadline, |known| arc::check(&message, known)).await
+        Resolver::new(rt, &settings)
+            .learn(deadline, Share::Check, |known| arc::check(&message, known))
+            .await
     })?;
     if json {
         let value = serde_json::json!({
