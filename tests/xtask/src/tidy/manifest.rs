@@ -7,11 +7,12 @@
 use crate::tree::{Finding, Tree};
 
 /// Each of our crates and those of ours that it may use.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("fsmtp-proto", &[]),
     ("fsmtp-rt", &["fsmtp-proto"]),
     ("fsmtp-store", &["fsmtp-rt", "fsmtp-proto"]),
-    ("fsmtp-engine", &["fsmtp-store", "fsmtp-rt", "fsmtp-proto"]),
+    ("fsmtp-cluster", &["fsmtp-store", "fsmtp-rt"]),
+    ("fsmtp-engine", &["fsmtp-cluster", "fsmtp-store", "fsmtp-rt", "fsmtp-proto"]),
     ("loadgen", &["fsmtp-proto", "fsmtp-rt", "wire-tests"]),
     ("bench", &["fsmtp-proto", "fsmtp-rt", "fsmtp-store", "fsmtp-engine"]),
     ("wire-tests", &["fsmtp-proto"]),
@@ -21,11 +22,12 @@ const CRATES: [(&str, &[&str]); 10] = [
 ];
 
 /// Foreign crates that only some of ours may name, so that each can be replaced in one place.
-const KEPT_IN: [(&str, &[&str], &str); 10] = [
+const KEPT_IN: [(&str, &[&str], &str); 11] = [
     ("glommio", &["fsmtp-rt"], "the runtime stays behind the traits of fsmtp-rt"),
     ("io-uring", &["fsmtp-rt"], "the kernel stays behind the traits of fsmtp-rt"),
     ("libc", &["fsmtp-rt"], "the kernel stays behind the traits of fsmtp-rt"),
-    ("tokio", &[], "a shard never awaits tokio"),
+    ("tokio", &["fsmtp-cluster"], "a shard never awaits tokio: it asks the bridge"),
+    ("scylla", &["fsmtp-cluster"], "Cassandra stays in store/cluster"),
     ("async-std", &[], "there is one runtime, behind fsmtp-rt"),
     ("fjall", &["fsmtp-store"], "the embedded database stays in the store"),
     ("redb", &["fsmtp-store"], "the embedded database stays in the store"),
