@@ -5,6 +5,7 @@
 //! shorter than an RFC asks for) is a warning that goes with the value.
 
 mod check;
+mod cluster;
 mod file;
 mod filter;
 mod keys;
@@ -14,6 +15,7 @@ mod tests;
 mod verify;
 
 pub(crate) use check::{is_domain, is_here};
+pub use cluster::Settings as ClusterSettings;
 pub use file::{Protocol, TlsMode};
 pub use render::{explain, explain_json, reference, schema};
 
@@ -96,6 +98,8 @@ pub struct Config {
     pub sending: relay::Plan,
     /// How names are looked up.
     pub resolver: Resolver,
+    /// The cluster; none: this node is alone.
+    pub cluster: Option<ClusterSettings>,
     /// How mail lies on disk.
     pub store: Store,
     /// What is written about what happens.

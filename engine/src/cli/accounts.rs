@@ -82,6 +82,7 @@ pub(super) fn execute(
         | Command::Plan(_)
         | Command::Dkim(_)
         | Command::Dmarc(_)
+        | Command::Store(_)
         | Command::Trust(_)
         | Command::Resolve(_)
         | Command::Check(_)

@@ -5,6 +5,7 @@
 use super::check::Check;
 use super::dkim::{Dkim, Make};
 use super::dmarc::Dmarc;
+use super::store::Store;
 use super::resolve::Resolve;
 use super::trust::Trust;
 use super::{mailtest, plan};
@@ -208,6 +209,9 @@ pub(super) enum Command {
     /// Reports of what came in a domain's name
     #[command(subcommand)]
     Dmarc(Dmarc),
+    /// The keyspace of a cluster, in Cassandra
+    #[command(subcommand)]
+    Store(Store),
     /// Keys that the nodes of one owner share
     #[command(subcommand)]
     Trust(Trust),

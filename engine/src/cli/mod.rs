@@ -16,6 +16,7 @@ mod mailtest;
 mod plan;
 mod queue;
 mod resolve;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -167,6 +168,9 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         Command::Dmarc(dmarc::Dmarc::Read { file }) => dmarc::read(&file, common.json, terminal),
         Command::Dmarc(dmarc::Dmarc::Reports(ask)) => {
             dmarc::reports(&ask, &load(path, &overrides)?, common.json, engine, terminal)
+        }
+        Command::Store(command) => {
+            store::execute(&command, &load(path, &overrides)?, common.json, terminal)
         }
         Command::Trust(command) => {
             trust::execute(command, &load(path, &overrides)?, common.json, terminal)

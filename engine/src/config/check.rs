@@ -5,7 +5,7 @@
 use super::file::{self, File, LogFormat, LogLevel, Protocol, RouteTls, TlsMode};
 use super::{
     Config, Dev, Durability, Listener, Log, Overrides, Pop3, Problem, Reports, Resolver, Smtp,
-    Store, Submission, filter, keys, verify,
+    Store, Submission, cluster, filter, keys, verify,
 };
 use crate::compose::NAME_BYTES_MAX;
 use crate::dmarc::send::is_sender;
@@ -92,6 +92,7 @@ pub(super) fn check(
     let sending = sending(&mut checker, &file, overrides, &listeners);
     let verify = verify::check(&mut checker, &file, &node, overrides.dev);
     let filters = filter::check(&mut checker, &mut file, overrides.dev);
+    let cluster = cluster::check(&mut checker, &file);
     let Checker { problems, warnings, .. } = checker;
     if !problems.is_empty() {
         return Err(problems);
@@ -117,6 +118,7 @@ pub(super) fn check(
         reports,
         sending,
         resolver,
+        cluster,
         store: Store {
             segment_bytes: file.store.segment_bytes,
             reserve_bytes: file.store.reserve_bytes,

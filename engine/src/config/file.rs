@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cluster::Cluster;
 use super::filter::Filter;
 use super::verify::{Dnsbl, Policy, Strangers, Verify};
 
@@ -74,6 +75,9 @@ pub(super) struct File {
     /// How names are looked up: the hosts of other domains, and who a client is. `fsmtp-engine
     /// resolve` shows it at work.
     pub(super) resolver: Resolver,
+    /// A Cassandra or ScyllaDB, for many nodes. Nodes do not keep their mail there yet: this is for
+    /// `fsmtp-engine store`, which makes and checks the keyspace (docs/cassandra.md).
+    pub(super) cluster: Cluster,
     /// How mail lies on disk.
     pub(super) store: Store,
     /// What is written about what happens.

@@ -459,6 +459,7 @@ fn the_schema_knows_every_key() {
             "dmarc",
             "routes",
             "resolver",
+            "cluster",
             "store",
             "log",
             "dev"

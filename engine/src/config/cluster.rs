@@ -1,0 +1,146 @@
+//! The section about the cluster.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use fsmtp_cluster::schema::Replication;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::Checker;
+use super::file::File;
+use crate::relay::routes::Login;
+
+/// The most contacts; arbitrary, the others are found by them.
+const CONTACTS_MAX: usize = 32;
+/// The most copies; arbitrary.
+const COPIES_MAX: u8 = 9;
+/// The longest name of a keyspace: Cassandra's limit.
+const KEYSPACE_BYTES_MAX: usize = 48;
+
+/// A Cassandra or ScyllaDB, for many nodes. Nodes do not keep their mail there yet: this is for
+/// `fsmtp-engine store`, which makes and checks the keyspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct Cluster {
+    /// Some of its servers, like `10.0.0.1:9042`; the others are found by them. When empty there is
+    /// no cluster.
+    pub(super) contacts: Vec<String>,
+    /// The keyspace.
+    pub(super) keyspace: String,
+    /// How many copies of everything there are, when the keyspace is made; for one data centre.
+    #[schemars(range(min = 1, max = 9))]
+    pub(super) copies: u8,
+    /// The same for several: `{ east = 3, west = 3 }`.
+    pub(super) copies_in: BTreeMap<String, u8>,
+    /// The data centre of this node. When absent: any server is as near as another.
+    pub(super) centre: Option<String>,
+    /// The name to sign in with.
+    pub(super) user: Option<String>,
+    /// The file with the password: its first line, which nobody else may read (mode 600).
+    pub(super) password_file: Option<String>,
+    /// How long connecting to a server and each statement may take, in seconds.
+    #[schemars(range(min = 1, max = 60))]
+    pub(super) timeout_s: u32,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            contacts: Vec::new(),
+            keyspace: "fsmtp".to_owned(),
+            copies: 3,
+            copies_in: BTreeMap::new(),
+            centre: None,
+            user: None,
+            password_file: None,
+            timeout_s: 5,
+        }
+    }
+}
+
+/// How the cluster is reached; its password is not read yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Some of its servers.
+    pub contacts: Vec<String>,
+    /// The keyspace.
+    pub keyspace: String,
+    /// How it is replicated, when it is made.
+    pub replication: Replication,
+    /// The data centre of this node.
+    pub centre: Option<String>,
+    /// Name, and where the password stands.
+    pub login: Option<Login>,
+    /// How long connecting and each statement may take.
+    pub timeout: Duration,
+}
+
+/// Whether Cassandra takes it for a name without quotes.
+fn is_name(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    text.starts_with(|c: char| c.is_ascii_lowercase()) && text.bytes().all(is_plain)
+}
+
+/// Checks the section; none when there is no cluster.
+pub(super) fn check(checker: &mut Checker<'_>, file: &File) -> Option<Settings> {
+    let raw = &file.cluster;
+    if raw.contacts.is_empty() {
+        return None;
+    }
+    if raw.contacts.len() > CONTACTS_MAX {
+        checker.problem(&["cluster", "contacts"], format!("has over {CONTACTS_MAX} servers"));
+    }
+    for contact in &raw.contacts {
+        let port = contact.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            let what = format!("`{contact}` is not a host and a port, like 10.0.0.1:9042");
+            checker.problem(&["cluster", "contacts"], what);
+        }
+    }
+    if !is_name(&raw.keyspace) || raw.keyspace.len() > KEYSPACE_BYTES_MAX {
+        let what = format!(
+            "`{}` is no name of lower-case letters, digits and _, {KEYSPACE_BYTES_MAX} at most",
+            raw.keyspace
+        );
+        checker.problem(&["cluster", "keyspace"], what);
+    }
+    let is_centre = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    for (centre, copies) in &raw.copies_in {
+        if !is_centre(centre) || !(1..=COPIES_MAX).contains(copies) {
+            let what = format!("`{centre} = {copies}` is no data centre with 1 to {COPIES_MAX}");
+            checker.problem(&["cluster", "copies_in"], what);
+        }
+    }
+    let login = match (&raw.user, &raw.password_file) {
+        (Some(user), Some(file)) => match Login::new(user, Path::new(file)) {
+            Ok(login) => Some(login),
+            Err(error) => {
+                checker.problem(&["cluster", "user"], error.to_string());
+                None
+            }
+        },
+        (None, None) => None,
+        _ => {
+            let what = "`user` and `password_file` stand together or not at all";
+            checker.problem(&["cluster"], what);
+            None
+        }
+    };
+    Some(Settings {
+        contacts: raw.contacts.clone(),
+        keyspace: raw.keyspace.clone(),
+        replication: if raw.copies_in.is_empty() {
+            Replication::Simple(raw.copies)
+        } else {
+            Replication::ByCentre(raw.copies_in.clone())
+        },
+        centre: raw.centre.clone(),
+        login,
+        timeout: Duration::from_secs(raw.timeout_s.into()),
+    })
+}
