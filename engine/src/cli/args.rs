@@ -5,8 +5,8 @@
 use super::check::Check;
 use super::dkim::{Dkim, Make};
 use super::dmarc::Dmarc;
-use super::store::Store;
 use super::resolve::Resolve;
+use super::store::Store;
 use super::trust::Trust;
 use super::{mailtest, plan};
 use crate::config::Protocol;

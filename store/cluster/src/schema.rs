@@ -352,9 +352,8 @@ pub fn create(
         Ok(found) if found > VERSION => return Err(Problem::Newer(found)),
         _ => {}
     }
-    let is_wrong = |problem: &Problem| {
-        matches!(problem, Problem::NoColumn(..) | Problem::OtherType { .. })
-    };
+    let is_wrong =
+        |problem: &Problem| matches!(problem, Problem::NoColumn(..) | Problem::OtherType { .. });
     if let Some(problem) = shape(there).find(is_wrong) {
         return Err(problem);
     }
@@ -426,6 +425,22 @@ mod tests {
             let text = table.create("k");
             assert!(!text.contains("counter") && text.starts_with("CREATE TABLE IF NOT EXISTS k."));
             assert!(text.contains(&format!("PRIMARY KEY ({})", table.key)), "{text}");
+        }
+    }
+
+    /// So that nobody changes one of them alone.
+    #[test]
+    fn the_page_tells_of_every_table_and_column() {
+        let page = include_str!("../../../docs/cassandra.md");
+        for table in &TABLES {
+            let (_, rest) = page.split_once(&format!("### {}\n", table.name)).unwrap();
+            let part = rest.split("\n#").next().unwrap();
+            let said: BTreeSet<&str> = part.split('`').skip(1).step_by(2).collect();
+            for (column, kind) in table.columns {
+                assert!(said.contains(column) && part.contains(kind), "{}.{column}", table.name);
+            }
+            assert!(part.contains(&format!("* Key: `{}`\n", table.key)), "{}", table.name);
+            assert!(part.contains(table.partition), "{}", table.name);
         }
     }
 

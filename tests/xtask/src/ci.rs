@@ -74,6 +74,7 @@ fn steps() -> Vec<Step> {
                 "bash tests/interop/verdicts.sh",
             ],
         ),
+        step("cluster", "against a real Cassandra", &["bash tests/cluster/run.sh"]),
         step(
             "doc",
             "the documentation builds without a warning",

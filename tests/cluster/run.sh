@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The tests of the cluster against a real Cassandra, which is started for them and ended after them:
+#
+#   tests/cluster/run.sh [TEST...]
+#
+# It listens on loopback, at a port that is free, with its data in a folder of the run. Status: that
+# of cargo test. Where Java or Maven's repository is not to be had, it says so and fails.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+"$here/servers.sh" get
+
+folder=$(mktemp -d)
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+"$here/servers.sh" cassandra "$folder/cassandra" "$port" > "$folder/cassandra.log" 2>&1 &
+server=$!
+end() {
+    kill "$server" 2>&- || true
+    wait "$server" 2>&- || true
+    rm -rf "$folder"
+}
+trap end EXIT
+
+for _ in $(seq 240); do
+    grep -q "Starting listening for CQL clients" "$folder/cassandra.log" && break
+    if ! kill -0 "$server" 2>&-; then
+        tail -20 "$folder/cassandra.log"
+        exit 1
+    fi
+    sleep 0.5
+done
+FSMTP_CASSANDRA=127.0.0.1:$port cargo test --locked --package fsmtp-cluster --test cassandra "$@"
