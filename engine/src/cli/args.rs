@@ -5,6 +5,7 @@
 use super::check::Check;
 use super::dkim::{Dkim, Make};
 use super::dmarc::Dmarc;
+use super::queue::Queue;
 use super::resolve::Resolve;
 use super::store::Store;
 use super::trust::Trust;
@@ -109,42 +110,6 @@ struct Original {
     mailtest: bool,
     #[command(flatten)]
     person: Person,
-}
-
-/// What to do with mail that waits to be sent on.
-#[derive(Debug, Subcommand)]
-pub(super) enum Queue {
-    /// Lists what waits, and why
-    List {
-        /// All of it; without this, the first thousand lines
-        #[arg(long)]
-        all: bool,
-    },
-    /// Shows one message
-    Show {
-        /// The message, as in the reply to DATA
-        id: String,
-    },
-    /// Tries messages now
-    Retry(Chosen),
-    /// Keeps messages from being tried
-    Hold(Chosen),
-    /// Lets held messages go
-    Release(Chosen),
-    /// Removes messages; nobody is told
-    Remove(Chosen),
-}
-
-/// Some messages of the queue.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(super) struct Chosen {
-    /// The messages
-    #[arg(value_name = "ID")]
-    pub(super) ids: Vec<String>,
-    /// All messages
-    #[arg(long)]
-    pub(super) all: bool,
 }
 
 /// What to do.

@@ -5,12 +5,49 @@
 
 use std::collections::BTreeMap;
 
+use clap::{Args, Subcommand};
+
 use super::accounts::{Reach, reach};
-use super::args::{Chosen, Queue};
 use super::table::table;
 use super::{Engine, Terminal, say};
 use crate::config::Config;
 use crate::control::{AdminReply, AdminRequest, QueueAction, QueueEntry};
+
+/// What to do with mail that waits to be sent on.
+#[derive(Debug, Subcommand)]
+pub(super) enum Queue {
+    /// Lists what waits, and why
+    List {
+        /// All of it; without this, the first thousand lines
+        #[arg(long)]
+        all: bool,
+    },
+    /// Shows one message
+    Show {
+        /// The message, as in the reply to DATA
+        id: String,
+    },
+    /// Tries messages now
+    Retry(Chosen),
+    /// Keeps messages from being tried
+    Hold(Chosen),
+    /// Lets held messages go
+    Release(Chosen),
+    /// Removes messages; nobody is told
+    Remove(Chosen),
+}
+
+/// Some messages of the queue.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Chosen {
+    /// The messages
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// All messages
+    #[arg(long)]
+    all: bool,
+}
 
 /// Runs one of the commands.
 pub(super) fn execute(

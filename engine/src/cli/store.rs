@@ -1,6 +1,6 @@
 //! The commands about the keyspace of a cluster.
 //!
-//! Called by `cli::main`. They speak to the servers that `[cluster]` names, not to a running engine.
+//! Called by `cli::main`. They speak to the servers that `[cluster]` names, not to an engine.
 //! Failure: one line that says which of the servers, the password, the keyspace or the table it is.
 
 use clap::{Args, Subcommand};

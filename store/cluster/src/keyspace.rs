@@ -1,7 +1,8 @@
 //! Making, upgrading and checking a keyspace: what `fsmtp-engine store` does.
 //!
-//! Called by the command line. Each begins by reading what is there; with `dry_run` it ends there and
-//! says what it would do. Whatever is interrupted can be done again. Failure: [`KeyspaceError`].
+//! Called by the command line. Each begins by reading what is there; with `dry_run` it ends there
+//! and says what it would do. Whatever is interrupted can be done again. Failure:
+//! [`KeyspaceError`].
 
 use core::fmt;
 

@@ -9,8 +9,8 @@
 //! * No counters and no lightweight transactions where mail is delivered.
 //! * Every write may be done again: its key follows from what is written.
 //! * No partition grows without bound: mailboxes by weeks, the queue by hours, bodies by messages.
-//! * Who deletes as POP3 does, the oldest first, leaves nothing that readers have to pass over: they
-//!   begin at a mark behind it.
+//! * Who deletes as POP3 does, the oldest first, leaves nothing that readers have to pass over:
+//!   they begin at a mark behind it.
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -98,8 +98,8 @@ pub const TABLES: [Table; 14] = [
     },
     Table {
         name: "changes",
-        serves: "which domains, accounts and aliases have changed since a node looked last: the rows \
-                 of a day behind a time",
+        serves: "which domains, accounts and aliases have changed since a node looked last: the \
+                 rows of a day behind a time",
         columns: &[("day", "int"), ("at", "timeuuid"), ("kind", "text"), ("name", "text")],
         key: "(day), at",
         partition: "the changes of a day, some 100 bytes each; gone after 30 days",
@@ -134,8 +134,8 @@ pub const TABLES: [Table; 14] = [
     },
     Table {
         name: "late",
-        serves: "messages that came into a mailbox long after they were named, and may lie in front \
-                 of its mark: all of one mailbox",
+        serves: "messages that came into a mailbox long after they were named, and may lie in \
+                 front of its mark: all of one mailbox",
         columns: &[("mailbox", "bigint"), ("id", "bigint")],
         key: "(mailbox), id",
         partition: "what nodes could not deliver for a while, 20 bytes each",
@@ -175,8 +175,8 @@ pub const TABLES: [Table; 14] = [
     },
     Table {
         name: "leases",
-        serves: "who works on something for now: a mailbox (POP3), a shard's number and queue; ends \
-                 by itself when the holder does not renew it",
+        serves: "who works on something for now: a mailbox (POP3), a shard's number and queue; \
+                 ends by itself when the holder does not renew it",
         columns: &[("name", "text"), ("holder", "text"), ("epoch", "bigint")],
         key: "(name)",
         partition: "one row",
@@ -311,9 +311,9 @@ fn version(there: &There) -> Result<u32, Problem> {
 #[must_use]
 pub fn problems(there: &There) -> Vec<Problem> {
     match version(there) {
-        Err(problem @ (Problem::NoKeyspace | Problem::Empty)) => return vec![problem],
-        Ok(found) if found < VERSION => return vec![Problem::Older(found)],
-        Ok(found) if found > VERSION => return vec![Problem::Newer(found)],
+        Err(problem @ (Problem::NoKeyspace | Problem::Empty)) => vec![problem],
+        Ok(found) if found < VERSION => vec![Problem::Older(found)],
+        Ok(found) if found > VERSION => vec![Problem::Newer(found)],
         Ok(_) => shape(there).collect(),
         Err(problem) => core::iter::once(problem).chain(shape(there)).collect(),
     }
