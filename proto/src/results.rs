@@ -53,9 +53,10 @@ impl Results {
         self.add(&text)
     }
 
-    /// Says of what it was found: `smtp.mailfrom` and the like. An empty value is left out.
+    /// Says of what it was found: `smtp.mailfrom` and the like. A value of which nothing can be
+    /// shown is left out.
     pub fn property(&mut self, name: &str, value: &str) -> &mut Self {
-        if value.is_empty() {
+        if cut(value).chars().all(char::is_control) {
             return self;
         }
         self.add(&format!("{name}={}", quoted(value)))
@@ -141,10 +142,9 @@ fn cut(text: &str) -> &str {
 fn quoted(value: &str) -> String {
     let value = cut(value);
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`{|}~@".contains(c);
-    let is_address = |(local, domain): (&str, &str)| !local.is_empty() && !domain.contains('@');
     let parts = value.split_once('@');
     // A local part may be left out: `@example.org` is whom DKIM names by itself.
-    let is_word = parts.is_none_or(|parts| parts.0.is_empty() || is_address(parts));
+    let is_word = parts.is_none_or(|(_, domain)| !domain.contains('@'));
     let dots = |part: &str| part.starts_with('.') || part.ends_with('.') || part.contains("..");
     let odd = parts.is_some_and(|(local, domain)| dots(local) || dots(domain));
     if is_word && !odd && value.chars().all(is_plain) {
@@ -180,6 +180,7 @@ mod tests {
             results.method("dkim", "fail").comment("the body (all) was changed");
             results.property("header.d", "b.example").property("header.i", "@b.example");
             results.property("header.b", "ab/c+1").property("header.s", "");
+            results.property("header.a", "\r\n\u{7}");
         });
         let expected = "Authentication-Results: mx.a.example;\r\n\
             \tspf=pass smtp.mailfrom=me@b.example;\r\n\
@@ -194,6 +195,8 @@ mod tests {
             ("a b@c.example", "\"a b@c.example\""),
             ("a\"\\\r\nX: b", "\"a\\\"\\\\X: b\""),
             ("a@b@c", "\"a@b@c\""),
+            ("@b@c", "\"@b@c\""),
+            ("@b", "@b"),
             (".a@b", "\".a@b\""),
             ("2001:db8::1", "\"2001:db8::1\""),
             ("p\u{f6}st@\u{f6}.example", "\"p\u{f6}st@\u{f6}.example\""),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What pyspf and dkimpy say of cases that come as lines of JSON; an answer is a line of JSON.
+"""What pyspf, dkimpy and authres say of cases that come as lines of JSON; an answer is a line of JSON.
 
 Called by fsmtp-oracles, which makes the cases. All DNS is in the case; nothing is asked. An oracle
 that ends with an exception of its own gives the verdict "crash", with its text."""
@@ -7,7 +7,7 @@ import base64, json, logging, sys, time, warnings
 
 warnings.simplefilter('ignore')
 logging.disable(logging.CRITICAL)
-import dkim, spf
+import authres, dkim, spf
 
 
 class Zone:
@@ -113,7 +113,17 @@ def judge_arc(case):
         return {'verdict': 'crash', 'why': '%s: %s' % (type(error).__name__, error)}
 
 
-JUDGES = {'spf': judge_spf, 'dkim': judge_dkim, 'arc': judge_arc}
+def judge_results(case):
+    try:
+        read = authres.AuthenticationResultsHeader.parse(case['field'].removesuffix('\r\n'))
+    except Exception as error:
+        return ['crash', '%s: %s' % (type(error).__name__, error)]
+    properties = lambda one: [['%s.%s' % (p.type, p.name), p.value] for p in one.properties]
+    found = [[one.method, one.result, properties(one)] for one in read.results]
+    return [read.authserv_id, found]
+
+
+JUDGES = {'spf': judge_spf, 'dkim': judge_dkim, 'arc': judge_arc, 'results': judge_results}
 for line in sys.stdin:
     case = json.loads(line)
     print(json.dumps(JUDGES[case['kind']](case)), flush=True)

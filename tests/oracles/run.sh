@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# SPF, DKIM and ARC judged by ours and by other people's implementations, side by side:
+# SPF, DKIM and ARC judged by ours and by other people's implementations, side by side, and our
+# Authentication-Results read by one of them:
 #
 #   tests/oracles/run.sh --cases 100000 --seed 1
 #
 # Cases are made from the seed. mail-auth is a crate, pyspf and dkimpy are Debian's python3-spf and
-# python3-dkim (with python3-nacl for Ed25519), or, where those are absent, the packages of the same
+# python3-dkim (with python3-nacl for Ed25519), authres is python3-authres, or, where those are absent, the packages of the same
 # purpose from PyPI in a virtual environment outside of the tree. Status 1 when a difference is not
 # explained in src/explained: it is printed with its seed and number, and `--case N` runs it alone.
 #

@@ -1,4 +1,5 @@
-//! `fsmtp-oracles`: our judgement of SPF, DKIM and ARC beside that of others, over many made cases.
+//! `fsmtp-oracles`: our judgement of SPF, DKIM and ARC beside that of others, and what they read in
+//! our results, over many made cases.
 //!
 //! Called by `run.sh`. Each case follows from the seed and its number, has a small DNS of its own,
 //! and is judged by ours, by mail-auth in this process and by pyspf or dkimpy in a child. Agreement
@@ -10,6 +11,7 @@ mod dkim;
 mod explained;
 mod keys;
 mod random;
+mod results;
 mod spf;
 mod theirs;
 mod zone;
@@ -27,8 +29,7 @@ use crate::random::Random;
 use crate::theirs::{MailAuth, Outcome, Python};
 use crate::zone::Served;
 
-const USAGE: &str =
-    "usage: fsmtp-oracles [--cases N] [--seed N] [--python PATH] [--only spf|dkim|arc] [--case N]";
+const USAGE: &str = "usage: fsmtp-oracles [--cases N] [--seed N] [--python PATH] [--only spf|dkim|arc|results] [--case N]";
 
 /// A kind of difference, and the sentence of the RFC that ours follows.
 type Class = (&'static str, &'static str);
@@ -123,14 +124,15 @@ impl Run {
         Ok(Self { options, served, mail_auth, python, keys, now, table, unexplained: 0 })
     }
 
-    /// Of ten cases six are of SPF, three of DKIM.
+    /// Of twenty cases twelve are of SPF, six of DKIM.
     fn all(mut self) -> Outcome<u64> {
         let numbers = self.options.case.map_or(0..self.options.cases, |case| case..case + 1);
         for number in numbers {
-            let kind = match number % 10 {
-                0..=5 => "spf",
-                6..=8 => "dkim",
-                _ => "arc",
+            let kind = match (number % 10, number % 20) {
+                (0..=5, _) => "spf",
+                (6..=8, _) => "dkim",
+                (_, 9) => "arc",
+                _ => "results",
             };
             if self.options.only.as_deref().is_some_and(|only| only != kind) {
                 continue;
@@ -138,7 +140,8 @@ impl Run {
             match kind {
                 "spf" => self.spf(number)?,
                 "dkim" => self.dkim(number)?,
-                _ => self.arc(number)?,
+                "arc" => self.arc(number)?,
+                _ => self.results(number)?,
             }
         }
         for ((oracle, (name, rfc)), count) in &self.table {
@@ -232,6 +235,19 @@ impl Run {
             });
             self.count(oracle, found, number, &case.json(), &said);
         }
+        Ok(())
+    }
+
+    fn results(&mut self, number: u64) -> Outcome<()> {
+        let case = results::Case::make(&mut Random::of(self.options.seed, number));
+        let theirs = self.python.judge(&case.json())?;
+        let expected = case.expected();
+        let said = format!("{}\nmeant {expected}\nread  {theirs}", case.ours());
+        let found = (expected != theirs).then(|| {
+            let difference = explained::results::Results { case: case.clone(), theirs };
+            class(explained::results::AUTHRES, &difference)
+        });
+        self.count("authres", found, number, &case.json(), &said);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod arc;
 pub(crate) mod dkim;
+pub(crate) mod results;
 pub(crate) mod spf;
 
 /// A kind of difference.
