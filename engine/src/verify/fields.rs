@@ -61,7 +61,7 @@ fn results(own: &str, lists: &[List], found: &Verdicts) -> Vec<u8> {
     }
     for listed in &found.lists.listed {
         let zone = lists.get(listed.list).map_or("", |list| &list.zone);
-        // RFC 8904 §2: pass, for it was found there.
+        // RFC 8904 §2, §6: pass, for it was found there; of the type dns.
         field.method("dnswl", "pass").property("dns.zone", zone);
         field.property("policy.ip", &listed.code.to_string());
     }

@@ -29,7 +29,8 @@ use crate::random::Random;
 use crate::theirs::{MailAuth, Outcome, Python};
 use crate::zone::Served;
 
-const USAGE: &str = "usage: fsmtp-oracles [--cases N] [--seed N] [--python PATH] [--only spf|dkim|arc|results] [--case N]";
+const USAGE: &str = "usage: fsmtp-oracles [--cases N] [--seed N] [--python PATH] \
+                     [--only spf|dkim|arc|results] [--case N]";
 
 /// A kind of difference, and the sentence of the RFC that ours follows.
 type Class = (&'static str, &'static str);

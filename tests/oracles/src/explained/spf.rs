@@ -58,6 +58,16 @@ impl Spf {
         records.flat_map(|step| step.split(' '))
     }
 
+    /// Whether a macro says in upper case that its labels are turned round.
+    fn turns_round(&self) -> bool {
+        self.words().any(|word| {
+            word.split("%{").skip(1).any(|rest| {
+                let rest = rest.get(1..).unwrap_or_default();
+                rest.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with('R')
+            })
+        })
+    }
+
     fn has_name_macro(&self) -> bool {
         self.words().any(|word| word.to_ascii_lowercase().contains("%{p"))
     }
@@ -67,9 +77,12 @@ impl Spf {
         self.words().filter_map(|word| word.split_once('=')).any(|(name, value)| {
             let is_name =
                 name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+            let mechanisms = ["all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists"];
             is_name
                 && !name.starts_with("v")
-                && (value.is_empty() || value.contains(['/', ':', '@', '=']))
+                && (value.is_empty()
+                    || value.contains(['/', ':', '@', '='])
+                    || mechanisms.iter().any(|mechanism| name.eq_ignore_ascii_case(mechanism)))
         })
     }
 
@@ -95,7 +108,10 @@ impl Spf {
     /// Whether a term is about a name that is no host name.
     fn odd_names(&self) -> bool {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        let asked = self.asked.iter().any(|name| !name.bytes().all(plain));
+        let hyphens = |name: &str| {
+            name.split('.').any(|label| label.starts_with('-') || label.ends_with('-'))
+        };
+        let asked = self.asked.iter().any(|name| !name.bytes().all(plain) || hyphens(name));
         asked
             || self
                 .terms()
@@ -155,6 +171,11 @@ pub(crate) const PYSPF: &[Class<Spf>] = &[
         rfc: "RFC 7208 §5.4: the <ip> is compared to each returned IP address; if any address \
               matches, the mechanism matches",
         holds: |c| c.theirs == "temperror" && c.looked_at("mx") && c.case.zone.fails(),
+    },
+    Class {
+        name: "the transformer R is none",
+        rfc: "RFC 7208 §7.1: transformers = *DIGIT [ \"r\" ], in any case as all strings of ABNF",
+        holds: |c| c.turns_round(),
     },
 ];
 
