@@ -68,6 +68,12 @@ impl Spf {
         })
     }
 
+    fn includes_with_slash(&self) -> bool {
+        self.words().map(str::to_ascii_lowercase).any(|word| {
+            word.split_once("include:").is_some_and(|(_, name)| name.contains('/'))
+        })
+    }
+
     fn has_name_macro(&self) -> bool {
         self.words().any(|word| word.to_ascii_lowercase().contains("%{p"))
     }
@@ -247,6 +253,12 @@ pub(crate) const MAIL_AUTH: &[Class<Spf>] = &[
         rfc: "RFC 7208 §7.1: macro-literal = %x21-24 / %x26-7E; §12: unknown-modifier = name \"=\" \
               macro-string, which may be empty",
         holds: |c| matches!(c.theirs.as_str(), "none" | "permerror") && c.odd_modifier(),
+    },
+    Class {
+        name: "a name to include has no slash",
+        rfc: "RFC 7208 §5.2: include = \"include\" \":\" domain-spec; §7.1: macro-literal = %x21-24 / \
+              %x26-7E, so it may have one",
+        holds: |c| c.theirs == "permerror" && c.includes_with_slash(),
     },
     Class {
         name: "a name that a resolver of host names refuses is no answer",
