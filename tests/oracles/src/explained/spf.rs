@@ -69,9 +69,9 @@ impl Spf {
     }
 
     fn includes_with_slash(&self) -> bool {
-        self.words().map(str::to_ascii_lowercase).any(|word| {
-            word.split_once("include:").is_some_and(|(_, name)| name.contains('/'))
-        })
+        self.words()
+            .map(str::to_ascii_lowercase)
+            .any(|word| word.split_once("include:").is_some_and(|(_, name)| name.contains('/')))
     }
 
     fn has_name_macro(&self) -> bool {
@@ -256,8 +256,8 @@ pub(crate) const MAIL_AUTH: &[Class<Spf>] = &[
     },
     Class {
         name: "a name to include has no slash",
-        rfc: "RFC 7208 §5.2: include = \"include\" \":\" domain-spec; §7.1: macro-literal = %x21-24 \
-              / %x26-7E, so it may have one",
+        rfc: "RFC 7208 §5.2: include = \"include\" \":\" domain-spec; §7.1: macro-literal = \
+              %x21-24 / %x26-7E, so it may have one",
         holds: |c| c.theirs == "permerror" && c.includes_with_slash(),
     },
     Class {
