@@ -1,7 +1,8 @@
 //! Cassandra (or ScyllaDB, which speaks the same protocol): one session, and what goes wrong.
 //!
-//! The only file that names `scylla` and `tokio`. A [`Cassandra`] brings the thread's own runtime
-//! along and blocks: it is for commands, never for a shard. Limits: [`Terms::timeout`] for each
+//! `scylla` and `tokio` are named here, in `bridge` and in `mail` only. A [`Cassandra`] brings the
+//! thread's own runtime along and blocks: it is for commands and for the start of the bridge, never
+//! for a shard. Limits: [`Terms::timeout`] for each
 //! statement. Failure: [`ClusterError`], one line that says whether it is the servers, the password
 //! or the statement.
 
@@ -9,7 +10,7 @@ use core::fmt;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileBuilder};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::{ExecutionError, NewSessionError};
@@ -143,6 +144,11 @@ impl Cassandra {
         Ok(there)
     }
 
+    /// The runtime and the session, for who runs them itself.
+    pub(crate) fn into_parts(self) -> (tokio::runtime::Runtime, Session) {
+        (self.runtime, self.session)
+    }
+
     fn rows<T>(
         &self,
         statement: &str,
@@ -179,16 +185,20 @@ impl Cassandra {
     }
 }
 
-fn builder(terms: &Terms) -> SessionBuilder {
+/// What holds for each statement that does not say otherwise.
+pub(crate) fn profile(terms: &Terms) -> ExecutionProfileBuilder {
     let mut near = DefaultPolicy::builder();
     if let Some(centre) = &terms.centre {
         near = near.prefer_datacenter(centre.clone());
     }
-    let profile = ExecutionProfile::builder()
+    ExecutionProfile::builder()
         .consistency(Consistency::LocalQuorum)
         .request_timeout(Some(terms.timeout))
         .load_balancing_policy(near.build())
-        .build();
+}
+
+fn builder(terms: &Terms) -> SessionBuilder {
+    let profile = profile(terms).build();
     let mut builder = SessionBuilder::new()
         .known_nodes(&terms.contacts)
         .connection_timeout(terms.timeout)

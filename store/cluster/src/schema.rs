@@ -125,8 +125,8 @@ pub const TABLES: [Table; 14] = [
             ("octets", "bigint"),
             ("uid", "int"),
             ("flags", "int"),
+            ("shared", "boolean"),
             ("wrap", "blob"),
-            ("window", "blob"),
         ],
         key: "(mailbox, week), id",
         partition: "the messages of a week, some 200 bytes each: 100 MB for 70,000 a day",
@@ -167,10 +167,11 @@ pub const TABLES: [Table; 14] = [
     },
     Table {
         name: "holders",
-        serves: "which mailboxes have a message: the body goes with the last one",
+        serves: "which mailboxes have a message that came into several: the body goes with the \
+                 last one",
         columns: &[("id", "bigint"), ("mailbox", "bigint")],
         key: "(id), mailbox",
-        partition: "the recipients of a message, 1,000 at most, 16 bytes each",
+        partition: "the recipients of a message, 16,384 at most, 16 bytes each",
         options: SMALL,
     },
     Table {

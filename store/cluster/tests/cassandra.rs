@@ -2,33 +2,12 @@
 //! make and check a keyspace. Skipped, with a word, where FSMTP_CASSANDRA names no server.
 #![allow(clippy::unwrap_used)] // WHY: a test that cannot go on shall fail
 
-use std::time::Duration;
+mod there;
 
-use fsmtp_cluster::cassandra::{Cassandra, ClusterError, Terms};
+use fsmtp_cluster::cassandra::{Cassandra, ClusterError};
 use fsmtp_cluster::keyspace::{KeyspaceError, Task, perform};
-use fsmtp_cluster::schema::{Problem, Replication, TABLES};
-
-/// A keyspace of this test alone; none where there is no server.
-fn terms(name: &str) -> Option<Terms> {
-    let Ok(server) = std::env::var("FSMTP_CASSANDRA") else {
-        println!("skipped: FSMTP_CASSANDRA names no server");
-        return None;
-    };
-    let terms = Terms {
-        contacts: vec![server],
-        keyspace: format!("fsmtp_{name}_{}", std::process::id()),
-        replication: Replication::Simple(1),
-        centre: None,
-        login: None,
-        timeout: Duration::from_secs(10),
-    };
-    Cassandra::connect(&terms).unwrap().run(&drop_it(&terms)).unwrap();
-    Some(terms)
-}
-
-fn drop_it(terms: &Terms) -> String {
-    format!("DROP KEYSPACE IF EXISTS {}", terms.keyspace)
-}
+use fsmtp_cluster::schema::{Problem, TABLES};
+use there::{drop_it, terms};
 
 #[test]
 fn a_keyspace_is_made_checked_and_mended() {
