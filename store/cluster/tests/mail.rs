@@ -1,11 +1,15 @@
 //! Against a real Cassandra, which `tests/cluster/servers.sh` starts: mail of a cluster, through
 //! the bridges of one node or two. Skipped, with a word, where FSMTP_CASSANDRA names no server.
 #![allow(clippy::unwrap_used)] // WHY: a test that cannot go on shall fail
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)] // WHY: it loses a server's answers
 
 mod there;
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use fsmtp_cluster::bridge::{Bridge, BridgeKeeper, Delivery, Visit};
 use fsmtp_cluster::cassandra::{Cassandra, Terms};
@@ -181,6 +185,15 @@ fn a_body_goes_with_its_last_mailbox() {
     }
     cluster.delete(many[1], |_| true);
     assert!(cluster.has_body(id));
+    // Two who delete at one time.
+    let both: Vec<QueueId> = (0..50).map(|_| cluster.deliver(&[A, B])).collect();
+    std::thread::scope(|scope| {
+        for mailbox in [A, B] {
+            let cluster = &cluster;
+            scope.spawn(move || cluster.delete(mailbox, |_| true));
+        }
+    });
+    assert!(both.iter().all(|&id| !cluster.has_body(id)));
     cluster.end();
 }
 
@@ -304,6 +317,62 @@ fn what_comes_while_a_mailbox_is_open_is_seen_next_time() {
     let is_there = || wait(cluster.bridge.usage(A)).unwrap().messages_count == 1;
     assert!(is_there());
     cluster.end();
+}
+
+#[test]
+fn an_answer_that_is_lost_is_an_error_and_not_the_message() {
+    let Some(mut cluster) = Cluster::new("lost") else { return };
+    let (road, answers_come) = Road::to(&cluster.terms.contacts[0]);
+    let timeout = Duration::from_millis(500);
+    let far = Terms { contacts: vec![road], timeout, ..cluster.terms.clone() };
+    let (bridge, _keeper) = start(&far, "far", &cluster.clock).unwrap();
+    let id = cluster.id();
+    answers_come.store(false, Ordering::SeqCst);
+    let lost = wait(bridge.deliver(message(id, &[A, B])));
+    assert!(matches!(lost, Err(StoreError::Io(_))), "{lost:?}");
+    assert!(matches!(wait(bridge.open(A)), Err(StoreError::Io(_))));
+    answers_come.store(true, Ordering::SeqCst);
+    // The driver may have to connect anew.
+    while wait(bridge.deliver(message(id, &[A, B]))).is_err() {}
+    assert_eq!(wait(bridge.usage(A)).unwrap().messages_count, 1);
+    assert!(cluster.has_body(id));
+    cluster.end();
+}
+
+/// A way to a server that loses what comes back when it is told to.
+struct Road;
+
+impl Road {
+    fn to(server: &str) -> (String, Arc<AtomicBool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let answers_come = Arc::new(AtomicBool::new(true));
+        let (server, open) = (server.to_owned(), Arc::clone(&answers_come));
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let (near, far) = (near.unwrap(), TcpStream::connect(&server).unwrap());
+                let always = Arc::new(AtomicBool::new(true));
+                let ways = [
+                    (near.try_clone().unwrap(), far.try_clone().unwrap(), always),
+                    (far, near, Arc::clone(&open)),
+                ];
+                for (from, to, open) in ways {
+                    std::thread::spawn(move || Self::carry(from, to, &open));
+                }
+            }
+        });
+        (address, answers_come)
+    }
+
+    fn carry(mut from: TcpStream, mut to: TcpStream, open: &AtomicBool) {
+        let mut bytes = [0; 65_536];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            if open.load(Ordering::SeqCst) && to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    }
 }
 
 /// Random bytes that are the same each time.

@@ -1,8 +1,8 @@
 //! What is asked of Cassandra, word for word.
 //!
 //! Called by `Mail::prepare`. Each statement may be done again, and says so to the driver:
-//! deliveries and removals say when, a lease is held by a name that no other visit has. A read that takes long
-//! is asked of a second server as well.
+//! deliveries and removals say when, a lease is held by a name that no other visit has. A read that
+//! takes long is asked of a second server as well.
 
 use core::time::Duration;
 use std::sync::Arc;
