@@ -108,6 +108,8 @@ impl Book {
                     kept.clone_from(state);
                 }
             }
+            // No cluster stands behind this one.
+            Settlement::Uploaded(_) => {}
             Settlement::Done(id) => {
                 if let Some((_, wrap, _)) = self.queued.remove(id) {
                     self.release(MailboxId::QUEUE, *id, wrap, segment_bytes);
@@ -380,7 +382,7 @@ impl Outgoing for Memory {
             let (_, window) = state.now.windows.get(&(MailboxId::QUEUE, wrap.window))?;
             Some(RecipientKey { wrap, window: Arc::clone(window) })
         });
-        Ok(Found { body, key })
+        Ok(Found { body: body.into(), key })
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), StoreError> {
@@ -434,7 +436,7 @@ impl Mailboxes for Memory {
             let (_, window) = state.now.windows.get(&(mailbox, wrap.window))?;
             Some(RecipientKey { wrap, window: Arc::clone(window) })
         });
-        Ok(Found { body, key })
+        Ok(Found { body: body.into(), key })
     }
 
     async fn user_keys(&self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {

@@ -100,7 +100,7 @@ pub trait Outgoing {
 fn check_states(settlements: &[Settlement]) -> Result<(), StoreError> {
     let too_long = |settlement: &Settlement| match settlement {
         Settlement::Deferred(_, state) => state.len() > STATE_BYTES_MAX,
-        Settlement::Done(_) => false,
+        Settlement::Done(_) | Settlement::Uploaded(_) => false,
     };
     if settlements.iter().any(too_long) {
         return Err(StoreError::Invalid("the state of a queued message is too long".into()));
@@ -132,6 +132,16 @@ pub trait Mailboxes: Sink + Liveness + Registry + Outgoing + Clone + 'static {
     /// # Errors
     /// [`StoreError::NotFound`] when the mailbox has it no more; errors of the storage.
     async fn find(&self, mailbox: MailboxId, message: Message) -> Result<Found, StoreError>;
+
+    /// A piece of a message that lies [apart](crate::spool::Place::Apart) from the spool, which a
+    /// reader [wants](crate::spool::Reader::wants).
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is missing; [`StoreError::NotFound`] from back ends whose
+    /// messages all lie in the spool; errors of the storage.
+    async fn fetch(&self, id: QueueId, number: u32) -> Result<Vec<u8>, StoreError> {
+        Err(StoreError::NotFound(format!("piece {number} of message {id}")))
+    }
 
     /// The key pair of a mailbox, its private half sealed.
     ///
