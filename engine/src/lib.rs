@@ -41,5 +41,6 @@ mod supervise;
 pub mod tls;
 pub mod trust;
 mod unseal;
+mod upload;
 pub mod verify;
 pub mod windows;

@@ -3,7 +3,7 @@
 use core::any::Any;
 use core::fmt;
 
-use crate::spool::{Place, RecipientKey};
+use crate::spool::{Place, Recipient, RecipientKey};
 use crate::{MailboxId, QueueId, Uid};
 
 /// A message in a mailbox; 24 bytes.
@@ -102,6 +102,19 @@ pub enum Settlement {
 
 /// The longest state of a queued message: more than what an envelope of the largest size needs.
 pub const STATE_BYTES_MAX: usize = 1024 * 1024;
+
+/// A message on its way into a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// Its name.
+    pub id: QueueId,
+    /// Its length in bytes, as it was stored.
+    pub octets: u64,
+    /// Its first [piece](crate::spool::Raw).
+    pub first: Vec<u8>,
+    /// Who gets it, with what opens it.
+    pub recipients: Vec<Recipient>,
+}
 
 /// How much is in a mailbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -44,7 +44,8 @@ use zeroize::Zeroizing;
 
 use super::pending::Delivery;
 use super::{
-    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Usage,
+    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Uplink,
+    Usage,
 };
 use crate::directory::{Change, Directory, Limits};
 use crate::seal::{UserKeys, WindowRecord};
@@ -516,6 +517,8 @@ impl Outgoing for Embedded {
         self.write(|reply| Write::Settle { settlements, reply }).await
     }
 }
+
+impl Uplink for Embedded {}
 
 impl Mailboxes for Embedded {
     async fn open(&self, mailbox: MailboxId) -> Result<Maildrop, StoreError> {
