@@ -5,6 +5,7 @@ pub mod admin;
 pub mod admit;
 pub mod budget;
 pub mod cli;
+mod cluster;
 pub mod compose;
 pub mod config;
 pub mod control;

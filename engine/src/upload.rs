@@ -124,11 +124,8 @@ impl<M: Mailboxes> Sink for Tap<M> {
 }
 
 /// Starts the uploads of a shard, and of those whose logs it has adopted.
-pub(crate) fn start<R: Runtime, M: Mailboxes>(
-    shard: &Rc<Shard<R, M>>,
-    uploads: &Rc<Uploads>,
-    shards: Vec<ShardId>,
-) {
+pub(crate) fn start<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, shards: Vec<ShardId>) {
+    let uploads = &shard.uploads;
     uploads.missed.set(true);
     for _ in 0..WORKERS {
         let (shard, uploads) = (Rc::clone(shard), Rc::clone(uploads));

@@ -126,7 +126,7 @@ pub const TABLES: [Table; 14] = [
             ("uid", "int"),
             ("flags", "int"),
             ("wrap", "blob"),
-            ("window", "blob"),
+            ("shared", "boolean"),
         ],
         key: "(mailbox, week), id",
         partition: "the messages of a week, some 200 bytes each: 100 MB for 70,000 a day",
@@ -152,7 +152,7 @@ pub const TABLES: [Table; 14] = [
     Table {
         name: "windows",
         serves: "what opens the keys of a mailbox's messages: those of one mailbox",
-        columns: &[("mailbox", "bigint"), ("window", "blob"), ("record", "blob")],
+        columns: &[("mailbox", "bigint"), ("window", "bigint"), ("record", "blob")],
         key: "(mailbox), window",
         partition: "one row of some 400 bytes for each node and half an hour with mail",
         options: SMALL,

@@ -276,6 +276,15 @@ impl Place {
             Self::Apart(id) => *id,
         }
     }
+
+    /// Where it lies in the spool; none when it does not.
+    #[must_use]
+    pub const fn spooled(&self) -> Option<&BodyRef> {
+        match self {
+            Self::Spool(body) => Some(body),
+            Self::Apart(_) => None,
+        }
+    }
 }
 
 impl From<BodyRef> for Place {
