@@ -28,4 +28,4 @@ for _ in $(seq 240); do
     fi
     sleep 0.5
 done
-FSMTP_CASSANDRA=127.0.0.1:$port cargo test --locked --package fsmtp-cluster --test cassandra "$@"
+FSMTP_CASSANDRA=127.0.0.1:$port cargo test --locked --package fsmtp-cluster --test cassandra --test directory "$@"

@@ -5,5 +5,6 @@
 //! for operators who prepare a cluster.
 
 pub mod cassandra;
+pub mod directory;
 pub mod keyspace;
 pub mod schema;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::change::{NAME_BYTES_MAX, host};
 use super::{ALIAS_TARGETS_MAX, Account, Alias, Directory, Edit, Entry, Lock, address};
-use crate::StoreError;
 use crate::seal::UserKeys;
+use crate::{MailboxId, StoreError};
 
 impl Edit {
     /// Whether a directory can hold this: names are canonical and within their limits, a sealed
@@ -26,9 +26,17 @@ impl Edit {
             Self::DropAlias(address) => is_canonical(address, address::alias),
             Self::PutAccount(account, keys) => check_account(account, keys.as_deref()),
             Self::PutAlias(alias) => check_alias(alias),
+            Self::NextMailbox(next) if !is_of_account(*next) => {
+                Err(StoreError::Invalid(format!("{} is the mailbox of no account", next.0)))
+            }
             Self::NextMailbox(_) => Ok(()),
         }
     }
+}
+
+/// Whether an account may have this as its first mailbox.
+fn is_of_account(mailbox: MailboxId) -> bool {
+    mailbox.0 != 0 && mailbox != MailboxId::QUEUE && mailbox.account() == mailbox
 }
 
 fn is_canonical(
@@ -44,7 +52,7 @@ fn is_canonical(
 fn check_account(account: &Account, keys: Option<&UserKeys>) -> Result<(), StoreError> {
     is_canonical(&account.address, address::address)?;
     let bad = |why: &str| Err(StoreError::Invalid(format!("account {}: {why}", account.address)));
-    if account.mailbox.0 == 0 || account.mailbox.account() != account.mailbox {
+    if !is_of_account(account.mailbox) {
         return bad("no account has such a mailbox");
     }
     if account.name.len() > NAME_BYTES_MAX || account.name.chars().any(char::is_control) {
@@ -162,7 +170,7 @@ impl Directory {
             self.put_account(Arc::clone(&account));
         }
         // Mailboxes of accounts have 48 bits.
-        self.next = self.next.max(crate::MailboxId(account.mailbox.0 + 1));
+        self.next = self.next.max(MailboxId(account.mailbox.0 + 1));
         done.push(Edit::PutAccount(account, keys));
         Ok(())
     }
@@ -182,7 +190,6 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MailboxId;
     use crate::directory::{Change, LegacyHash, Resolution};
     use fsmtp_rt::UnixTime;
 
@@ -294,6 +301,8 @@ mod tests {
             of(&|account| account.lock = Lock::Unreadable),
             // That of another account.
             account("b@x.test", 3),
+            Edit::NextMailbox(MailboxId(1 << 48)),
+            Edit::NextMailbox(MailboxId::QUEUE),
             targets(0),
             targets(ALIAS_TARGETS_MAX + 1),
             alias("l@x.test", "A@x.test"),
