@@ -1,6 +1,6 @@
 //! Cassandra (or ScyllaDB, which speaks the same protocol): one session, and what goes wrong.
 //!
-//! The only file that names `scylla` and `tokio`. A [`Cassandra`] brings the thread's own runtime
+//! A [`Cassandra`] brings the thread's own runtime
 //! along and blocks: it is for commands, never for a shard. Limits: [`Terms::timeout`] for each
 //! statement. Failure: [`ClusterError`], one line that says whether it is the servers, the password
 //! or the statement.

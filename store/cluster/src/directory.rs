@@ -4,9 +4,9 @@
 //! sign-in and recipients are looked up; nobody waits for Cassandra there. A change is planned on
 //! that copy ([`Directory::plan`]), published here under a condition, and then taken over into the
 //! copy ([`Change::Replicate`](fsmtp_store::directory::Change::Replicate)). The others find it in
-//! `changes`, where they look about once a second. A node does these one after another, each to its
-//! end: what was read before a change of its own, and taken over after it, would undo it in the copy
-//! until the next look.
+//! `changes`, where they look about once a second. A node does these one after another, each to
+//! its end: what was read before a change of its own, and taken over after it, would undo it in the
+//! copy until the next look.
 //!
 //! Everything is written and read at a quorum of all data centres: what [`Book::publish`] has
 //! answered is what everybody's next look finds, and a row that is not found is not there. Times
@@ -212,13 +212,14 @@ impl Book {
     /// # Errors
     /// When Cassandra does not answer: the next call gives it all.
     pub async fn fresh(&mut self, local: &Directory, now: UnixTime) -> Result<News, StoreError> {
-        let looked = self.looked.map_or(now.ms(), |looked| looked.ms().min(now.ms()));
-        if now.ms() - looked > BEHIND_MS_MAX {
+        let now_ms = now.ms();
+        let looked = self.looked.map_or(now_ms, |looked| looked.ms().min(now_ms));
+        if now_ms - looked > BEHIND_MS_MAX {
             return self.all(local, now).await;
         }
         let from = looked.saturating_sub(CLOCKS_MS_MAX);
         // Days are those of who writes.
-        let days = day(from)..=day(now.ms().saturating_add(CLOCKS_MS_MAX));
+        let days = day(from)..=day(now_ms.saturating_add(CLOCKS_MS_MAX));
         let (mut seen, mut domains, mut addresses) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         type Told = (CqlTimeuuid, Option<String>, Option<String>);

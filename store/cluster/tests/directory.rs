@@ -248,14 +248,28 @@ fn of_two_at_one_time_one_gives_way() {
         a.copy.directory().accounts(None).iter().map(|account| account.mailbox.0).collect();
     assert_eq!(numbers, [1, 2]);
 
-    // Both at once, as tasks beside each other.
+    two_accounts_at_once(&world, &mut a, &mut b);
+    locks_and_aliases_of_two(&world, &mut a, &mut b);
+
+    // What the other has removed and made anew is another account.
+    let remove_new = a.copy.directory().plan(remove("new@x.test")).unwrap();
+    world.change(&b, remove("new@x.test")).unwrap();
+    world.change(&b, account("new@x.test")).unwrap();
+    assert!(is_busy(&world.publish(&a, &a.copy.directory(), &remove_new)));
+    world.fresh(&mut a);
+    same(&a, &b);
+    world.end();
+}
+
+/// As tasks beside each other.
+fn two_accounts_at_once(world: &World, a: &mut Node, b: &mut Node) {
     let plan = |node: &Node, change: Change| {
         let before = node.copy.directory();
         let edit = before.plan(change).unwrap();
         (before, edit)
     };
     let ((before_a, carol), (before_b, dave)) =
-        (plan(&a, account("carol@x.test")), plan(&b, account("dave@x.test")));
+        (plan(a, account("carol@x.test")), plan(b, account("dave@x.test")));
     let (one, other) = world.runtime.block_on(async {
         let mut one = Box::pin(a.book.publish(&before_a, &carol, now()));
         let mut other = Box::pin(b.book.publish(&before_b, &dave, now()));
@@ -278,42 +292,35 @@ fn of_two_at_one_time_one_gives_way() {
         (first.unwrap(), second.unwrap())
     });
     assert!(one.is_ok() != other.is_ok() && (is_busy(&one) || is_busy(&other)));
-    world.fresh(&mut a);
-    world.fresh(&mut b);
-    same(&a, &b);
+    world.fresh(a);
+    world.fresh(b);
+    same(a, b);
+}
 
-    // Locks: the second has not seen the first.
-    world.change(&a, set_lock(&a, "alice@x.test", legacy("a.s"))).unwrap();
-    assert!(is_busy(&world.change(&b, set_lock(&b, "alice@x.test", legacy("b.s")))));
-    world.fresh(&mut b);
-    world.change(&b, set_lock(&b, "alice@x.test", legacy("b.s"))).unwrap();
-    world.fresh(&mut a);
-    assert_eq!(lock_of(&a, "alice@x.test"), Lock::Legacy(LegacyHash("b.s".into())));
+fn locks_and_aliases_of_two(world: &World, a: &mut Node, b: &mut Node) {
+    // The second has not seen the first.
+    world.change(a, set_lock(a, "alice@x.test", legacy("a.s"))).unwrap();
+    assert!(is_busy(&world.change(b, set_lock(b, "alice@x.test", legacy("b.s")))));
+    world.fresh(b);
+    world.change(b, set_lock(b, "alice@x.test", legacy("b.s"))).unwrap();
+    world.fresh(a);
+    assert_eq!(lock_of(a, "alice@x.test"), Lock::Legacy(LegacyHash("b.s".into())));
 
     // An alias, changed by both; and made where the other makes an account.
-    world.change(&a, alias("all@x.test", &["alice@x.test"])).unwrap();
-    assert!(is_busy(&world.change(&b, alias("all@x.test", &["bob@x.test"]))));
-    let refused = world.change(&b, account("all@x.test"));
+    world.change(a, alias("all@x.test", &["alice@x.test"])).unwrap();
+    assert!(is_busy(&world.change(b, alias("all@x.test", &["bob@x.test"]))));
+    let refused = world.change(b, account("all@x.test"));
     assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
-    world.change(&a, account("new@x.test")).unwrap_err();
-    world.fresh(&mut a);
-    world.change(&a, account("new@x.test")).unwrap();
-    let refused = world.change(&b, alias("new@x.test", &["bob@x.test"]));
+    world.change(a, account("new@x.test")).unwrap_err();
+    world.fresh(a);
+    world.change(a, account("new@x.test")).unwrap();
+    let refused = world.change(b, alias("new@x.test", &["bob@x.test"]));
     assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
-    world.fresh(&mut b);
-    same(&a, &b);
+    world.fresh(b);
+    same(a, b);
     let mut c = world.node();
     assert_eq!(world.all(&mut c).damaged, Vec::<String>::new());
-    same(&a, &c);
-
-    // What the other has removed and made anew is another account.
-    let remove_new = a.copy.directory().plan(remove("new@x.test")).unwrap();
-    world.change(&b, remove("new@x.test")).unwrap();
-    world.change(&b, account("new@x.test")).unwrap();
-    assert!(is_busy(&world.publish(&a, &a.copy.directory(), &remove_new)));
-    world.fresh(&mut a);
-    same(&a, &b);
-    world.end();
+    same(a, &c);
 }
 
 #[test]
@@ -415,5 +422,24 @@ fn clocks_may_differ_and_damage_is_named() {
     let local = b.copy.directory();
     let refused = world.runtime.block_on(b.book.all(&local, at));
     assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+    world.end();
+}
+
+#[test]
+fn a_node_that_joins_reads_more_than_a_page() {
+    const COUNT: usize = 1001;
+    let Some(world) = World::new("page") else { return };
+    for n in 0..COUNT {
+        let day = now().ms() / (24 * 60 * 60 * 1000);
+        world.run(&format!("INSERT INTO KEYSPACE.domains (domain) VALUES ('d{n}.test')"));
+        world.run(&format!(
+            "INSERT INTO KEYSPACE.changes (day, at, kind, name) \
+             VALUES ({day}, now(), 'domain', 'd{n}.test')"
+        ));
+    }
+    let (mut a, mut b) = (world.node(), world.node());
+    assert_eq!(world.all(&mut a).edits.len(), COUNT);
+    assert_eq!(world.fresh(&mut b).len(), COUNT);
+    same(&a, &b);
     world.end();
 }

@@ -1,10 +1,11 @@
 //! Taking over what other nodes of a cluster have changed: as it is, in whatever order it comes.
 //!
 //! Called for [`Change::Replicate`](super::Change::Replicate). Who planned a change has checked it
-//! on a directory that may be a little older or newer than this one, so nothing is refused here for
-//! what is or is not there: an account brings its domain along, an alias may lead nowhere yet, a
-//! domain goes only once it is empty. Limits: those of whoever planned; each edit must be one that a
-//! directory can hold ([`Edit::check`]), or nothing is taken.
+//! on a directory that may be a little older or newer than this one, so nothing is refused here
+//! for what is or is not there: an account brings its domain along, an alias may lead nowhere yet,
+//! a domain goes only once it is empty. Limits: those of whoever planned. Failure: an edit that no
+//! directory can hold ([`Edit::check`]), an account in another's mailbox, and a sealed one without
+//! its key pair are refused, and then nothing is taken.
 
 use std::sync::Arc;
 

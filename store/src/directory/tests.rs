@@ -177,9 +177,8 @@ fn a_lock_is_replaced_only_while_it_is_the_one_that_was_seen() {
     // Keys are made for one mailbox.
     assert!(matches!(set(&directory, "bob@example.test", &before, &new), Err(StoreError::Busy)));
     let (sealed, edits) = set(&directory, "ALICE@example.test", &before, &new).unwrap();
-    assert!(
-        matches!(&edits[..], [Edit::PutAccount(_, Some(stored))] if stored.encode() == keys.encode())
-    );
+    let [Edit::PutAccount(_, Some(stored))] = &edits[..] else { panic!("{edits:?}") };
+    assert_eq!(stored.encode(), keys.encode());
     assert!(matches!(set(&sealed, "alice@example.test", &before, &new), Err(StoreError::Busy)));
     let change = Change::SetLock { address: "alice@example.test".into(), was: before, lock: new };
     assert!(matches!(directory.plan(change), Ok(Edit::PutAccount(..))), "the same as applied");
