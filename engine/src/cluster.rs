@@ -7,10 +7,11 @@ use fsmtp_cluster::bridge::{Bridge, BridgeKeeper};
 use fsmtp_cluster::cassandra::{Cassandra, Terms};
 use fsmtp_cluster::node::NodeMailboxes;
 use fsmtp_store::NodeNumber;
-use fsmtp_store::mailbox::Embedded;
+use fsmtp_store::mailbox::{Embedded, wait};
 use ring::digest::{SHA256, digest};
 
 use crate::config::{ClusterSettings, Config};
+use crate::run::now;
 
 /// How the cluster is reached, with the password.
 ///
@@ -57,14 +58,14 @@ pub(crate) fn join(config: &Config, local: Embedded) -> Result<Membership, Strin
         });
     };
     let terms = terms(settings)?;
-    let started = Bridge::start(&terms, &config.node);
+    let started = Bridge::start(&terms, &config.node, now);
     let (bridge, keeper) = started.map_err(|error| error.to_string())?;
     let holder = holder(&config.node, local.secret());
     let number = Cassandra::connect(&terms)
         .and_then(|cassandra| cassandra.number(&terms.keyspace, &holder))
         .map_err(|error| error.to_string())?;
     Ok(Membership {
-        mailboxes: NodeMailboxes::in_cluster(local, bridge),
+        mailboxes: wait(NodeMailboxes::in_cluster(local, bridge)).map_err(|e| e.to_string())?,
         number: Some(number),
         bridge: Some(keeper),
     })

@@ -174,14 +174,14 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     let ways = Ways { doors: &doors, reports: counted.as_ref().map(|(way, _)| way) };
     let shards = start_shards(config, &entrances, &store, &sink, (&events, notify.beat), &ways)?;
     let life = Life::new(config, certs.as_ref(), &shards, &log, notify);
-    let ended = supervise(life, signals, events, &inbox, store.mailboxes.local());
+    let ended = supervise(life, signals, events, &inbox, &store.mailboxes);
     drop(control);
     let joined: Result<Vec<()>, _> = shards.into_iter().map(|shard| shard.handle.join()).collect();
     // What the shards have counted is written now.
     drop(counted);
     drop(store.bridge);
     let closed = store.keeper.close();
-    say_damage(store.mailboxes.local(), &log);
+    say_damage(&store.mailboxes, &log);
     log.event(now(), Event::EngineStopped, &[]);
     log.flush(now());
     drop(lock);

@@ -1,13 +1,13 @@
 //! The way of local mail from the spool into the cluster.
 //!
 //! Each shard has a [`Tap`] between its spool and its mailboxes: mail for local mailboxes is marked
-//! as mail that waits ([`MailboxId::UPLOAD`]), and remembered. Tasks of the shard take it from there,
-//! read it from the spool as it lies there, sealed or in clear, and put it into the cluster; what is
-//! there is taken out of the spool's index in batches.
+//! as mail that waits ([`MailboxId::UPLOAD`]), and remembered. Tasks of the shard take it from
+//! there, read it from the spool as it lies there, sealed or in clear, and put it into the cluster;
+//! what is there is taken out of the spool's index in batches.
 //!
 //! Limits: [`FRESH_MAX`] messages are remembered, some 100 bytes each, [`WORKERS`] are under way, a
-//! piece of each in memory. What comes beyond that, and what the cluster has not taken, waits in the
-//! index, from where it is read again once the cluster takes mail and nothing fresh waits. So a
+//! piece of each in memory. What comes beyond that, and what the cluster has not taken, waits in
+//! the index, from where it is read again once the cluster takes mail and nothing fresh waits. So a
 //! cluster that is away costs disk, not memory. Failure: everything is tried again for ever; a
 //! message that cannot be read is said once for each try and stays.
 

@@ -318,7 +318,7 @@ fn steal(data: &Path, texts: &[Vec<u8>], needs_rsa: bool) {
         assert!(window.open(&foreign).is_err() && window.open_rsa(&foreign_rsa).is_err());
         assert_eq!(window.open(&own).is_err(), needs_rsa);
         assert!(foreign_window.open(&with.wrap, message.id).is_err());
-        let read = |key| read(scratch.path(), store.segment_bytes(), body(&found).clone(), key);
+        let read = |key| read(scratch.path(), store.segment_bytes(), body(found).clone(), key);
         for key in [None, Some(foreign_key())] {
             let read = read(key);
             assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
@@ -406,7 +406,7 @@ fn put_again(
         recipients: vec![Recipient { mailbox: of.mailbox, key: Some(key) }],
     };
     store.committed(again).expect("there is room");
-    wait(store.moved(shard, &[(message.id, lsn, body(&found).lsn)])).expect("it moves");
+    wait(store.moved(shard, &[(message.id, lsn, body(found).lsn)])).expect("it moves");
 }
 
 #[test]

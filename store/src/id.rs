@@ -81,8 +81,8 @@ pub struct Uid(pub u32);
 ///
 /// 42 bits of milliseconds since 1970 (good until 2109), 10 bits of shard, 12 bits of sequence.
 /// Each shard gives them out in strictly rising order and never one twice: when the clock steps
-/// back or a millisecond is used up, it counts on from the last one. In a cluster the last 7 bits of
-/// the sequence number the node, so that no two nodes give out the same one.
+/// back or a millisecond is used up, it counts on from the last one. In a cluster the last 7 bits
+/// of the sequence number the node, so that no two nodes give out the same one.
 /// Shown as 13 characters of Crockford's base 32, in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct QueueId(pub u64);
@@ -137,8 +137,8 @@ impl QueueId {
         }
     }
 
-    /// The id after `self` on the same shard of a node in a cluster when the clock shows `ms`; 32 for
-    /// each millisecond.
+    /// The id after `self` on the same shard of a node in a cluster when the clock shows `ms`; 32
+    /// for each millisecond.
     #[must_use]
     pub const fn next_on(self, node: NodeNumber, ms: u64) -> Self {
         let last = node.0 as u64;

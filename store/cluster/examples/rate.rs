@@ -14,6 +14,7 @@ use fsmtp_cluster::bridge::Bridge;
 use fsmtp_cluster::cassandra::{Cassandra, Terms};
 use fsmtp_cluster::keyspace::{Task, perform};
 use fsmtp_cluster::schema::Replication;
+use fsmtp_rt::UnixTime;
 use fsmtp_store::mailbox::Delivery;
 use fsmtp_store::seal::{RsaBits, Sealer, UserKeys, Window};
 use fsmtp_store::spool::{Recipient, RecipientKey};
@@ -64,7 +65,7 @@ fn main() -> Result<(), Failed> {
     let drop_it = "DROP KEYSPACE IF EXISTS fsmtp_rate";
     Cassandra::connect(&terms)?.run(drop_it)?;
     perform(Task::Create, &terms, false)?;
-    let (bridge, keeper) = Bridge::start(&terms, "rate")?;
+    let (bridge, keeper) = Bridge::start(&terms, "rate", now)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(measure(&terms, &bridge, count));
     drop(keeper);
@@ -96,11 +97,7 @@ async fn measure(terms: &Terms, bridge: &Bridge, count: u64) -> Result<(), Faile
     println!("{:<8} {:>12} {:>14}", "", "messages/s", "CPU each, us");
     println!("{:<8} {:>12.0} {:>14.1}", "bridge", ours.rate, ours.cpu_us);
     println!("{:<8} {:>12.0} {:>14.1}", "bare", bare.rate, bare.cpu_us);
-    println!(
-        "ratio    {:>12.2} {:>14.2}",
-        ours.rate / bare.rate,
-        ours.cpu_us / bare.cpu_us
-    );
+    println!("ratio    {:>12.2} {:>14.2}", ours.rate / bare.rate, ours.cpu_us / bare.cpu_us);
     Ok(())
 }
 
@@ -125,6 +122,15 @@ impl Shown {
     }
 }
 
+fn now() -> UnixTime {
+    UnixTime::from_ms(now_ms())
+}
+
+#[expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "it is no part of the store"
+)]
 fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)

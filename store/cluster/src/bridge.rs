@@ -9,12 +9,11 @@ use core::fmt;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use crossbeam_queue::ArrayQueue;
-use fsmtp_rt::{IoError, IoKind};
+use fsmtp_rt::{IoError, IoKind, UnixTime};
 use fsmtp_store::mailbox::{Delivery, Message, Usage};
 use fsmtp_store::seal::WindowRecord;
 use fsmtp_store::spool::RecipientKey;
@@ -23,6 +22,7 @@ use futures_channel::oneshot;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::cassandra::{ClusterError, Terms, connect, there};
+use crate::directory::Book;
 use crate::keyspace::KeyspaceError;
 use crate::mail::{Lease, Mail, RENEW_EVERY};
 use crate::schema;
@@ -34,8 +34,22 @@ const UNDER_WAY_MAX: usize = 512;
 /// How long the end waits for what is under way.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// What is kept of what went wrong.
+const COMPLAINTS_MAX: usize = 100;
+
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
-type Job = Box<dyn FnOnce(Arc<Mail>) -> Work + Send>;
+type Job = Box<dyn FnOnce(Arc<Desk>) -> Work + Send>;
+
+/// The wall clock.
+pub type Clock = fn() -> UnixTime;
+
+/// What the thread has.
+pub(crate) struct Desk {
+    pub(crate) mail: Arc<Mail>,
+    /// One change or look at a time.
+    pub(crate) book: tokio::sync::Mutex<Book>,
+    pub(crate) clock: Clock,
+}
 
 struct Shared {
     jobs: ArrayQueue<Job>,
@@ -46,6 +60,7 @@ struct Shared {
     leases_count: AtomicU64,
     /// Who holds them.
     node: String,
+    complaints: Mutex<Vec<String>>,
 }
 
 impl Shared {
@@ -137,9 +152,9 @@ impl Drop for Visit {
     fn drop(&mut self) {
         let Some(lease) = self.lease.take() else { return };
         // When nobody takes it, the lease ends by itself.
-        let _ = self.bridge.shared.post(Box::new(move |mail| {
+        let _ = self.bridge.shared.post(Box::new(move |desk| {
             Box::pin(async move {
-                let _ = mail.release(&lease).await;
+                let _ = desk.mail.release(&lease).await;
             })
         }));
     }
@@ -151,7 +166,11 @@ impl Bridge {
     ///
     /// # Errors
     /// The reason, in a line.
-    pub fn start(terms: &Terms, node: &str) -> Result<(Self, BridgeKeeper), KeyspaceError> {
+    pub fn start(
+        terms: &Terms,
+        node: &str,
+        clock: Clock,
+    ) -> Result<(Self, BridgeKeeper), KeyspaceError> {
         let shared = Arc::new(Shared {
             jobs: ArrayQueue::new(WAITING_MAX),
             bell: Notify::new(),
@@ -159,13 +178,14 @@ impl Bridge {
             stopped: AtomicBool::new(false),
             leases_count: AtomicU64::new(0),
             node: node.to_owned(),
+            complaints: Mutex::default(),
         });
         let (ready, started) = mpsc::channel();
         let (inner, terms) = (Arc::clone(&shared), terms.clone());
         let thread = std::thread::Builder::new()
             .name("bridge".into())
             .spawn(move || {
-                run(&inner, &terms, &ready);
+                run(&inner, &terms, clock, &ready);
                 inner.stopped.store(true, Ordering::SeqCst);
                 while inner.jobs.pop().is_some() {}
             })
@@ -176,6 +196,24 @@ impl Bridge {
         Ok((Self { shared }, keeper))
     }
 
+    /// Has something done on the thread.
+    pub(crate) async fn hand<T: Send + 'static, F>(
+        &self,
+        work: impl FnOnce(Arc<Desk>) -> F + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.shared.post(Box::new(move |desk| {
+            Box::pin(async move {
+                // Nobody may be waiting any more.
+                let _ = reply.send(work(desk).await);
+            })
+        }))?;
+        answer.await.unwrap_or_else(|oneshot::Canceled| Err(gone()))
+    }
+
     async fn ask<T: Send + 'static, F>(
         &self,
         work: impl FnOnce(Arc<Mail>) -> F + Send + 'static,
@@ -183,14 +221,23 @@ impl Bridge {
     where
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        self.shared.post(Box::new(move |mail| {
-            Box::pin(async move {
-                // Nobody may be waiting any more.
-                let _ = reply.send(work(mail).await);
-            })
-        }))?;
-        answer.await.unwrap_or_else(|oneshot::Canceled| Err(gone()))
+        self.hand(move |desk| work(Arc::clone(&desk.mail))).await
+    }
+
+    /// Notes what an operator should know of; kept until somebody [takes](Self::take_complaints)
+    /// it, at most [`COMPLAINTS_MAX`].
+    pub(crate) fn complain(&self, what: String) {
+        let mut all = self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < COMPLAINTS_MAX {
+            all.push(what);
+        }
+    }
+
+    /// What went wrong where nobody waited for an answer: sentences for a log.
+    #[must_use]
+    pub fn take_complaints(&self) -> Vec<String> {
+        let mut all = self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        core::mem::take(&mut all)
     }
 
     /// Puts a further piece of a message, at most 256 KiB.
@@ -320,7 +367,12 @@ impl Bridge {
     }
 }
 
-fn run(shared: &Shared, terms: &Terms, ready: &mpsc::Sender<Result<(), KeyspaceError>>) {
+fn run(
+    shared: &Shared,
+    terms: &Terms,
+    clock: Clock,
+    ready: &mpsc::Sender<Result<(), KeyspaceError>>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -330,11 +382,11 @@ fn run(shared: &Shared, terms: &Terms, ready: &mpsc::Sender<Result<(), KeyspaceE
         }
     };
     runtime.block_on(async {
-        match open(terms).await {
-            Ok(mail) => {
+        match open(terms, clock).await {
+            Ok(desk) => {
                 // Who has started it waits for this.
                 let _ = ready.send(Ok(()));
-                serve(shared, &Arc::new(mail)).await;
+                serve(shared, &Arc::new(desk)).await;
             }
             Err(error) => {
                 let _ = ready.send(Err(error));
@@ -343,16 +395,18 @@ fn run(shared: &Shared, terms: &Terms, ready: &mpsc::Sender<Result<(), KeyspaceE
     });
 }
 
-async fn open(terms: &Terms) -> Result<Mail, KeyspaceError> {
-    let session = connect(terms).await?;
+async fn open(terms: &Terms, clock: Clock) -> Result<Desk, KeyspaceError> {
+    let session = Arc::new(connect(terms).await?);
     let found = there(&session, &terms.keyspace).await?;
     if let Some(problem) = schema::problems(&found).into_iter().next() {
         return Err(problem.into());
     }
-    Ok(Mail::prepare(session, &terms.keyspace).await?)
+    let book = Book::prepare(Arc::clone(&session), &terms.keyspace).await?.into();
+    let mail = Arc::new(Mail::prepare(session, &terms.keyspace, clock).await?);
+    Ok(Desk { mail, book, clock })
 }
 
-async fn serve(shared: &Shared, mail: &Arc<Mail>) {
+async fn serve(shared: &Shared, desk: &Arc<Desk>) {
     let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
     while !shared.stop.load(Ordering::SeqCst) {
         shared.bell.notified().await;
@@ -360,7 +414,7 @@ async fn serve(shared: &Shared, mail: &Arc<Mail>) {
         while !shared.jobs.is_empty() {
             let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
             let Some(job) = shared.jobs.pop() else { break };
-            let work = job(Arc::clone(mail));
+            let work = job(Arc::clone(desk));
             tokio::spawn(async move {
                 work.await;
                 drop(place);

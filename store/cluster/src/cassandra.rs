@@ -1,9 +1,8 @@
 //! Cassandra (or ScyllaDB, which speaks the same protocol): one session, and what goes wrong.
 //!
-//! Besides `bridge` and `mail` the only file that names `scylla` and `tokio`. A [`Cassandra`] brings
-//! the thread's own runtime along and blocks: it is for commands, never for a shard. Limits: [`Terms::timeout`] for each
-//! statement. Failure: [`ClusterError`], one line that says whether it is the servers, the password
-//! or the statement.
+//! A [`Cassandra`] brings the thread's own runtime along and blocks: it is for commands, never for
+//! a shard. Limits: [`Terms::timeout`] for each statement. Failure: [`ClusterError`], one line that
+//! says whether it is the servers, the password or the statement.
 
 use core::fmt;
 use core::time::Duration;
@@ -151,11 +150,7 @@ impl Cassandra {
         Err(ClusterError::Refused(why))
     }
 
-    fn rows<T>(
-        &self,
-        statement: &str,
-        values: impl SerializeRow,
-    ) -> Result<Vec<T>, ClusterError>
+    fn rows<T>(&self, statement: &str, values: impl SerializeRow) -> Result<Vec<T>, ClusterError>
     where
         T: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
     {

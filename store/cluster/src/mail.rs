@@ -1,4 +1,5 @@
-//! Mail in Cassandra: what is done for each thing that a [`Bridge`](crate::bridge::Bridge) is asked.
+//! Mail in Cassandra: what is done for each thing that a [`Bridge`](crate::bridge::Bridge) is
+//! asked.
 //!
 //! The tables and why they are so: `schema`, `docs/decisions/0013-the-cluster-s-tables.md`. A
 //! delivery inserts the body first and what shows it last, so a reader finds whole messages; a
@@ -10,7 +11,6 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use fsmtp_rt::{IoError, IoKind};
 use fsmtp_store::mailbox::{Delivery, Message};
@@ -27,6 +27,7 @@ use scylla::statement::prepared::PreparedStatement;
 use scylla::value::Row;
 use tokio::task::JoinSet;
 
+use crate::bridge::Clock;
 use crate::cassandra::{ClusterError, refused};
 use crate::statements::Statements;
 
@@ -61,19 +62,15 @@ enum Written {
 
 /// The session, the statements, and what is known of earlier ones.
 pub(crate) struct Mail {
-    session: Session,
+    session: Arc<Session>,
     statements: Statements,
     written: Mutex<BTreeSet<Written>>,
+    clock: Clock,
 }
 
 /// Bits as Cassandra has them.
 const fn signed(number: u64) -> i64 {
     number.cast_signed()
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 const fn named_ms(id: QueueId) -> u64 {
@@ -98,10 +95,18 @@ fn odd(why: impl core::fmt::Display) -> StoreError {
 }
 
 impl Mail {
-    pub(crate) async fn prepare(session: Session, keyspace: &str) -> Result<Self, ClusterError> {
+    pub(crate) async fn prepare(
+        session: Arc<Session>,
+        keyspace: &str,
+        clock: Clock,
+    ) -> Result<Self, ClusterError> {
         let prepared = Statements::prepare(&session, keyspace).await;
         let statements = prepared.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
-        Ok(Self { session, statements, written: Mutex::default() })
+        Ok(Self { session, statements, written: Mutex::default(), clock })
+    }
+
+    fn now_ms(&self) -> u64 {
+        (self.clock)().ms()
     }
 
     async fn run(
@@ -185,7 +190,7 @@ impl Mail {
         let mailboxes: BTreeMap<MailboxId, &Recipient> =
             recipients.iter().map(|to| (to.mailbox, to)).collect();
         let (name, week, is_shared) = (signed(id.0), week_of(id), mailboxes.len() > 1);
-        let is_late = named_ms(id).saturating_add(LATE_MS) < now_ms();
+        let is_late = named_ms(id).saturating_add(LATE_MS) < self.now_ms();
         self.put_piece(id, 0, first).await?;
         for (&mailbox, to) in &mailboxes {
             let number = signed(mailbox.0);
@@ -234,7 +239,7 @@ impl Mail {
     }
 
     pub(crate) async fn take(&self, name: &str, holder: String) -> Result<Lease, StoreError> {
-        let lease = Lease { name: name.to_owned(), holder, epoch: signed(now_ms()) };
+        let lease = Lease { name: name.to_owned(), holder, epoch: signed(self.now_ms()) };
         let values = (&lease.name, &lease.holder, lease.epoch);
         match self.applied(&self.statements.take_lease, values).await? {
             true => Ok(lease),
@@ -390,7 +395,7 @@ impl Mail {
         mark: QueueId,
         oldest: Option<QueueId>,
     ) -> Result<(), StoreError> {
-        let safe = QueueId::first(now_ms().saturating_sub(MARK_BEHIND_MS), ShardId(0));
+        let safe = QueueId::first(self.now_ms().saturating_sub(MARK_BEHIND_MS), ShardId(0));
         let next = oldest.map_or(safe, |oldest| oldest.min(safe));
         if next <= mark {
             return Ok(());
@@ -445,7 +450,8 @@ impl Mail {
             {
                 done.map_err(odd)??;
             }
-            let (mail, id, is_shared) = (Arc::clone(self), message.id, shared.contains(&message.id));
+            let (mail, id, is_shared) =
+                (Arc::clone(self), message.id, shared.contains(&message.id));
             drops.spawn(async move { mail.drop_body(mailbox, id, is_shared).await });
         }
         while let Some(done) = drops.join_next().await {

@@ -34,10 +34,20 @@ impl NodeMailboxes {
         Self { local, bridge: None }
     }
 
-    /// Those of a node in a cluster.
+    /// Those of a node in a cluster, once its copy of the directory is what all nodes share.
+    ///
+    /// # Errors
+    /// As [`Bridge::follow`].
+    pub async fn in_cluster(local: Embedded, bridge: Bridge) -> Result<Self, StoreError> {
+        bridge.follow(&local).await?;
+        Ok(Self { local, bridge: Some(bridge) })
+    }
+
+    /// What went wrong on the way to the cluster where nobody waited for an answer: sentences for a
+    /// log.
     #[must_use]
-    pub const fn in_cluster(local: Embedded, bridge: Bridge) -> Self {
-        Self { local, bridge: Some(bridge) }
+    pub fn take_complaints(&self) -> Vec<String> {
+        self.bridge.as_ref().map(Bridge::take_complaints).unwrap_or_default()
     }
 
     /// The node's own index.
@@ -85,7 +95,10 @@ impl Liveness for NodeMailboxes {
 
 impl Registry for NodeMailboxes {
     async fn change(&self, change: Change) -> Result<Arc<Directory>, StoreError> {
-        self.local.change(change).await
+        match &self.bridge {
+            Some(bridge) => bridge.change(&self.local, change).await,
+            None => self.local.change(change).await,
+        }
     }
 
     fn directory(&self) -> Arc<Directory> {

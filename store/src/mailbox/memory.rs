@@ -155,28 +155,34 @@ impl Book {
     }
 
     fn change(&mut self, change: Change, segment_bytes: u64) -> Result<(), StoreError> {
-        let (directory, edit) = self.directory.apply(change)?;
+        let (directory, edits) = self.directory.apply(change)?;
         self.directory = Arc::new(directory);
-        if let Edit::PutAccount(account, keys) = &edit {
-            match keys {
-                Some(keys) => drop(self.keys.insert(account.mailbox, (**keys).clone())),
-                None if account.lock.sealed().is_none() => {
-                    self.keys.remove(&account.mailbox);
-                }
-                None => {}
-            }
-        }
-        if let Edit::DropAccount { mailbox, .. } = edit {
-            self.keys.remove(&mailbox);
-            for mailbox in mailbox.all() {
-                self.removed.insert(mailbox);
-                let all: Vec<u32> = self.of(mailbox).map(|message| message.uid.0).collect();
-                for uid in all {
-                    self.delete(mailbox, uid, segment_bytes);
-                }
-            }
+        for edit in &edits {
+            self.edit(edit, segment_bytes);
         }
         Ok(())
+    }
+
+    fn edit(&mut self, edit: &Edit, segment_bytes: u64) {
+        match edit {
+            Edit::PutAccount(account, Some(keys)) => {
+                self.keys.insert(account.mailbox, (**keys).clone());
+            }
+            Edit::PutAccount(account, None) if account.lock.sealed().is_none() => {
+                self.keys.remove(&account.mailbox);
+            }
+            Edit::DropAccount { mailbox, .. } => {
+                self.keys.remove(mailbox);
+                for mailbox in mailbox.all() {
+                    self.removed.insert(mailbox);
+                    let all: Vec<u32> = self.of(mailbox).map(|message| message.uid.0).collect();
+                    for uid in all {
+                        self.delete(mailbox, uid, segment_bytes);
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     fn of(&self, mailbox: MailboxId) -> impl Iterator<Item = Message> {

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use wire_tests::{DEMO, DEMO_PASSWORD, Engine, Options, PATIENCE, Pop, Smtp, mail, run};
+use wire_tests::engine::run;
+use wire_tests::{DEMO, DEMO_PASSWORD, Engine, Options, PATIENCE, Pop, Smtp, mail};
 
 /// A keyspace of a test, and the engines over it.
 struct Cluster {

@@ -1,5 +1,5 @@
-//! The rows of mail that is to travel on, within a transaction and for readers: to other hosts, or to
-//! the cluster that holds the mailboxes.
+//! The rows of mail that is to travel on, within a transaction and for readers: to other hosts, or
+//! to the cluster that holds the mailboxes.
 //!
 //! Called by the thread of the index. A damaged row is noted; a list passes it over, and its body
 //! stays in the log, since nothing says any more what it needs.
