@@ -6,6 +6,7 @@
 //! through the bridge; the same number of rows of 4 KiB by the driver alone, with as many under way
 //! at one time. Prints the medians of messages a second and of this process's processor time for
 //! each, and the ratios. The keyspace `fsmtp_rate` is made and dropped. Status 1 when it fails.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)] // WHY: it is no part of the store
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
 //! The way to Cassandra: a thread with a runtime of its own, and handles to it for all others.
 //!
 //! A [`Bridge`] puts what is to be done into a bounded lock-free queue and awaits the answer on
-//! whatever runs it; nothing here blocks a shard. The thread takes at most [`UNDER_WAY_MAX`] of
-//! them at one time. Limits: [`WAITING_MAX`] wait, then [`StoreError::Busy`]. Failure: what
-//! Cassandra does not do in time is an error of the way there; everything can be asked again.
+//! whatever runs it; nothing here blocks a shard. Limits: 512 are under way, 4,096 wait, then
+//! [`StoreError::Busy`]. Failure: what Cassandra does not do in time is an error of the way there;
+//! everything can be asked again.
 
 use core::fmt;
 use core::pin::Pin;

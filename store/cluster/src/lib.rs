@@ -10,6 +10,7 @@ pub mod bridge;
 pub mod cassandra;
 pub mod directory;
 mod follow;
+mod gather;
 pub mod keyspace;
 mod mail;
 pub mod node;

@@ -29,6 +29,9 @@ use tokio::task::JoinSet;
 
 use crate::bridge::Clock;
 use crate::cassandra::{ClusterError, refused};
+use crate::gather::{
+    Gather, MESSAGES_MAX as ROWS_MAX, MessageRow, PIECE_BYTES_MAX, PIECES_MAX, PieceRow,
+};
 use crate::statements::Statements;
 
 /// How often a lease is renewed; it ends by itself after three times that.
@@ -64,6 +67,8 @@ enum Written {
 pub(crate) struct Mail {
     session: Arc<Session>,
     statements: Statements,
+    rows: Arc<Gather<MessageRow>>,
+    pieces: Arc<Gather<PieceRow>>,
     written: Mutex<BTreeSet<Written>>,
     clock: Clock,
 }
@@ -82,7 +87,7 @@ fn week_of(id: QueueId) -> i32 {
     i32::try_from(named_ms(id) / (7 * 24 * 3600 * 1000)).unwrap_or(i32::MAX)
 }
 
-fn away(error: &ClusterError) -> StoreError {
+pub(crate) fn away(error: &ClusterError) -> StoreError {
     let kind = match error {
         ClusterError::Unavailable(_) => IoKind::TimedOut,
         _ => IoKind::Failed,
@@ -102,7 +107,11 @@ impl Mail {
     ) -> Result<Self, ClusterError> {
         let prepared = Statements::prepare(&session, keyspace).await;
         let statements = prepared.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
-        Ok(Self { session, statements, written: Mutex::default(), clock })
+        let rows =
+            Gather::new(Arc::clone(&session), statements.put_message.clone(), ROWS_MAX).into();
+        let pieces =
+            Gather::new(Arc::clone(&session), statements.put_piece.clone(), PIECES_MAX).into();
+        Ok(Self { session, statements, rows, pieces, written: Mutex::default(), clock })
     }
 
     fn now_ms(&self) -> u64 {
@@ -182,7 +191,11 @@ impl Mail {
         data: Vec<u8>,
     ) -> Result<(), StoreError> {
         let number = i32::try_from(number).map_err(odd)?;
-        self.run(&self.statements.put_piece, (signed(id.0), number, data)).await
+        let row = (signed(id.0), number, data);
+        if row.2.len() <= PIECE_BYTES_MAX {
+            return self.pieces.put(row).await;
+        }
+        self.run(&self.statements.put_piece, row).await
     }
 
     pub(crate) async fn deliver(&self, delivery: Delivery) -> Result<(), StoreError> {
@@ -196,11 +209,11 @@ impl Mail {
             let number = signed(mailbox.0);
             if let Some(RecipientKey { window, .. }) = &to.key {
                 let what = Written::Window(mailbox, window.id());
-                let values = (number, signed(window.id().0), window.encode());
+                let values = || (number, signed(window.id().0), window.encode());
                 self.once(what, &self.statements.put_window, values).await?;
             }
             let what = Written::Week(mailbox, week);
-            self.once(what, &self.statements.put_week, (number, week)).await?;
+            self.once(what, &self.statements.put_week, || (number, week)).await?;
             if is_shared {
                 self.run(&self.statements.put_holder, (name, number)).await?;
             }
@@ -211,25 +224,24 @@ impl Mail {
         // What shows it comes last: whoever finds it finds all of it.
         for (&mailbox, to) in &mailboxes {
             let wrap = to.key.as_ref().map(|key| key.wrap.row());
-            let wrap = wrap.as_ref().map(|row| row.as_slice());
-            let values = (signed(mailbox.0), week, name, signed(octets), wrap, is_shared);
-            self.run(&self.statements.put_message, values).await?;
+            let row = (signed(mailbox.0), week, name, signed(octets), wrap, is_shared);
+            self.rows.put(row).await?;
         }
         Ok(())
     }
 
     /// Runs a statement, unless this has been done.
-    async fn once(
+    async fn once<V: SerializeRow>(
         &self,
         what: Written,
         statement: &PreparedStatement,
-        values: impl SerializeRow,
+        values: impl FnOnce() -> V,
     ) -> Result<(), StoreError> {
         let known = || self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if known().contains(&what) {
             return Ok(());
         }
-        self.run(statement, values).await?;
+        self.run(statement, values()).await?;
         let mut known = known();
         if known.len() >= WRITTEN_MAX {
             known.clear();
