@@ -66,7 +66,7 @@ fn main() -> Result<(), Failed> {
     let drop_it = "DROP KEYSPACE IF EXISTS fsmtp_rate";
     Cassandra::connect(&terms)?.run(drop_it)?;
     perform(Task::Create, &terms, false)?;
-    let (bridge, keeper) = Bridge::start(&terms, "rate", now)?;
+    let (bridge, keeper) = Bridge::start(&terms, "rate", now, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(measure(&terms, &bridge, count));
     drop(keeper);

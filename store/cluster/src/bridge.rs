@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_queue::ArrayQueue;
 use fsmtp_rt::{IoError, IoKind, UnixTime};
-use fsmtp_store::mailbox::{Delivery, Message, Usage};
+use fsmtp_store::mailbox::{Delivery, Embedded, Message, Usage};
 use fsmtp_store::seal::WindowRecord;
 use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, QueueId, StoreError};
@@ -23,6 +23,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::cassandra::{ClusterError, Terms, connect, there};
 use crate::directory::Book;
+use crate::follow::follow;
 use crate::keyspace::KeyspaceError;
 use crate::mail::{Lease, Mail, RENEW_EVERY};
 use crate::schema;
@@ -37,11 +38,23 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// What is kept of what went wrong.
 const COMPLAINTS_MAX: usize = 100;
 
+/// How often a node that has begun without its cluster tries to reach it.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Job = Box<dyn FnOnce(Arc<Desk>) -> Work + Send>;
 
 /// The wall clock.
 pub type Clock = fn() -> UnixTime;
+
+/// A node's copy of the directory, which the thread keeps up to what all nodes share.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// Where it lies.
+    pub local: Embedded,
+    /// Whether the node may begin without the cluster, because it has been in it before.
+    pub is_patient: bool,
+}
 
 /// What the thread has.
 pub(crate) struct Desk {
@@ -79,7 +92,7 @@ impl Shared {
 }
 
 fn gone() -> StoreError {
-    StoreError::Io(IoError::new(IoKind::Closed, "ask", "the cluster: the way there has ended"))
+    StoreError::Io(IoError::new(IoKind::Closed, "ask", "the cluster: there is no way there"))
 }
 
 /// A handle to the way; cheap to clone, good on every thread.
@@ -161,8 +174,9 @@ impl Drop for Visit {
 }
 
 impl Bridge {
-    /// Starts the thread, connects, and looks whether the keyspace is one for this program. Blocks
-    /// until that is done. `node` is the name that leases show.
+    /// Starts the thread, connects, looks whether the keyspace is one for this program, and brings
+    /// `copy` up to what all nodes share. Blocks until that is done; a patient one goes on without
+    /// it when the cluster cannot be reached. `node` is the name that leases show.
     ///
     /// # Errors
     /// The reason, in a line.
@@ -170,6 +184,7 @@ impl Bridge {
         terms: &Terms,
         node: &str,
         clock: Clock,
+        copy: Option<Copy>,
     ) -> Result<(Self, BridgeKeeper), KeyspaceError> {
         let shared = Arc::new(Shared {
             jobs: ArrayQueue::new(WAITING_MAX),
@@ -185,7 +200,7 @@ impl Bridge {
         let thread = std::thread::Builder::new()
             .name("bridge".into())
             .spawn(move || {
-                run(&inner, &terms, clock, &ready);
+                run(&inner, &terms, clock, copy.as_ref(), &ready);
                 inner.stopped.store(true, Ordering::SeqCst);
                 while inner.jobs.pop().is_some() {}
             })
@@ -368,9 +383,10 @@ impl Bridge {
 }
 
 fn run(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     terms: &Terms,
     clock: Clock,
+    copy: Option<&Copy>,
     ready: &mpsc::Sender<Result<(), KeyspaceError>>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -382,17 +398,68 @@ fn run(
         }
     };
     runtime.block_on(async {
-        match open(terms, clock).await {
-            Ok(desk) => {
+        let bridge = Bridge { shared: Arc::clone(shared) };
+        let begun = match (begin(&bridge, terms, clock, copy).await, copy) {
+            (Err(KeyspaceError::Cluster(error)), Some(copy)) if copy.is_patient => {
+                bridge.complain(format!("this node has begun without its cluster: {error}"));
                 // Who has started it waits for this.
                 let _ = ready.send(Ok(()));
-                serve(shared, &Arc::new(desk)).await;
+                later(&bridge, terms, clock, copy).await
             }
-            Err(error) => {
+            (Err(error), _) => {
                 let _ = ready.send(Err(error));
+                return;
             }
+            (Ok(desk), _) => {
+                let _ = ready.send(Ok(()));
+                Some(desk)
+            }
+        };
+        if let Some(desk) = begun {
+            serve(shared, &desk).await;
         }
     });
+}
+
+/// Connects, and brings the copy of the directory up to what all nodes share.
+async fn begin(
+    bridge: &Bridge,
+    terms: &Terms,
+    clock: Clock,
+    copy: Option<&Copy>,
+) -> Result<Arc<Desk>, KeyspaceError> {
+    let desk = Arc::new(open(terms, clock).await?);
+    if let Some(copy) = copy {
+        let followed = follow(bridge, &copy.local, &desk).await;
+        followed.map_err(|error| match error {
+            StoreError::Io(error) => ClusterError::Unavailable(error.to_string()),
+            error => ClusterError::Refused(error.to_string()),
+        })?;
+    }
+    Ok(desk)
+}
+
+/// Tries again and again, until it is to stop. Whoever asks for something meanwhile hears at once
+/// that there is no way.
+async fn later(bridge: &Bridge, terms: &Terms, clock: Clock, copy: &Copy) -> Option<Arc<Desk>> {
+    let shared = &bridge.shared;
+    let mut again = tokio::time::Instant::now() + RETRY_EVERY;
+    loop {
+        while shared.jobs.pop().is_some() {}
+        if shared.stop.load(Ordering::SeqCst) {
+            return None;
+        }
+        let rung = tokio::time::timeout_at(again, shared.bell.notified()).await;
+        if rung.is_err() {
+            match begin(bridge, terms, clock, Some(copy)).await {
+                Ok(desk) => return Some(desk),
+                // What keeps it from working is said once more when it is another thing.
+                Err(KeyspaceError::Problem(problem)) => bridge.complain(problem.to_string()),
+                Err(KeyspaceError::Cluster(_)) => {}
+            }
+            again = tokio::time::Instant::now() + RETRY_EVERY;
+        }
+    }
 }
 
 async fn open(terms: &Terms, clock: Clock) -> Result<Desk, KeyspaceError> {

@@ -50,21 +50,18 @@ async fn compare(
     take_over(bridge, local, news).await
 }
 
-impl Bridge {
-    /// Brings the copy up to what all nodes share, and keeps it there.
-    ///
-    /// # Errors
-    /// When Cassandra does not answer, or the node has accounts and the cluster has none.
-    pub async fn follow(&self, local: &Embedded) -> Result<(), StoreError> {
-        let (bridge, local) = (self.clone(), local.clone());
-        self.hand(move |desk| async move {
-            compare(&bridge, &local, desk.clock, &mut *desk.book.lock().await).await?;
-            tokio::spawn(watch(bridge, local, desk));
-            Ok(())
-        })
-        .await
-    }
+/// Brings the copy up to what all nodes share, and keeps it there.
+pub(crate) async fn follow(
+    bridge: &Bridge,
+    local: &Embedded,
+    desk: &Arc<Desk>,
+) -> Result<(), StoreError> {
+    compare(bridge, local, desk.clock, &mut *desk.book.lock().await).await?;
+    tokio::spawn(watch(bridge.clone(), local.clone(), Arc::clone(desk)));
+    Ok(())
+}
 
+impl Bridge {
     /// Makes a change for all nodes, then in the copy.
     ///
     /// # Errors

@@ -34,13 +34,10 @@ impl NodeMailboxes {
         Self { local, bridge: None }
     }
 
-    /// Those of a node in a cluster, once its copy of the directory is what all nodes share.
-    ///
-    /// # Errors
-    /// As [`Bridge::follow`].
-    pub async fn in_cluster(local: Embedded, bridge: Bridge) -> Result<Self, StoreError> {
-        bridge.follow(&local).await?;
-        Ok(Self { local, bridge: Some(bridge) })
+    /// Those of a node in a cluster; the bridge keeps this index's copy of the directory.
+    #[must_use]
+    pub const fn in_cluster(local: Embedded, bridge: Bridge) -> Self {
+        Self { local, bridge: Some(bridge) }
     }
 
     /// What went wrong on the way to the cluster where nobody waited for an answer: sentences for a

@@ -49,7 +49,7 @@ impl Two {
         let cassandra = Cassandra::connect(&terms).unwrap();
         cassandra.run(&format!("DROP KEYSPACE IF EXISTS {}", terms.keyspace)).unwrap();
         perform(Task::Create, &terms, false).unwrap();
-        let started = ["one", "other"].map(|node| Bridge::start(&terms, node, now).unwrap());
+        let started = ["one", "other"].map(|node| Bridge::start(&terms, node, now, None).unwrap());
         let [(one, first), (other, second)] = started;
         Some(Self { terms, nodes: [one, other], _keepers: [first, second] })
     }
@@ -255,10 +255,10 @@ fn a_node_takes_one_number_and_no_two_have_the_same() {
 fn a_keyspace_of_another_version_is_refused() {
     let Some(two) = Two::make("version") else { return };
     two.run("INSERT INTO KS.facts (name, value) VALUES ('schema', '9')");
-    let refused = Bridge::start(&two.terms, "one", now).map(drop);
+    let refused = Bridge::start(&two.terms, "one", now, None).map(drop);
     assert_eq!(refused, Err(KeyspaceError::Problem(Problem::Newer(9))));
     two.run("INSERT INTO KS.facts (name, value) VALUES ('schema', '1')");
     two.run("DROP TABLE KS.late");
-    let refused = Bridge::start(&two.terms, "one", now).map(drop);
+    let refused = Bridge::start(&two.terms, "one", now, None).map(drop);
     assert_eq!(refused, Err(KeyspaceError::Problem(Problem::NoTable("late"))));
 }

@@ -124,6 +124,34 @@ fn an_account_that_is_made_on_one_node_is_one_on_all() {
 }
 
 #[test]
+fn a_node_starts_and_takes_mail_while_the_cluster_is_away() {
+    let Some(cluster) = Cluster::make("away") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = |config: &str| {
+        let (config, data) = (Some(config.to_owned()), Some(folder.path().join("data")));
+        Engine::with(Options { config, data, ..Options::default() })
+    };
+    // The same keyspace, where nobody listens.
+    let at = cluster.config.find("127.0.0.1").expect("a contact");
+    let (front, behind) = cluster.config.split_at(at);
+    let (_, behind) = behind.split_once('"').expect("its end");
+    let away = format!("{front}127.0.0.1:1\"{behind}");
+    let refused = start(&away).expect_err("it has never been in the cluster");
+    assert!(refused.contains("Cassandra at 127.0.0.1:1"), "{refused}");
+    drop(start(&cluster.config).expect("an engine"));
+    let alone = start(&away).expect("an engine");
+    let sent = BTreeSet::from([send(&alone, &[DEMO], &mail::message(4, 1, 1000))]);
+    let closed = Pop::login(alone.pop_address(), DEMO, DEMO_PASSWORD);
+    assert!(closed.is_err_and(|why| why.to_string().contains("SYS/TEMP")));
+    let words = ["adduser", "friend@example.test", "--password-stdin"];
+    let made = alone.beside(&words, "a password of a friend\n").expect("a command");
+    assert!(!made.status.success(), "{made:?}");
+    drop(alone);
+    let back = start(&cluster.config).expect("an engine");
+    until("what came in meanwhile", || (ids(&back, DEMO, DEMO_PASSWORD) == sent).then_some(()));
+}
+
+#[test]
 fn a_node_that_is_killed_loses_nothing_and_doubles_nothing() {
     let Some(cluster) = Cluster::make("killed") else { return };
     let (mut one, other) = (cluster.node(1), cluster.node(2));
