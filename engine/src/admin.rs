@@ -10,9 +10,11 @@ pub(crate) mod reports;
 
 use std::sync::Mutex;
 
+use fsmtp_cluster::bridge::BridgeKeeper;
+use fsmtp_cluster::node::NodeMailboxes;
 use fsmtp_store::StoreError;
 use fsmtp_store::directory::{Account, Alias, Change, Directory, Lock};
-use fsmtp_store::mailbox::{Embedded, Keeper, Registry, wait};
+use fsmtp_store::mailbox::{Keeper, Registry, wait};
 use fsmtp_store::seal::RsaBits;
 
 use crate::control::{
@@ -27,7 +29,7 @@ const DOMAINS_NAMED_MAX: usize = 5;
 /// Carries the account commands out.
 #[derive(Debug)]
 pub struct StoreAdmin {
-    mailboxes: Embedded,
+    mailboxes: NodeMailboxes,
     /// The domain of names without one, if it is served.
     domain: String,
     /// The length of RSA keys of new accounts; none: their mail lies in clear.
@@ -37,14 +39,14 @@ pub struct StoreAdmin {
     /// Who knows what waits to be reported.
     rows: reports::Rows,
     /// Ends the index's thread, then frees the folder; only when no engine does.
-    _own: Option<(Mutex<Keeper>, DirLock)>,
+    _own: Option<(Option<BridgeKeeper>, Mutex<Keeper>, DirLock)>,
 }
 
 impl StoreAdmin {
     /// Beside a running engine; `domain` is that of names without one, `sealing` the length of RSA
     /// keys of new accounts.
     #[must_use]
-    pub fn online(mailboxes: Embedded, domain: &str, sealing: Option<RsaBits>) -> Self {
+    pub fn online(mailboxes: NodeMailboxes, domain: &str, sealing: Option<RsaBits>) -> Self {
         let (domain, doors, rows) = (domain.to_owned(), Vec::new(), reports::Rows::Nobody);
         Self { mailboxes, domain, sealing, doors, rows, _own: None }
     }
@@ -56,8 +58,8 @@ impl StoreAdmin {
 
     /// For a command that opened the store itself.
     #[must_use]
-    pub fn offline(self, keeper: Keeper, lock: DirLock) -> Self {
-        Self { _own: Some((Mutex::new(keeper), lock)), ..self }
+    pub fn offline(self, keeper: Keeper, bridge: Option<BridgeKeeper>, lock: DirLock) -> Self {
+        Self { _own: Some((bridge, Mutex::new(keeper), lock)), ..self }
     }
 
     /// The address that `name` means: one without a domain is in the configured domain, as for
@@ -262,13 +264,14 @@ fn aliases(directory: &Directory, after: Option<String>) -> AdminReply {
 mod tests {
     use super::*;
     use crate::control::Password;
+    use fsmtp_store::mailbox::Embedded;
 
     /// Carries requests out on an empty store, whose configuration names `domain`.
     fn with_store(domain: &str, run: impl Fn(&dyn Fn(AdminRequest) -> Result<String, AdminError>)) {
         let temp = tempfile::tempdir().unwrap();
         let (mailboxes, keeper) =
             Embedded::open(temp.path(), fsmtp_store::mailbox::Options::new(1)).unwrap();
-        let admin = StoreAdmin::online(mailboxes, domain, None);
+        let admin = StoreAdmin::online(NodeMailboxes::alone(mailboxes), domain, None);
         run(&|request| {
             admin.execute(request).map(|reply| match reply {
                 AdminReply::Done { text } => text,

@@ -120,6 +120,9 @@ events! {
     NodeDenied "node-denied" Warn "SU was refused: a wrong key, a wrong clock, or a stranger.";
     AccountSealed "account-sealed" Info "An account has got keys: its mail is sealed from now on.";
     MaildropClosed "maildrop-closed" Info "A POP3 session has ended and its deletions are done.";
+    ClusterAway "cluster-away" Warn "The cluster takes no mail; it waits in the spool.";
+    ClusterBack "cluster-back" Info "The cluster takes mail again.";
+    ClusterTrouble "cluster-trouble" Warn "Something went wrong between this node and the cluster.";
     SegmentFreed "segment-freed" Info "A segment of the log was compacted or is used again.";
     MessageDamaged "message-damaged" Error "A stored message cannot be read as it was written.";
     IndexDamaged "index-damaged" Error "Part of the index is damaged, or an account's key.";

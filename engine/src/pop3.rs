@@ -366,6 +366,9 @@ impl<'s, R: Runtime, M: Mailboxes> Post<'s, R, M> {
     async fn piece(&mut self, id: QueueId) -> Result<Option<Vec<u8>>, StoreError> {
         let mut lookups = 0;
         loop {
+            if let Some((id, number)) = self.reader.wants() {
+                self.reader.give(self.shard.mailboxes.fetch(id, number).await?);
+            }
             match self.reader.next().await {
                 Err(StoreError::Moved) if lookups < LOOKUPS_MAX => {
                     lookups += 1;

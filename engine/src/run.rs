@@ -14,13 +14,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::SystemTime;
 
+use fsmtp_cluster::bridge::BridgeKeeper;
+use fsmtp_cluster::node::NodeMailboxes;
 use fsmtp_rt::glommio::{GlommioRuntime, ShardOptions, processors, start_shard};
 use fsmtp_rt::helpers::Helpers;
 use fsmtp_rt::{Class, PAGE_BYTES, Runtime, UnixTime};
 use fsmtp_store::directory::{Change, Directory, Lock};
-use fsmtp_store::mailbox::{Embedded, Keeper, Options, Registry, wait};
+use fsmtp_store::mailbox::{Embedded, Keeper, Options, Registry, Uplink as _, wait};
 use fsmtp_store::spool::{SpoolConfig, made_with_segment_bytes};
-use fsmtp_store::{ShardId, StoreError};
+use fsmtp_store::{NodeNumber, ShardId, StoreError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -28,6 +30,7 @@ use crate::accept::accept;
 use crate::admin::StoreAdmin;
 use crate::admin::queue::{Answer, Ask, Door, answer};
 use crate::admin::reports::Rows;
+use crate::cluster::{self, Membership};
 use crate::config::Config;
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
@@ -47,6 +50,7 @@ use crate::start::{Parts, adopt, drain, shards_on_disk, start};
 use crate::strangers::Strangers;
 use crate::supervise::{Happening, Life, Order, Running, say_damage, supervise};
 use crate::tls::Roots;
+use crate::upload;
 use crate::windows::by_public_key;
 
 /// How long running transactions may take to finish after SIGTERM.
@@ -66,8 +70,11 @@ const INDEX_FOLDER: &str = "index";
 
 /// What the store of a data folder consists of.
 struct Store {
-    mailboxes: Embedded,
+    mailboxes: NodeMailboxes,
+    number: Option<NodeNumber>,
     keeper: Keeper,
+    /// The way to the cluster.
+    bridge: Option<BridgeKeeper>,
     /// Shards that have segments, whether or not they have a core.
     found: Vec<ShardId>,
 }
@@ -82,9 +89,10 @@ fn open_store(config: &Config) -> Result<Store, String> {
     let mut options = Options::new(config.cores);
     // Counts when the folder is made; an old one keeps what it was made with.
     options.segment_bytes = config.store.segment_bytes;
-    let (mailboxes, keeper) =
+    let (local, keeper) =
         Embedded::open(&index, options).map_err(|e| format!("{}: {e}", index.display()))?;
-    Ok(Store { mailboxes, keeper, found })
+    let Membership { mailboxes, number, bridge } = cluster::join(config, local)?;
+    Ok(Store { mailboxes, number, keeper, bridge, found })
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, String> {
@@ -128,7 +136,7 @@ pub fn open(config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
     let store = open_store(config)?;
     let admin = StoreAdmin::online(store.mailboxes, &config.domain, config.store.sealing);
     let admin = admin.with_reports(Rows::Folder(config.data.clone()));
-    Ok(Box::new(admin.offline(store.keeper, lock)))
+    Ok(Box::new(admin.offline(store.keeper, store.bridge, lock)))
 }
 
 /// Runs until SIGTERM.
@@ -151,7 +159,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
         .map_err(|e| format!("cannot start the log: {e}"))?;
     let log = sink.log(None);
     // Known before only where there were log files.
-    if let Some(why) = segment_bytes_kept(config, store.mailboxes.segment_bytes()) {
+    if let Some(why) = segment_bytes_kept(config, store.mailboxes.local().segment_bytes()) {
         log.event(now(), Event::SettingIgnored, &[("why", &why)]);
     }
     let admin = StoreAdmin::online(store.mailboxes.clone(), &config.domain, config.store.sealing);
@@ -171,6 +179,7 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     let joined: Result<Vec<()>, _> = shards.into_iter().map(|shard| shard.handle.join()).collect();
     // What the shards have counted is written now.
     drop(counted);
+    drop(store.bridge);
     let closed = store.keeper.close();
     say_damage(&store.mailboxes, &log);
     log.event(now(), Event::EngineStopped, &[]);
@@ -205,7 +214,7 @@ impl Shared {
     fn new(config: &Config, store: &Store) -> Self {
         let recipients_per_hour = config.recipients_per_hour;
         let limits = signin::Limits { recipients_per_hour, ..signin::Limits::default() };
-        let secret = store.mailboxes.secret();
+        let secret = store.mailboxes.local().secret();
         Self {
             gate: Gate::new(secret, limits),
             strangers: Strangers::new(config.strangers, secret),
@@ -292,11 +301,12 @@ fn start_shards(
         let newest_keys = signing.clone();
         let (door, reports) = ways.of(n);
         let newest = directory.clone();
-        store.mailboxes.subscribe(move |directory| newest.put(directory));
+        store.mailboxes.local().subscribe(move |directory| newest.put(directory));
         let (config, events) = (config.clone(), events.clone());
         let (hashes, keys, roots) = (hashes.clone(), keys.clone(), roots.clone());
         let (entrances, shared) = (entrances.to_vec(), shared.clone());
         let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
+        let number = store.number;
         // Logs without a core are read by the shards in turn.
         let cores = config.cores;
         let orphans = store.found.iter().copied();
@@ -308,6 +318,7 @@ fn start_shards(
                 entrances,
                 shared,
                 mailboxes,
+                number,
                 sink,
                 hashes,
                 keys,
@@ -367,7 +378,8 @@ struct Body {
     config: Config,
     entrances: Vec<Entrance>,
     shared: Shared,
-    mailboxes: Embedded,
+    mailboxes: NodeMailboxes,
+    number: Option<NodeNumber>,
     sink: Sink,
     hashes: Helpers,
     keys: Helpers,
@@ -395,11 +407,11 @@ impl Body {
     ) -> Result<(), String> {
         let directory = self.directory.take().await;
         let parts = self.parts(&rt, directory);
-        let applied = self.mailboxes.mark(self.id);
+        let applied = self.mailboxes.local().mark(self.id);
         let failed = |e: StoreError| format!("shard {}: {e}", self.id.0);
         let shard = start(parts, self.spool(self.id), applied).await.map_err(failed)?;
         for &orphan in &self.orphans {
-            let applied = self.mailboxes.mark(orphan);
+            let applied = self.mailboxes.local().mark(orphan);
             adopt(&shard, self.spool(orphan), applied).await.map_err(failed)?;
         }
         let (newest, inner) = (self.directory.clone(), Rc::clone(&shard));
@@ -437,7 +449,10 @@ impl Body {
             }
         });
         let queues = core::iter::once(self.id).chain(self.orphans.iter().copied());
-        relay::restore(&shard, queues).await.map_err(failed)?;
+        relay::restore(&shard, queues.clone()).await.map_err(failed)?;
+        if shard.mailboxes.is_clustered() {
+            upload::start(&shard, queues.collect());
+        }
         let _ = events.send(Happening::Recovered);
         if let Order::Listen = orders.take().await {
             self.listen(&rt, &shard)?;
@@ -453,7 +468,7 @@ impl Body {
     }
 
     /// Lets sessions count for reports; the first shard sends them.
-    fn send_reports(&self, shard: &Rc<Shard<GlommioRuntime, Embedded>>) {
+    fn send_reports(&self, shard: &Rc<Shard<GlommioRuntime, NodeMailboxes>>) {
         let (Some(way), Some(settings)) = (&self.reports, &self.config.reports) else { return };
         let ReportWay { collector, door } = way.clone();
         shard.reports.replace(Some(collector.clone()));
@@ -476,7 +491,7 @@ impl Body {
     fn listen(
         &self,
         rt: &GlommioRuntime,
-        shard: &Rc<Shard<GlommioRuntime, Embedded>>,
+        shard: &Rc<Shard<GlommioRuntime, NodeMailboxes>>,
     ) -> Result<(), String> {
         for entrance in &self.entrances {
             let socket = rt.listen(entrance.listener.address).map_err(|e| {
@@ -492,7 +507,8 @@ impl Body {
 
     fn spool(&self, shard: ShardId) -> SpoolConfig {
         let mut spool = SpoolConfig::new(shard);
-        spool.segment_bytes = self.mailboxes.segment_bytes();
+        spool.segment_bytes = self.mailboxes.local().segment_bytes();
+        spool.node = self.number;
         spool.reserve_bytes = self.config.store.reserve_bytes;
         spool
     }
@@ -501,7 +517,7 @@ impl Body {
         &self,
         rt: &GlommioRuntime,
         directory: Arc<Directory>,
-    ) -> Parts<GlommioRuntime, Embedded> {
+    ) -> Parts<GlommioRuntime, NodeMailboxes> {
         let config = &self.config;
         Parts {
             rt: rt.clone(),
@@ -513,7 +529,7 @@ impl Body {
             begin: Rc::new(by_public_key),
             sending: config.sending.clone(),
             census: Arc::clone(&self.shared.census),
-            secret: (*self.mailboxes.secret()).into(),
+            secret: (*self.mailboxes.local().secret()).into(),
             sealing: config.store.sealing,
             gate: Arc::clone(&self.shared.gate),
             strangers: Arc::clone(&self.shared.strangers),
@@ -551,7 +567,7 @@ fn helpers(threads: Helpers) -> Offload {
 }
 
 /// `--dev`: the domain and the account that the manual names.
-fn prepare_dev(config: &Config, mailboxes: &Embedded) -> Result<(), String> {
+fn prepare_dev(config: &Config, mailboxes: &NodeMailboxes) -> Result<(), String> {
     let Some(dev) = config.dev else { return Ok(()) };
     let directory = mailboxes.directory();
     let failed = |e: StoreError| format!("cannot prepare --dev: {e}");

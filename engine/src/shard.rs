@@ -31,6 +31,7 @@ use crate::resolver::Resolver;
 use crate::signin::Gate;
 use crate::strangers::Strangers;
 use crate::tls::Connector;
+use crate::upload::Uploads;
 use crate::verify;
 use crate::windows::Windows;
 
@@ -141,6 +142,8 @@ pub struct Shard<R: Runtime, M: Mailboxes> {
     pub reports: RefCell<Option<Collector>>,
     /// Mail that is to travel on.
     pub outbound: Outbound,
+    /// Mail that is to be put into the cluster.
+    pub(crate) uploads: Rc<Uploads>,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
     /// What holds for mail that users send.

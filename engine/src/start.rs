@@ -11,7 +11,7 @@ use fsmtp_rt::{Class, Runtime};
 use fsmtp_store::directory::Directory;
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::seal::RsaBits;
-use fsmtp_store::spool::{SegmentFiles, Spool, SpoolConfig};
+use fsmtp_store::spool::{SegmentFiles, Sink, Spool, SpoolConfig};
 use fsmtp_store::{Lsn, ShardId, StoreError};
 use zeroize::Zeroizing;
 
@@ -23,6 +23,7 @@ use crate::relay::{self, Census, Outbound};
 use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
 use crate::signin::Gate;
 use crate::strangers::Strangers;
+use crate::upload::{Tap, Uploads};
 use crate::verify;
 use crate::windows::{Begin, Windows};
 
@@ -97,7 +98,8 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
     applied: Lsn,
 ) -> Result<Rc<Shard<R, M>>, StoreError> {
     let id = config.shard;
-    let spool = open(&parts, config, applied).await?;
+    let uploads = Rc::default();
+    let spool = open(&parts, config, applied, &uploads).await?;
     let shard = Rc::new(Shard {
         rt: parts.rt,
         id,
@@ -117,6 +119,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         connector: RefCell::default(),
         reports: RefCell::default(),
         outbound: Outbound::new(parts.sending, &parts.node, &parts.secret, (id, parts.census)),
+        uploads,
         sealing: parts.sealing,
         submission: parts.submission,
         results: parts.verify.as_ref().map_or(&*parts.node, |verify| &verify.name).into(),
@@ -157,9 +160,10 @@ async fn open<R: Runtime, M: Mailboxes + 'static>(
     parts: &Parts<R, M>,
     config: SpoolConfig,
     applied: Lsn,
+    uploads: &Rc<Uploads>,
 ) -> Result<Spool<R>, StoreError> {
     let (rt, disk) = (parts.rt.clone(), parts.disk.clone());
-    let sink = Rc::new(parts.mailboxes.clone());
+    let sink = sink(&parts.mailboxes, uploads);
     let (spool, recovery) = Spool::open(rt, disk, config, applied, sink).await?;
     parts.log.event(
         parts.rt.unix(),
@@ -168,6 +172,16 @@ async fn open<R: Runtime, M: Mailboxes + 'static>(
     );
     parts.log.flush(parts.rt.unix());
     Ok(spool)
+}
+
+/// Who is told of messages that are durable.
+fn sink<M: Mailboxes>(mailboxes: &M, uploads: &Rc<Uploads>) -> Rc<dyn Sink> {
+    let mailboxes = mailboxes.clone();
+    if mailboxes.is_clustered() {
+        Rc::new(Tap { mailboxes, uploads: Rc::clone(uploads) })
+    } else {
+        Rc::new(mailboxes)
+    }
 }
 
 /// The log of a shard that this configuration has no core for: its messages go to the index, and
@@ -181,7 +195,7 @@ pub async fn adopt<R: Runtime, M: Mailboxes + 'static>(
     applied: Lsn,
 ) -> Result<(), StoreError> {
     let (rt, disk) = (shard.rt.clone(), shard.disk.clone());
-    let sink = Rc::new(shard.mailboxes.clone());
+    let sink = sink(&shard.mailboxes, &shard.uploads);
     let (spool, _) = Spool::open(rt, disk, config, applied, sink).await?;
     let inner = Rc::clone(shard);
     shard.rt.spawn(Class::Background, async move {

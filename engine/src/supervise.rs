@@ -9,8 +9,8 @@ use core::time::Duration;
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 
+use fsmtp_cluster::node::NodeMailboxes;
 use fsmtp_rt::glommio::ShardHandle;
-use fsmtp_store::mailbox::Embedded;
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
@@ -63,7 +63,7 @@ pub(crate) fn supervise(
     signals: Signals,
     events: Sender<Happening>,
     inbox: &Receiver<Happening>,
-    mailboxes: &Embedded,
+    mailboxes: &NodeMailboxes,
 ) -> Result<(), String> {
     if let Err(why) = watch_signals(signals, events) {
         life.fail(Event::ShardFailed, why);
@@ -78,7 +78,7 @@ pub(crate) fn supervise(
             Err(RecvTimeoutError::Disconnected) => return Err("the shards are gone".to_owned()),
             Err(RecvTimeoutError::Timeout) => {
                 // Mail would be taken that nobody can fetch: better to stop and say why.
-                if let (Some(why), Ok(())) = (mailboxes.failure(), &life.outcome) {
+                if let (Some(why), Ok(())) = (mailboxes.local().failure(), &life.outcome) {
                     life.fail(Event::StorageFailed, format!("the mailbox index: {why}"));
                 }
             }
@@ -202,11 +202,16 @@ impl<'a> Life<'a> {
     }
 }
 
-/// Names the damaged rows that the index has come across, each once.
-pub(crate) fn say_damage(mailboxes: &Embedded, log: &crate::log::Log) {
-    for damage in mailboxes.take_damage() {
-        let rows = mailboxes.counters().damaged_count;
+/// Names the damaged rows that the index has come across, each once, and what went wrong on the way
+/// to the cluster.
+pub(crate) fn say_damage(mailboxes: &NodeMailboxes, log: &crate::log::Log) {
+    let local = mailboxes.local();
+    for damage in local.take_damage() {
+        let rows = local.counters().damaged_count;
         log.event(now(), Event::IndexDamaged, &[("why", &damage), ("rows", &rows)]);
+    }
+    for why in mailboxes.take_complaints() {
+        log.event(now(), Event::ClusterTrouble, &[("why", &why)]);
     }
 }
 

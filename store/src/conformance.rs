@@ -5,6 +5,7 @@
 //! them after a crash. Blocks its thread; never for production.
 
 mod outgoing;
+mod replica;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -168,6 +169,7 @@ pub fn run<F: Factory>(factory: &mut F) {
     keys_stay_with_the_mail_that_needs_them(factory);
     large_mailboxes_are_listed_whole(factory);
     outgoing::run(factory);
+    replica::run(factory);
 }
 
 fn deliveries_are_seen_at_once_and_in_order<F: Factory>(factory: &mut F) {

@@ -15,6 +15,7 @@
 mod address;
 mod change;
 mod lock;
+mod replica;
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -25,8 +26,7 @@ use fsmtp_rt::UnixTime;
 use crate::{MailboxId, StoreError};
 use address::Folded;
 pub use address::{DOMAIN_BYTES_MAX, LOCAL_BYTES_MAX};
-pub(crate) use change::Edit;
-pub use change::{ALIAS_TARGETS_MAX, Change, Limits, Registry};
+pub use change::{ALIAS_TARGETS_MAX, Change, Edit, Limits, Registry};
 pub use lock::{LegacyHash, Lock, NewLock, Opened, Sealed};
 
 /// How many aliases deep an alias may lead. Arbitrary; people use two.

@@ -27,16 +27,24 @@ pub struct MailboxId(pub u64);
 impl MailboxId {
     /// Nobody's mailbox: mail that is to travel on. No account gets this number.
     pub const QUEUE: Self = Self(u64::MAX);
+    /// Nobody's mailbox: mail for mailboxes of the cluster that is not there yet.
+    pub const UPLOAD: Self = Self(u64::MAX - 1);
 
     const ACCOUNT_BITS: u32 = 48;
 
     /// The first mailbox of its account.
     #[must_use]
     pub const fn account(self) -> Self {
-        if self.0 == Self::QUEUE.0 {
+        if self.is_nobodys() {
             return self;
         }
         Self(self.0 & ((1 << Self::ACCOUNT_BITS) - 1))
+    }
+
+    /// Whether it is a number that no account has.
+    #[must_use]
+    pub const fn is_nobodys(self) -> bool {
+        self.0 >= Self::UPLOAD.0
     }
 
     /// Where copies are kept of what the owner of the account has sent.
@@ -73,10 +81,33 @@ pub struct Uid(pub u32);
 ///
 /// 42 bits of milliseconds since 1970 (good until 2109), 10 bits of shard, 12 bits of sequence.
 /// Each shard gives them out in strictly rising order and never one twice: when the clock steps
-/// back or a millisecond is used up, it counts on from the last one.
+/// back or a millisecond is used up, it counts on from the last one. In a cluster the last 7 bits
+/// of the sequence number the node, so that no two nodes give out the same one.
 /// Shown as 13 characters of Crockford's base 32, in lower case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct QueueId(pub u64);
+
+/// The number of a node in its cluster, from 0; at most [`NodeNumber::MAX`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NodeNumber(u8);
+
+impl NodeNumber {
+    const BITS: u32 = 7;
+    /// The largest number of a node; bounded by the bits that it has in a [`QueueId`].
+    pub const MAX: u8 = (1 << Self::BITS) - 1;
+
+    /// None when it is too large.
+    #[must_use]
+    pub const fn new(number: u8) -> Option<Self> {
+        if number > Self::MAX { None } else { Some(Self(number)) }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
@@ -103,6 +134,22 @@ impl QueueId {
             Self(self.0 + 1)
         } else {
             Self::first((self.0 >> 22) + 1, self.shard())
+        }
+    }
+
+    /// The id after `self` on the same shard of a node in a cluster when the clock shows `ms`; 32
+    /// for each millisecond.
+    #[must_use]
+    pub const fn next_on(self, node: NodeNumber, ms: u64) -> Self {
+        let last = node.0 as u64;
+        let fresh = Self::first(ms, self.shard()).0 | last;
+        let place = ((self.0 & 0xfff) >> NodeNumber::BITS) + 1;
+        if fresh > self.0 {
+            Self(fresh)
+        } else if place << NodeNumber::BITS <= 0xfff {
+            Self((self.0 & !0xfff) | (place << NodeNumber::BITS) | last)
+        } else {
+            Self(Self::first((self.0 >> 22) + 1, self.shard()).0 | last)
         }
     }
 
@@ -160,6 +207,7 @@ impl FromStr for QueueId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn mailboxes_of_an_account_lead_back_to_it() {
@@ -171,7 +219,10 @@ mod tests {
             assert!(inbox != sent && inbox != junk && sent != junk);
         }
         assert!(!MailboxId::QUEUE.is_sent());
-        assert_eq!(MailboxId::QUEUE.account(), MailboxId::QUEUE);
+        for nobodys in [MailboxId::QUEUE, MailboxId::UPLOAD] {
+            assert!(nobodys.is_nobodys() && !MailboxId(1).junk().is_nobodys());
+            assert_eq!(nobodys.account(), nobodys);
+        }
     }
 
     #[test]
@@ -181,6 +232,24 @@ mod tests {
             let next = id.next(if step % 3 == 0 { 999 } else { 1_000 + step / 9000 });
             assert!(next > id && next.shard() == ShardId(7));
             id = next;
+        }
+    }
+
+    #[test]
+    fn nodes_give_out_ids_of_their_own() {
+        let of = |number| NodeNumber::new(number).unwrap();
+        assert_eq!(NodeNumber::new(NodeNumber::MAX + 1), None);
+        let mut seen = BTreeSet::new();
+        for node in [of(0), of(5), of(NodeNumber::MAX)] {
+            // From a name that another node could have given out.
+            let mut id = QueueId(QueueId::first(1_000, ShardId(1023)).0 | 77);
+            for step in 0..2_000u64 {
+                let next = id.next_on(node, if step % 3 == 0 { 999 } else { 1_000 + step / 90 });
+                assert!(next > id && next.shard() == ShardId(1023));
+                assert_eq!(next.0 & 0x7f, u64::from(node.get()));
+                assert!(seen.insert(next));
+                id = next;
+            }
         }
     }
 

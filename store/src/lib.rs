@@ -30,4 +30,4 @@ mod testing;
 
 pub use envelope::Envelope;
 pub use error::StoreError;
-pub use id::{Lsn, MailboxId, QueueId, ShardId, Uid};
+pub use id::{Lsn, MailboxId, NodeNumber, QueueId, ShardId, Uid};

@@ -28,5 +28,7 @@ for _ in $(seq 240); do
     fi
     sleep 0.5
 done
-FSMTP_CASSANDRA=127.0.0.1:$port cargo test --locked --package fsmtp-cluster \
-    --test cassandra --test mail "$@"
+export FSMTP_CASSANDRA=127.0.0.1:$port
+cargo test --locked --package fsmtp-cluster --test cassandra --test directory --test mail "$@"
+# Two engines over it.
+cargo test --locked --package wire-tests --test cluster "$@"

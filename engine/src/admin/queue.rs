@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use fsmtp_cluster::node::NodeMailboxes;
 use fsmtp_rt::UnixTime;
-use fsmtp_store::mailbox::{Embedded, Mailboxes as _, Outgoing as _, wait};
+use fsmtp_store::mailbox::{Mailboxes as _, Outgoing as _, wait};
 use fsmtp_store::queue::{Listed, Queue, Terms};
 use fsmtp_store::{QueueId, ShardId, StoreError};
 
@@ -255,7 +256,7 @@ fn counted(count: usize) -> impl Display {
 }
 
 /// The queue as the index has it, while no engine runs, and what of it has no state.
-fn stored(mailboxes: &Embedded) -> Result<(Queue, BTreeSet<QueueId>), StoreError> {
+fn stored(mailboxes: &NodeMailboxes) -> Result<(Queue, BTreeSet<QueueId>), StoreError> {
     let mut queue = Queue::new(Terms::default());
     let mut untried = BTreeSet::new();
     wait(mailboxes.persist())?;

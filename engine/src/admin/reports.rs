@@ -76,13 +76,15 @@ fn entry(waiting: Waiting) -> ReportEntry {
 mod tests {
     use super::*;
     use crate::control::{Admin as _, AdminRequest};
+    use fsmtp_cluster::node::NodeMailboxes;
     use fsmtp_store::mailbox::{Embedded, Options};
 
     #[test]
     fn who_cannot_send_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let (mailboxes, keeper) = Embedded::open(folder.path(), Options::new(1)).unwrap();
-        let admin = || StoreAdmin::online(mailboxes.clone(), "us.example", None);
+        let admin =
+            || StoreAdmin::online(NodeMailboxes::alone(mailboxes.clone()), "us.example", None);
         let ask = |admin: &StoreAdmin, send| admin.execute(AdminRequest::DmarcReports { send });
         let error = ask(&admin(), false).unwrap_err();
         assert!(error.message.contains("dmarc.reports is false"), "{error}");

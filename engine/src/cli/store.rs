@@ -4,12 +4,12 @@
 //! Failure: one line that says which of the servers, the password, the keyspace or the table it is.
 
 use clap::{Args, Subcommand};
-use fsmtp_cluster::cassandra::Terms;
 use fsmtp_cluster::keyspace::{Done, Task, perform};
 use serde_json::json;
 
 use super::{Terminal, say};
-use crate::config::{ClusterSettings, Config};
+use crate::cluster;
+use crate::config::Config;
 
 /// `store`
 #[derive(Debug, Subcommand)]
@@ -43,7 +43,8 @@ pub(super) fn execute(
         Store::Upgrade(plan) => (Task::Upgrade, plan.dry_run),
         Store::Check => (Task::Check, true),
     };
-    let done = perform(task, &terms(settings)?, dry_run).map_err(|error| error.to_string())?;
+    let done =
+        perform(task, &cluster::terms(settings)?, dry_run).map_err(|error| error.to_string())?;
     let text = match (json, task) {
         (true, _) => shown_as_json(&settings.keyspace, &done, dry_run),
         (false, Task::Check) => checked(&settings.keyspace, &done),
@@ -55,26 +56,6 @@ pub(super) fn execute(
         1 => Err("the keyspace is of no use to a node".to_owned()),
         count => Err(format!("the keyspace is of no use to a node: {count} problems")),
     }
-}
-
-/// With the password.
-fn terms(settings: &ClusterSettings) -> Result<Terms, String> {
-    let login = match &settings.login {
-        None => None,
-        Some(login) => {
-            let read = login.read().map_err(|error| format!("cluster.password_file: {error}"))?;
-            let password = String::from_utf8_lossy(read.password().unwrap_or_default());
-            Some((login.user.to_string(), password.into_owned()))
-        }
-    };
-    Ok(Terms {
-        contacts: settings.contacts.clone(),
-        keyspace: settings.keyspace.clone(),
-        replication: settings.replication.clone(),
-        centre: settings.centre.clone(),
-        login,
-        timeout: settings.timeout,
-    })
 }
 
 fn shown_as_json(keyspace: &str, done: &Done, dry_run: bool) -> String {

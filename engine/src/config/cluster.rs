@@ -19,8 +19,8 @@ const COPIES_MAX: u8 = 9;
 /// The longest name of a keyspace: Cassandra's limit.
 const KEYSPACE_BYTES_MAX: usize = 48;
 
-/// A Cassandra or ScyllaDB, for many nodes. Nodes do not keep their mail there yet: this is for
-/// `fsmtp-engine store`, which makes and checks the keyspace.
+/// A Cassandra or ScyllaDB, which holds the mailboxes and the directory of many nodes;
+/// `fsmtp-engine store create` makes the keyspace. See docs/cassandra.md.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct Cluster {

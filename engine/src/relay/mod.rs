@@ -468,7 +468,8 @@ async fn settle<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
 /// A batch in which something cannot be kept: the others are.
 async fn one_by_one<R: Runtime, M: Mailboxes>(shard: &Rc<Shard<R, M>>, batch: Vec<Settlement>) {
     for settlement in batch {
-        let (Settlement::Deferred(id, _) | Settlement::Done(id)) = settlement;
+        let (Settlement::Deferred(id, _) | Settlement::Done(id) | Settlement::Uploaded(id)) =
+            settlement;
         match shard.mailboxes.settle(vec![settlement]).await {
             Ok(()) => {}
             // A restart tries it as if nobody had.

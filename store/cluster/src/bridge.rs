@@ -15,20 +15,22 @@ mod keeping;
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_queue::ArrayQueue;
 use fsmtp_rt::{IoError, IoKind, UnixTime};
-use fsmtp_store::mailbox::{Message, Usage};
+use fsmtp_store::directory::{Change, Directory};
+use fsmtp_store::mailbox::{Delivery, Embedded, Message, Usage};
 use fsmtp_store::seal::WindowRecord;
-use fsmtp_store::spool::{Recipient, RecipientKey};
+use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, QueueId, StoreError};
 use futures_channel::oneshot;
 use tokio::sync::Notify;
 
 use crate::cassandra::Terms;
 use crate::keyspace::KeyspaceError;
+pub(crate) use keeping::Desk;
 
 /// Requests that wait.
 const WAITING_MAX: usize = 4096;
@@ -39,22 +41,12 @@ const CARRIED_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// The largest chunk of a body.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
-/// What time it is.
-pub(crate) type Clock = Box<dyn Fn() -> UnixTime + Send + Sync>;
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+/// What is kept of what went wrong.
+const COMPLAINTS_MAX: usize = 100;
 
-/// A message for some mailboxes, all of them in one.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Delivery {
-    /// Its name, which no other message has.
-    pub id: QueueId,
-    /// Its length in bytes, for those who ask how long it is.
-    pub octets: u64,
-    /// Its first chunk, number 0; at most [`CHUNK_BYTES_MAX`].
-    pub data: Vec<u8>,
-    /// Who gets it.
-    pub recipients: Vec<Recipient>,
-}
+/// What time it is.
+pub(crate) type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What a shard asks of the thread.
 pub(crate) enum Request {
@@ -67,15 +59,26 @@ pub(crate) enum Request {
     Rewrap { windows: Vec<WindowRecord>, reply: Reply<()> },
     Usage { mailbox: MailboxId, reply: Reply<Usage> },
     Purge { mailbox: MailboxId, reply: Reply<()> },
+    Change { local: Embedded, change: Box<Change>, reply: Reply<Arc<Directory>> },
+}
+
+/// A node's copy of the directory, which the thread keeps up to what all nodes share.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// Where it lies.
+    pub local: Embedded,
+    /// Whether the node may begin without the cluster, because it has been in it before.
+    pub is_patient: bool,
 }
 
 /// Between the thread and everybody else.
-struct Shared {
+pub(crate) struct Shared {
     requests: ArrayQueue<Request>,
     bell: Notify,
     carried_bytes: AtomicUsize,
     stop: AtomicBool,
     stopped: AtomicBool,
+    complaints: Mutex<Vec<String>>,
 }
 
 impl Shared {
@@ -86,7 +89,16 @@ impl Shared {
             carried_bytes: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            complaints: Mutex::default(),
         })
+    }
+
+    /// Notes what an operator should know of, where nobody waits for an answer.
+    pub(crate) fn complain(&self, what: String) {
+        let mut all = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < COMPLAINTS_MAX {
+            all.push(what);
+        }
     }
 
     /// Drops what is in the queue: who has asked is told that nobody answers.
@@ -120,8 +132,9 @@ impl fmt::Debug for Bridge {
 }
 
 impl Bridge {
-    /// Connects and looks whether the keyspace is this program's; starts the thread. Blocks until
-    /// it is ready. `node` names this process in leases, for people who look at them; `clock` is
+    /// Connects, looks whether the keyspace is this program's, and brings `copy` up to what all nodes
+    /// share; starts the thread. Blocks until it is ready; a patient one goes on without the cluster
+    /// when that cannot be reached, and tries again every 5 s. `node` names this process in leases, for people who look at them; `clock` is
     /// asked by the thread, and must be quick.
     ///
     /// # Errors
@@ -130,9 +143,10 @@ impl Bridge {
         terms: &Terms,
         node: &str,
         clock: impl Fn() -> UnixTime + Send + Sync + 'static,
+        copy: Option<Copy>,
     ) -> Result<(Self, BridgeKeeper), KeyspaceError> {
         let shared = Shared::new(WAITING_MAX);
-        let thread = keeping::start(&shared, terms, node, Box::new(clock))?;
+        let thread = keeping::start(&shared, terms, node, Arc::new(clock), copy)?;
         let handle = Self { shared };
         Ok((handle.clone(), BridgeKeeper { handle, thread: Some(thread) }))
     }
@@ -162,7 +176,7 @@ impl Bridge {
     /// [`StoreError::Invalid`] for a chunk that is too long, too many recipients, or one of
     /// [`MailboxId::QUEUE`], which is not kept there; those of the bridge.
     pub async fn deliver(&self, delivery: Delivery) -> Result<(), StoreError> {
-        let charge = self.charge(&delivery.data)?;
+        let charge = self.charge(&delivery.first)?;
         let delivery = Box::new(delivery);
         self.ask(|reply| Request::Deliver { delivery, charge, reply }).await
     }
@@ -240,6 +254,27 @@ impl Bridge {
         self.ask(|reply| Request::Purge { mailbox, reply }).await
     }
 
+    /// Makes a change of the directory for all nodes, then in the node's copy.
+    ///
+    /// # Errors
+    /// As [`Registry::change`](fsmtp_store::mailbox::Registry::change); [`StoreError::Busy`] when
+    /// other nodes were quicker; those of the bridge.
+    pub async fn change(
+        &self,
+        local: &Embedded,
+        change: Change,
+    ) -> Result<Arc<Directory>, StoreError> {
+        let (local, change) = (local.clone(), Box::new(change));
+        self.ask(|reply| Request::Change { local, change, reply }).await
+    }
+
+    /// What went wrong where nobody waited for an answer: sentences for a log, 100 at most.
+    #[must_use]
+    pub fn take_complaints(&self) -> Vec<String> {
+        let mut all = self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        core::mem::take(&mut all)
+    }
+
     async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, StoreError> {
         let shared = &self.shared;
         let (reply, answer) = oneshot::channel();
@@ -251,7 +286,7 @@ impl Bridge {
             // The thread may have drained the queue before the push.
             shared.drain();
         }
-        let gone = || IoError::new(IoKind::Closed, "ask", "Cassandra: the bridge has ended");
+        let gone = || IoError::new(IoKind::Closed, "ask", "Cassandra: there is no way there");
         answer.await.unwrap_or_else(|oneshot::Canceled| Err(gone().into()))
     }
 

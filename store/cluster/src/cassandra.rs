@@ -1,10 +1,8 @@
 //! Cassandra (or ScyllaDB, which speaks the same protocol): one session, and what goes wrong.
 //!
-//! `scylla` and `tokio` are named here, in `bridge` and in `mail` only. A [`Cassandra`] brings the
-//! thread's own runtime along and blocks: it is for commands and for the start of the bridge, never
-//! for a shard. Limits: [`Terms::timeout`] for each
-//! statement. Failure: [`ClusterError`], one line that says whether it is the servers, the password
-//! or the statement.
+//! A [`Cassandra`] brings the thread's own runtime along and blocks: it is for commands, never for
+//! a shard. Limits: [`Terms::timeout`] for each statement. Failure: [`ClusterError`], one line that
+//! says whether it is the servers, the password or the statement.
 
 use core::fmt;
 use core::time::Duration;
@@ -13,9 +11,13 @@ use std::collections::BTreeMap;
 use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileBuilder};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
+use scylla::deserialize::row::DeserializeRow;
 use scylla::errors::{ExecutionError, NewSessionError};
 use scylla::policies::load_balancing::DefaultPolicy;
+use scylla::serialize::row::SerializeRow;
 use scylla::statement::Consistency;
+
+use fsmtp_store::NodeNumber;
 
 use crate::schema::{Replication, There, VERSION_NAME};
 
@@ -97,19 +99,7 @@ impl Cassandra {
     pub fn connect(terms: &Terms) -> Result<Self, ClusterError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| ClusterError::Runtime(error.to_string()))?;
-        let contacts = terms.contacts.join(", ");
-        let failed = |why: String| ClusterError::Connect { contacts: contacts.clone(), why };
-        let session = runtime.block_on(async {
-            let builder = builder(terms);
-            let building = builder.build();
-            // Contacts are tried one after another.
-            let patience = terms.timeout * u32::try_from(terms.contacts.len().max(1)).unwrap_or(1);
-            match tokio::time::timeout(patience, building).await {
-                Ok(Ok(session)) => Ok(session),
-                Ok(Err(error)) => Err(failed(reason(&error))),
-                Err(_) => Err(failed(format!("no answer within {} s", patience.as_secs()))),
-            }
-        })?;
+        let session = runtime.block_on(connect(terms))?;
         Ok(Self { runtime, session, timeout: terms.timeout })
     }
 
@@ -127,41 +117,44 @@ impl Cassandra {
     /// # Errors
     /// When that cannot be read.
     pub fn there(&self, keyspace: &str) -> Result<There, ClusterError> {
-        let names = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
-        let found = self.rows::<(String,)>(names, (keyspace,))?;
-        let mut there = There { keyspace: !found.is_empty(), ..There::default() };
-        let columns = "SELECT table_name, column_name, type FROM system_schema.columns \
-                       WHERE keyspace_name = ?";
-        for (table, column, kind) in self.rows::<(String, String, String)>(columns, (keyspace,))? {
-            let table: &mut BTreeMap<String, String> = there.tables.entry(table).or_default();
-            table.insert(column, kind);
-        }
-        if there.tables.contains_key("facts") {
-            let version = format!("SELECT value FROM {keyspace}.facts WHERE name = ?");
-            let found = self.rows::<(String,)>(&version, (VERSION_NAME,))?;
-            there.version = found.into_iter().next().map(|(version,)| version);
-        }
-        Ok(there)
+        self.runtime.block_on(there(&self.session, keyspace))
     }
 
-    /// The runtime and the session, for who runs them itself.
-    pub(crate) fn into_parts(self) -> (tokio::runtime::Runtime, Session) {
-        (self.runtime, self.session)
+    /// The number of a node: the one that `holder` has, else the lowest that nobody has. It is kept
+    /// for as long as its row in `leases` is there, so that no two nodes ever give out one name.
+    ///
+    /// # Errors
+    /// When there are too many nodes, or the cluster does not answer.
+    pub fn number(&self, keyspace: &str, holder: &str) -> Result<NodeNumber, ClusterError> {
+        let name = |number: u8| format!("node/{number}");
+        let numbers = || 0..=NodeNumber::MAX;
+        let names: Vec<String> = numbers().map(name).collect();
+        let all = format!("SELECT name, holder FROM {keyspace}.leases WHERE name IN ?");
+        let take = format!(
+            "INSERT INTO {keyspace}.leases (name, holder, epoch) VALUES (?, ?, 0) IF NOT EXISTS"
+        );
+        // Whoever was quicker has taken one of them, so each round has fewer to choose from.
+        for _ in numbers() {
+            let found = self.rows::<(String, String)>(&all, (&names,))?;
+            let held: BTreeMap<String, String> = found.into_iter().collect();
+            let own = numbers().find(|&n| held.get(&name(n)).is_some_and(|by| by == holder));
+            if let Some(number) = own.and_then(NodeNumber::new) {
+                return Ok(number);
+            }
+            let Some(free) = numbers().find(|&n| !held.contains_key(&name(n))) else { break };
+            self.wait(async {
+                self.session.query_unpaged(take.as_str(), (name(free), holder)).await
+            })?;
+        }
+        let why = format!("its {} numbers for nodes are all taken", names.len());
+        Err(ClusterError::Refused(why))
     }
 
-    fn rows<T>(
-        &self,
-        statement: &str,
-        values: impl scylla::serialize::row::SerializeRow,
-    ) -> Result<Vec<T>, ClusterError>
+    fn rows<T>(&self, statement: &str, values: impl SerializeRow) -> Result<Vec<T>, ClusterError>
     where
-        T: for<'f, 'm> scylla::deserialize::row::DeserializeRow<'f, 'm> + 'static,
+        T: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
     {
-        let found = self.wait(async { self.session.query_unpaged(statement, values).await })?;
-        let odd = |why: &dyn fmt::Display| ClusterError::Refused(format!("{statement}: {why}"));
-        let found = found.into_rows_result().map_err(|error| odd(&error))?;
-        let rows = found.rows::<T>().map_err(|error| odd(&error))?;
-        rows.collect::<Result<_, _>>().map_err(|error| odd(&error))
+        self.runtime.block_on(rows(&self.session, statement, values))
     }
 
     fn wait<T>(
@@ -173,15 +166,69 @@ impl Cassandra {
         let ended = self.runtime.block_on(async { tokio::time::timeout(patience, running).await });
         match ended {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(ExecutionError::LastAttemptError(error))) => {
-                Err(ClusterError::Refused(error.to_string()))
-            }
-            Ok(Err(error)) => Err(ClusterError::Unavailable(error.to_string())),
+            Ok(Err(error)) => Err(refused(error)),
             Err(_) => {
                 let why = format!("nothing within {} s", patience.as_secs());
                 Err(ClusterError::Unavailable(why))
             }
         }
+    }
+}
+
+/// Connects; half of the contacts may be dead. To be run on a tokio runtime.
+pub(crate) async fn connect(terms: &Terms) -> Result<Session, ClusterError> {
+    let contacts = terms.contacts.join(", ");
+    let failed = |why: String| ClusterError::Connect { contacts: contacts.clone(), why };
+    // Contacts are tried one after another.
+    let patience = terms.timeout * u32::try_from(terms.contacts.len().max(1)).unwrap_or(1);
+    match tokio::time::timeout(patience, builder(terms).build()).await {
+        Ok(Ok(session)) => Ok(session),
+        Ok(Err(error)) => Err(failed(reason(&error))),
+        Err(_) => Err(failed(format!("no answer within {} s", patience.as_secs()))),
+    }
+}
+
+/// What is in a keyspace.
+pub(crate) async fn there(session: &Session, keyspace: &str) -> Result<There, ClusterError> {
+    let names = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
+    let found = rows::<(String,)>(session, names, (keyspace,)).await?;
+    let mut there = There { keyspace: !found.is_empty(), ..There::default() };
+    let columns = "SELECT table_name, column_name, type FROM system_schema.columns \
+                   WHERE keyspace_name = ?";
+    let found = rows::<(String, String, String)>(session, columns, (keyspace,)).await?;
+    for (table, column, kind) in found {
+        let table: &mut BTreeMap<String, String> = there.tables.entry(table).or_default();
+        table.insert(column, kind);
+    }
+    if there.tables.contains_key("facts") {
+        let version = format!("SELECT value FROM {keyspace}.facts WHERE name = ?");
+        let found = rows::<(String,)>(session, &version, (VERSION_NAME,)).await?;
+        there.version = found.into_iter().next().map(|(version,)| version);
+    }
+    Ok(there)
+}
+
+/// The rows that a statement finds; not for many.
+async fn rows<T>(
+    session: &Session,
+    statement: &str,
+    values: impl SerializeRow,
+) -> Result<Vec<T>, ClusterError>
+where
+    T: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
+{
+    let found = session.query_unpaged(statement, values).await.map_err(refused)?;
+    let odd = |why: &dyn fmt::Display| ClusterError::Refused(format!("{statement}: {why}"));
+    let found = found.into_rows_result().map_err(|error| odd(&error))?;
+    let rows = found.rows::<T>().map_err(|error| odd(&error))?;
+    rows.collect::<Result<_, _>>().map_err(|error| odd(&error))
+}
+
+/// Why a statement was not done, or not for sure.
+pub(crate) fn refused(error: ExecutionError) -> ClusterError {
+    match error {
+        ExecutionError::LastAttemptError(error) => ClusterError::Refused(error.to_string()),
+        error => ClusterError::Unavailable(error.to_string()),
     }
 }
 

@@ -1,11 +1,17 @@
 //! The store of many nodes: what Cassandra holds, and the way there.
 //!
 //! `schema` says which tables there are and why; `cassandra` speaks to the servers; `keyspace`
-//! makes, upgrades and checks a keyspace. `bridge` is a node's way to its mail there, `mail` the
-//! statements that it sends. Nodes do not keep their mail here yet.
+//! makes, upgrades and checks a keyspace; `bridge` is the thread that a node asks, `mail` what it
+//! does about mail, `directory` what it does about the domains, accounts and aliases that all nodes
+//! share, and `follow` keeps a node's copy of them; `node` puts the node's own index and the
+//! cluster together. `scylla` and `tokio` are named by these only.
 
 pub mod bridge;
 pub mod cassandra;
+pub mod directory;
+mod follow;
+mod gather;
 pub mod keyspace;
 mod mail;
+pub mod node;
 pub mod schema;

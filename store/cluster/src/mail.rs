@@ -22,7 +22,7 @@ mod statements;
 use core::fmt;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fsmtp_rt::{IoError, IoKind};
 use fsmtp_store::{MailboxId, QueueId, StoreError};
@@ -38,6 +38,7 @@ use tokio::task::JoinSet;
 
 use crate::bridge::Clock;
 use crate::cassandra::{ClusterError, Terms};
+use crate::gather::{Gather, MESSAGES_MAX, MessageRow, PIECES_MAX, PieceRow};
 use lease::Visits;
 use statements::Statements;
 
@@ -65,8 +66,10 @@ enum Known {
 
 /// A session that is ready.
 pub(crate) struct Mail {
-    session: Session,
+    session: Arc<Session>,
     statements: Statements,
+    rows: Arc<Gather<MessageRow>>,
+    pieces: Arc<Gather<PieceRow>>,
     known: Mutex<BTreeSet<Known>>,
     visits: Visits,
     clock: Clock,
@@ -78,14 +81,17 @@ impl Mail {
     /// # Errors
     /// When Cassandra refuses one.
     pub(crate) async fn prepare(
-        session: Session,
+        session: Arc<Session>,
         terms: &Terms,
         node: &str,
         clock: Clock,
     ) -> Result<Self, ClusterError> {
         let statements = Statements::prepare(&session, terms).await?;
         let visits = Visits::new(node, clock().ms());
-        Ok(Self { session, statements, known: Mutex::default(), visits, clock })
+        let of = |statement: &PreparedStatement| (Arc::clone(&session), statement.clone());
+        let rows = Gather::new(of(&statements.put_message), MESSAGES_MAX).into();
+        let pieces = Gather::new(of(&statements.put_body), PIECES_MAX).into();
+        Ok(Self { session, statements, rows, pieces, known: Mutex::default(), visits, clock })
     }
 
     async fn write(
@@ -208,7 +214,7 @@ where
 }
 
 /// Why a statement was not carried out, or not for sure.
-fn failed(error: &ExecutionError) -> StoreError {
+pub(crate) fn failed(error: &ExecutionError) -> StoreError {
     let kind = match error {
         ExecutionError::RequestTimeout(_) => IoKind::TimedOut,
         ExecutionError::ConnectionPoolError(_) => IoKind::Closed,

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use fsmtp_cluster::bridge::{Bridge, BridgeKeeper, Delivery, Visit};
+use fsmtp_cluster::bridge::{Bridge, BridgeKeeper, Visit};
 use fsmtp_cluster::cassandra::{Cassandra, Terms};
 use fsmtp_cluster::keyspace::{KeyspaceError, Task, perform};
 use fsmtp_cluster::schema::Problem;
 use fsmtp_rt::UnixTime;
-use fsmtp_store::mailbox::{Message, Usage, wait};
+use fsmtp_store::mailbox::{Delivery, Message, Usage, wait};
 use fsmtp_store::seal::{RsaBits, Sealer, UserKeys, Window, WindowRecord};
 use fsmtp_store::spool::{Recipient, RecipientKey};
-use fsmtp_store::{MailboxId, QueueId, ShardId, StoreError};
+use fsmtp_store::{MailboxId, NodeNumber, QueueId, ShardId, StoreError};
 use there::{drop_it, terms};
 
 const A: MailboxId = MailboxId(1);
@@ -122,7 +122,7 @@ fn start(
     clock: &Arc<AtomicU64>,
 ) -> Result<(Bridge, BridgeKeeper), KeyspaceError> {
     let clock = Arc::clone(clock);
-    Bridge::start(terms, node, move || UnixTime::from_ms(clock.load(Ordering::Relaxed)))
+    Bridge::start(terms, node, move || UnixTime::from_ms(clock.load(Ordering::Relaxed)), None)
 }
 
 fn body(id: QueueId) -> Vec<u8> {
@@ -131,7 +131,7 @@ fn body(id: QueueId) -> Vec<u8> {
 
 fn message(id: QueueId, mailboxes: &[MailboxId]) -> Delivery {
     let recipients = mailboxes.iter().map(|&mailbox| Recipient { mailbox, key: None }).collect();
-    Delivery { id, octets: 100, data: body(id), recipients }
+    Delivery { id, octets: 100, first: body(id), recipients }
 }
 
 fn ids(visit: &Visit) -> Vec<QueueId> {
@@ -485,4 +485,21 @@ fn a_bridge_begins_with_its_own_version_only() {
     cassandra.run(&drop_it(&terms)).unwrap();
     let nobody = Terms { contacts: vec!["127.0.0.1:1".into()], ..terms };
     assert!(matches!(refused(&nobody), KeyspaceError::Cluster(_)));
+}
+
+#[test]
+fn a_node_takes_one_number_and_no_two_have_the_same() {
+    let Some(terms) = terms("numbers") else { return };
+    perform(Task::Create, &terms, false).unwrap();
+    let cassandra = Cassandra::connect(&terms).unwrap();
+    let number = |holder: &str| cassandra.number(&terms.keyspace, holder).unwrap().get();
+    assert_eq!((number("one"), number("other"), number("one")), (0, 1, 0));
+    let give_back = format!("DELETE FROM {}.leases WHERE name = 'node/0'", terms.keyspace);
+    cassandra.run(&give_back).unwrap();
+    assert_eq!((number("third"), number("other")), (0, 1));
+    for holder in 2..=NodeNumber::MAX {
+        assert_eq!(number(&format!("node {holder}")), holder);
+    }
+    let full = cassandra.number(&terms.keyspace, "one too many").unwrap_err();
+    assert!(full.to_string().contains("128 numbers"), "{full}");
 }

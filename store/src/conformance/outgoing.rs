@@ -54,7 +54,7 @@ fn queued_mail_is_listed_by_shard<F: Factory>(factory: &mut F) {
         assert_eq!(rest, [fresh(&second)]);
         assert_eq!(ids(store, QUEUE), [], "it is nobody's mailbox");
         let found = must(wait(store.find_queued(second.id)));
-        assert_eq!((found.body, found.key), (place(&second), None));
+        assert_eq!((found.body, found.key), (place(&second).into(), None));
         let missing = |id| matches!(wait(store.find_queued(id)), Err(StoreError::NotFound(_)));
         assert!(missing(local.id) && missing(QueueId(1)));
     };

@@ -2,6 +2,8 @@
 //!
 //! Called by the mailbox back ends, one change at a time: [`Directory::apply`] makes the next
 //! snapshot and the [`Edit`]s that a back end stores in one transaction before it publishes it.
+//! A node of a cluster plans a change first ([`Directory::plan`]) and tells the others; what they
+//! tell is taken over as it is ([`Change::Replicate`], in `replica`).
 
 use std::sync::Arc;
 
@@ -35,7 +37,7 @@ impl Default for Limits {
 /// The most targets of one alias.
 pub const ALIAS_TARGETS_MAX: usize = 100;
 /// The longest display name, in bytes. Arbitrary.
-const NAME_BYTES_MAX: usize = 256;
+pub(super) const NAME_BYTES_MAX: usize = 256;
 
 /// A change that an administrator asks for. Addresses and domains may be in any case.
 #[derive(Clone, Debug)]
@@ -96,21 +98,34 @@ pub enum Change {
         /// Its address.
         address: String,
     },
+    /// Take over what other nodes of a cluster have changed: all of it or nothing. The same edits
+    /// a second time change nothing, and they may come in any order.
+    Replicate(Vec<Edit>),
 }
 
-/// What a back end has to store for a change.
+/// What a back end has to store for a change, and what nodes of a cluster tell each other. Names
+/// are canonical: in lower case.
 #[derive(Clone, Debug)]
-pub(crate) enum Edit {
+pub enum Edit {
+    /// A domain is served.
     PutDomain(String),
+    /// It is not any more.
     DropDomain(String),
-    /// With the keys, when those are new.
+    /// An account is there, with this content; with its key pair, when that is new.
     PutAccount(Arc<Account>, Option<Box<UserKeys>>),
+    /// It is not any more, and its mail is to go.
     DropAccount {
+        /// `local@domain`.
         address: String,
+        /// The first of its mailboxes.
         mailbox: MailboxId,
     },
+    /// An alias is there, with these targets.
     PutAlias(Arc<Alias>),
+    /// It is not any more.
     DropAlias(String),
+    /// No mailbox below this one will be given out.
+    NextMailbox(MailboxId),
 }
 
 /// A back end that keeps the directory.
@@ -128,22 +143,41 @@ pub trait Registry {
 }
 
 impl Directory {
-    /// The state after `change`, and what has to be stored for it.
-    pub(crate) fn apply(&self, change: Change) -> Result<(Self, Edit), StoreError> {
+    /// The state after `change`, and what has to be stored for it, in this order.
+    pub(crate) fn apply(&self, change: Change) -> Result<(Self, Vec<Edit>), StoreError> {
         let mut next = self.clone();
-        let edit = match change {
-            Change::AddDomain { domain } => next.add_domain(&domain)?,
-            Change::RemoveDomain { domain } => next.remove_domain(&domain)?,
-            Change::AddAccount { address, name, lock, created } => {
-                next.add_account(&address, name, lock, created)?
-            }
-            Change::RemoveAccount { address } => next.remove_account(&address)?,
-            Change::SetLock { address, was, lock } => next.set_lock(&address, &was, lock)?,
-            Change::SetWraps { address, was, wraps } => next.set_wraps(&address, &was, wraps)?,
-            Change::SetAlias { address, targets } => next.set_alias(&address, &targets)?,
-            Change::RemoveAlias { address } => next.remove_alias(&address)?,
+        let edits = match change {
+            Change::Replicate(edits) => next.replicate(edits)?,
+            other => vec![next.make(other)?],
         };
-        Ok((next, edit))
+        Ok((next, edits))
+    }
+
+    /// What would have to be stored for a change, without making it.
+    ///
+    /// # Errors
+    /// Those of [`Registry::change`]; [`StoreError::Invalid`] for [`Change::Replicate`], which was
+    /// planned elsewhere.
+    pub fn plan(&self, change: Change) -> Result<Edit, StoreError> {
+        self.clone().make(change)
+    }
+
+    fn make(&mut self, change: Change) -> Result<Edit, StoreError> {
+        match change {
+            Change::AddDomain { domain } => self.add_domain(&domain),
+            Change::RemoveDomain { domain } => self.remove_domain(&domain),
+            Change::AddAccount { address, name, lock, created } => {
+                self.add_account(&address, name, lock, created)
+            }
+            Change::RemoveAccount { address } => self.remove_account(&address),
+            Change::SetLock { address, was, lock } => self.set_lock(&address, &was, lock),
+            Change::SetWraps { address, was, wraps } => self.set_wraps(&address, &was, wraps),
+            Change::SetAlias { address, targets } => self.set_alias(&address, &targets),
+            Change::RemoveAlias { address } => self.remove_alias(&address),
+            Change::Replicate(_) => {
+                Err(StoreError::Invalid("what others have changed needs no plan".into()))
+            }
+        }
     }
 
     /// Takes over what a back end has stored. Mailboxes below `next` are never given out.
@@ -222,12 +256,17 @@ impl Directory {
         let account =
             self.account(&address).cloned().ok_or_else(|| no_such("account", &address))?;
         self.refuse_if_target(&address)?;
-        self.bucket(&address).remove(&*address);
+        self.take_account(&account);
+        Ok(Edit::DropAccount { mailbox: account.mailbox, address })
+    }
+
+    pub(super) fn take_account(&mut self, account: &Account) {
+        self.bucket(&account.address).remove(&*account.address);
         if let Some(owners) = self.owners.get_mut(owner_bucket(account.mailbox)) {
             Arc::make_mut(owners).remove(&account.mailbox);
         }
         self.accounts_count -= 1;
-        let domain = host(&address);
+        let domain = host(&account.address);
         // The rest of the domain is looked at only when its oldest account goes.
         let eldest = self.domains.get(domain).and_then(|counts| counts.eldest);
         let eldest = if eldest == Some(account.mailbox) {
@@ -239,7 +278,6 @@ impl Directory {
             counts.accounts_count -= 1;
             counts.eldest = eldest;
         }
-        Ok(Edit::DropAccount { mailbox: account.mailbox, address })
     }
 
     fn set_lock(&mut self, text: &str, was: &Lock, lock: NewLock) -> Result<Edit, StoreError> {
@@ -267,7 +305,7 @@ impl Directory {
     }
 
     /// Puts an account in the place of the one with its address.
-    fn replace_account(&mut self, account: &Arc<Account>) {
+    pub(super) fn replace_account(&mut self, account: &Arc<Account>) {
         let entry = Entry::Account(Arc::clone(account));
         self.bucket(&account.address).insert(account.address.as_str().into(), entry);
         self.own(account);
@@ -319,15 +357,19 @@ impl Directory {
         let address = address::alias(text)?;
         self.alias(&address).ok_or_else(|| no_such("alias", &address))?;
         self.refuse_if_target(&address)?;
-        self.bucket(&address).remove(&*address);
-        self.aliases_count -= 1;
-        if let Some(counts) = Arc::make_mut(&mut self.domains).get_mut(host(&address)) {
-            counts.aliases_count -= 1;
-        }
+        self.take_alias(&address);
         Ok(Edit::DropAlias(address))
     }
 
-    fn put_account(&mut self, account: Arc<Account>) {
+    pub(super) fn take_alias(&mut self, address: &str) {
+        self.bucket(address).remove(address);
+        self.aliases_count -= 1;
+        if let Some(counts) = Arc::make_mut(&mut self.domains).get_mut(host(address)) {
+            counts.aliases_count -= 1;
+        }
+    }
+
+    pub(super) fn put_account(&mut self, account: Arc<Account>) {
         let domains = Arc::make_mut(&mut self.domains);
         let counts = domains.entry(host(&account.address).into()).or_default();
         counts.accounts_count += 1;
@@ -339,7 +381,7 @@ impl Directory {
         self.bucket(&account.address.clone()).insert(address, Entry::Account(account));
     }
 
-    fn put_alias(&mut self, alias: Arc<Alias>) {
+    pub(super) fn put_alias(&mut self, alias: Arc<Alias>) {
         let address: Box<str> = alias.address.as_str().into();
         let old = self.bucket(&address).insert(address.clone(), Entry::Alias(alias));
         if old.is_none() {
@@ -410,7 +452,7 @@ impl Directory {
     }
 }
 
-fn host(address: &str) -> &str {
+pub(super) fn host(address: &str) -> &str {
     address.rsplit_once('@').map_or("", |(_, host)| host)
 }
 

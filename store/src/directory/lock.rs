@@ -8,8 +8,16 @@
 use core::fmt;
 
 use crate::id::MailboxId;
+use crate::leb::{Rest, put, put_bytes, put_text};
 use crate::password::{self, Cost, Phc};
 use crate::seal::{MailboxKey, PasswordWrap, PublicKey, SealError, UserKeys, Wraps, legacy};
+
+/// The version of [`Lock::encode`].
+const VERSION: u8 = 1;
+const HASH: u64 = 0;
+const SEALED: u64 = 1;
+const LEGACY: u64 = 2;
+const UNREADABLE: u64 = 3;
 
 /// What the password of an account is tried on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,6 +98,67 @@ impl Lock {
     pub fn open_nobody(password: &[u8]) -> Opened {
         let _ = PasswordWrap::open_dummy(password, Cost::default());
         Opened::Wrong
+    }
+
+    /// The bytes that nodes of a cluster share: a version, then what a row of the index has.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        self.put(&mut bytes);
+        bytes
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words; another version counts as wrong.
+    pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        let (&version, rest) = bytes.split_first().ok_or("it ends early")?;
+        if version != VERSION {
+            return Err("it has a version that is not known");
+        }
+        let mut rest = Rest(rest);
+        let kind = rest.number()?;
+        let lock = Self::read(kind, &mut rest)?;
+        rest.end()?;
+        Ok(lock)
+    }
+
+    /// Appends its kind and content.
+    pub(crate) fn put(&self, row: &mut Vec<u8>) {
+        match self {
+            Self::Hash(hash) => {
+                put(row, HASH);
+                put_text(row, hash.as_str());
+            }
+            Self::Legacy(hash) => {
+                put(row, LEGACY);
+                put_text(row, &hash.0);
+            }
+            Self::Sealed(sealed) => {
+                put(row, SEALED);
+                put_bytes(row, &sealed.public);
+                put_bytes(row, &sealed.wraps.encode());
+            }
+            Self::Unreadable => put(row, UNREADABLE),
+        }
+    }
+
+    /// Reads what [`put`](Self::put) wrote behind its kind.
+    pub(crate) fn read(kind: u64, rest: &mut Rest<'_>) -> Result<Self, &'static str> {
+        Ok(match kind {
+            HASH => {
+                Self::Hash(Phc::parse(rest.text()?).map_err(|_| "the password hash is damaged")?)
+            }
+            LEGACY => Self::Legacy(LegacyHash(rest.text()?.into())),
+            SEALED => {
+                let public = rest.bytes()?.into();
+                let wraps = Wraps::decode(rest.bytes()?).map_err(|_| "the wraps are damaged")?;
+                Self::Sealed(Box::new(Sealed { public, wraps }))
+            }
+            UNREADABLE => Self::Unreadable,
+            _ => return Err("it has a lock of a kind that is not known"),
+        })
     }
 
     /// What seals to the account; none when its mail lies in clear.

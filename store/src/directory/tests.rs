@@ -1,6 +1,5 @@
 //! Tables of resolutions and of refused changes; memory and limits.
 
-use super::change::Edit;
 use super::*;
 use crate::password::{Cost, Phc, hash};
 use crate::seal::{AppWrap, RsaBits, UserKeys, Wrap, Wraps};
@@ -177,12 +176,22 @@ fn a_lock_is_replaced_only_while_it_is_the_one_that_was_seen() {
     assert!(matches!(set(&directory, "alice@example.test", &other, &new), Err(StoreError::Busy)));
     // Keys are made for one mailbox.
     assert!(matches!(set(&directory, "bob@example.test", &before, &new), Err(StoreError::Busy)));
-    let (sealed, edit) = set(&directory, "ALICE@example.test", &before, &new).unwrap();
-    assert!(matches!(edit, Edit::PutAccount(_, Some(stored)) if stored.encode() == keys.encode()));
+    let (sealed, edits) = set(&directory, "ALICE@example.test", &before, &new).unwrap();
+    let [Edit::PutAccount(_, Some(stored))] = &edits[..] else { panic!("{edits:?}") };
+    assert_eq!(stored.encode(), keys.encode());
     assert!(matches!(set(&sealed, "alice@example.test", &before, &new), Err(StoreError::Busy)));
+    let change = Change::SetLock { address: "alice@example.test".into(), was: before, lock: new };
+    assert!(matches!(directory.plan(change), Ok(Edit::PutAccount(..))), "the same as applied");
     let account = sealed.account("alice@example.test").unwrap();
     assert_eq!(sealed.owner(alice), Some(account), "who seals for the mailbox sees it, too");
     let lock = account.lock.sealed().unwrap();
+    for lock in [&account.lock, &other, &Lock::Unreadable, &Lock::Legacy(LegacyHash("x".into()))] {
+        let bytes = lock.encode();
+        assert_eq!(Lock::decode(&bytes).as_ref(), Ok(lock));
+        assert!((0..bytes.len()).all(|end| Lock::decode(&bytes[..end]).is_err()));
+        assert!(Lock::decode(&[&bytes[..], &[0]].concat()).is_err());
+        assert!(Lock::decode(&[&[2], &bytes[1..]].concat()).is_err(), "another version");
+    }
     assert_eq!((lock.public.as_ref(), account.mailbox), (keys.public_der(), alice));
 
     let set = |was: &Wraps, wraps: &Wraps, address: &str| {
@@ -195,8 +204,8 @@ fn a_lock_is_replaced_only_while_it_is_the_one_that_was_seen() {
     assert!(matches!(set(&more, was, "alice@example.test"), Err(StoreError::Busy)));
     assert!(matches!(set(was, &more, "bob@example.test"), Err(StoreError::Busy)), "no keys");
     assert!(matches!(set(was, &more, "eve@example.test"), Err(StoreError::NotFound(_))));
-    let (after, edit) = set(was, &more, "alice@example.test").unwrap();
-    assert!(matches!(edit, Edit::PutAccount(_, None)), "the keys stay as they are");
+    let (after, edits) = set(was, &more, "alice@example.test").unwrap();
+    assert!(matches!(&edits[..], [Edit::PutAccount(_, None)]), "the keys stay as they are");
     let now = after.owner(alice).unwrap().lock.sealed().unwrap();
     assert_eq!((&now.wraps, &now.public), (&more, &lock.public));
 }

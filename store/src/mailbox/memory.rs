@@ -14,8 +14,8 @@ use std::sync::Arc;
 use super::lock::Locks;
 use super::pending::{Body, Delivery, LiveBytes};
 use super::{
-    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Usage,
-    check_states,
+    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Uplink,
+    Usage, check_states,
 };
 use crate::directory::{Change, Directory, Edit};
 use crate::seal::{RecipientWrap, UserKeys, WindowId, WindowRecord};
@@ -108,6 +108,8 @@ impl Book {
                     kept.clone_from(state);
                 }
             }
+            // No cluster stands behind this one.
+            Settlement::Uploaded(_) => {}
             Settlement::Done(id) => {
                 if let Some((_, wrap, _)) = self.queued.remove(id) {
                     self.release(MailboxId::QUEUE, *id, wrap, segment_bytes);
@@ -153,28 +155,34 @@ impl Book {
     }
 
     fn change(&mut self, change: Change, segment_bytes: u64) -> Result<(), StoreError> {
-        let (directory, edit) = self.directory.apply(change)?;
+        let (directory, edits) = self.directory.apply(change)?;
         self.directory = Arc::new(directory);
-        if let Edit::PutAccount(account, keys) = &edit {
-            match keys {
-                Some(keys) => drop(self.keys.insert(account.mailbox, (**keys).clone())),
-                None if account.lock.sealed().is_none() => {
-                    self.keys.remove(&account.mailbox);
-                }
-                None => {}
-            }
-        }
-        if let Edit::DropAccount { mailbox, .. } = edit {
-            self.keys.remove(&mailbox);
-            for mailbox in mailbox.all() {
-                self.removed.insert(mailbox);
-                let all: Vec<u32> = self.of(mailbox).map(|message| message.uid.0).collect();
-                for uid in all {
-                    self.delete(mailbox, uid, segment_bytes);
-                }
-            }
+        for edit in &edits {
+            self.edit(edit, segment_bytes);
         }
         Ok(())
+    }
+
+    fn edit(&mut self, edit: &Edit, segment_bytes: u64) {
+        match edit {
+            Edit::PutAccount(account, Some(keys)) => {
+                self.keys.insert(account.mailbox, (**keys).clone());
+            }
+            Edit::PutAccount(account, None) if account.lock.sealed().is_none() => {
+                self.keys.remove(&account.mailbox);
+            }
+            Edit::DropAccount { mailbox, .. } => {
+                self.keys.remove(mailbox);
+                for mailbox in mailbox.all() {
+                    self.removed.insert(mailbox);
+                    let all: Vec<u32> = self.of(mailbox).map(|message| message.uid.0).collect();
+                    for uid in all {
+                        self.delete(mailbox, uid, segment_bytes);
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     fn of(&self, mailbox: MailboxId) -> impl Iterator<Item = Message> {
@@ -380,7 +388,7 @@ impl Outgoing for Memory {
             let (_, window) = state.now.windows.get(&(MailboxId::QUEUE, wrap.window))?;
             Some(RecipientKey { wrap, window: Arc::clone(window) })
         });
-        Ok(Found { body, key })
+        Ok(Found { body: body.into(), key })
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), StoreError> {
@@ -396,6 +404,8 @@ impl Outgoing for Memory {
         Ok(())
     }
 }
+
+impl Uplink for Memory {}
 
 impl Mailboxes for Memory {
     async fn open(&self, mailbox: MailboxId) -> Result<Maildrop, StoreError> {
@@ -434,7 +444,7 @@ impl Mailboxes for Memory {
             let (_, window) = state.now.windows.get(&(mailbox, wrap.window))?;
             Some(RecipientKey { wrap, window: Arc::clone(window) })
         });
-        Ok(Found { body, key })
+        Ok(Found { body: body.into(), key })
     }
 
     async fn user_keys(&self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {

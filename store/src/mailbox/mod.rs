@@ -52,7 +52,7 @@ mod wait;
 
 pub use embedded::{Counters, Embedded, Keeper, Options};
 pub use memory::Memory;
-pub use types::{Found, Maildrop, Message, Queued, STATE_BYTES_MAX, Settlement, Usage};
+pub use types::{Delivery, Found, Maildrop, Message, Queued, STATE_BYTES_MAX, Settlement, Usage};
 pub use wait::wait;
 
 pub use crate::directory::Registry;
@@ -96,11 +96,56 @@ pub trait Outgoing {
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), StoreError>;
 }
 
+/// The way of local mail into a cluster, for back ends that have one; without a cluster nothing
+/// waits and nothing is taken.
+///
+/// The spool takes the mail, whatever the cluster does; what is there is taken out of the spool by
+/// [`Settlement::Uploaded`]. Everything may be done again.
+#[allow(async_fn_in_trait)] // WHY: as in fsmtp-rt, shards share nothing
+pub trait Uplink {
+    /// Whether mailboxes lie in a cluster: their mail is then given to the sink as mail for
+    /// [`MailboxId::UPLOAD`].
+    fn is_clustered(&self) -> bool {
+        false
+    }
+
+    /// Messages of a shard that wait to be uploaded, behind `after`, by rising name, at most
+    /// `count_max`: those that the sink was given before the last
+    /// [`persist`](Mailboxes::persist), perhaps more.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or those of the storage. A row that is damaged is passed over.
+    async fn awaiting(
+        &self,
+        _shard: ShardId,
+        _after: Option<QueueId>,
+        _count_max: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Puts a [piece](crate::spool::Raw) of a message into the cluster; not its first one.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or those of the cluster; it may be there nevertheless.
+    async fn put_piece(&self, id: QueueId, _number: u32, _data: Vec<u8>) -> Result<(), StoreError> {
+        Err(StoreError::Invalid(format!("no cluster takes message {id}")))
+    }
+
+    /// Puts a message into mailboxes of the cluster, after its further pieces.
+    ///
+    /// # Errors
+    /// As [`Self::put_piece`].
+    async fn deliver(&self, delivery: Delivery) -> Result<(), StoreError> {
+        Err(StoreError::Invalid(format!("no cluster takes message {}", delivery.id)))
+    }
+}
+
 /// Refuses states that are too long, for every back end.
 fn check_states(settlements: &[Settlement]) -> Result<(), StoreError> {
     let too_long = |settlement: &Settlement| match settlement {
         Settlement::Deferred(_, state) => state.len() > STATE_BYTES_MAX,
-        Settlement::Done(_) => false,
+        Settlement::Done(_) | Settlement::Uploaded(_) => false,
     };
     if settlements.iter().any(too_long) {
         return Err(StoreError::Invalid("the state of a queued message is too long".into()));
@@ -110,7 +155,7 @@ fn check_states(settlements: &[Settlement]) -> Result<(), StoreError> {
 
 /// A mailbox back end; clones are handles to the same one.
 #[allow(async_fn_in_trait)] // WHY: as in fsmtp-rt, shards share nothing
-pub trait Mailboxes: Sink + Liveness + Registry + Outgoing + Clone + 'static {
+pub trait Mailboxes: Sink + Liveness + Registry + Outgoing + Uplink + Clone + 'static {
     /// Opens a mailbox for one session: all messages that the sink was given before the call, in
     /// the order of their uids. The lock is free again when the maildrop is dropped or closed.
     ///
@@ -132,6 +177,16 @@ pub trait Mailboxes: Sink + Liveness + Registry + Outgoing + Clone + 'static {
     /// # Errors
     /// [`StoreError::NotFound`] when the mailbox has it no more; errors of the storage.
     async fn find(&self, mailbox: MailboxId, message: Message) -> Result<Found, StoreError>;
+
+    /// A piece of a message that lies [apart](crate::spool::Place::Apart) from the spool, which a
+    /// reader [wants](crate::spool::Reader::wants).
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is missing; [`StoreError::NotFound`] from back ends whose
+    /// messages all lie in the spool; errors of the storage.
+    async fn fetch(&self, id: QueueId, number: u32) -> Result<Vec<u8>, StoreError> {
+        Err(StoreError::NotFound(format!("piece {number} of message {id}")))
+    }
 
     /// The key pair of a mailbox, its private half sealed.
     ///

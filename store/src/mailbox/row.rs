@@ -8,12 +8,9 @@
 use fsmtp_rt::UnixTime;
 
 use super::pending::Body;
-use crate::directory::{Account, Alias, LegacyHash, Lock, Sealed};
+use crate::directory::{Account, Alias, Lock};
 use crate::leb::{Rest, put, put_bytes, put_text};
-use crate::password::Phc;
-use crate::seal::{
-    RECIPIENT_ROW_BYTES, Random, RecipientWrap, SealError, SlotKey, WindowRecord, Wraps,
-};
+use crate::seal::{RECIPIENT_ROW_BYTES, Random, RecipientWrap, SealError, SlotKey, WindowRecord};
 use crate::{Lsn, MailboxId, QueueId, ShardId};
 
 /// Why a row cannot be read.
@@ -245,7 +242,8 @@ pub(super) fn account(
     put_text(&mut row, &account.name);
     put(&mut row, LOCK_IN_SLOT);
     put(&mut row, u64::from(slot));
-    let mut sealed = lock(&account.lock);
+    let mut sealed = Vec::new();
+    account.lock.put(&mut sealed);
     let bound = bound(&account.address, &row);
     let key = SlotKey::seal(account.mailbox, slot, &bound, &mut sealed, random)?;
     put_bytes(&mut row, &sealed);
@@ -260,49 +258,8 @@ fn bound(address: &str, front: &[u8]) -> Vec<u8> {
     bound
 }
 
-const LOCK_HASH: u64 = 0;
-const LOCK_SEALED: u64 = 1;
-const LOCK_LEGACY: u64 = 2;
-const LOCK_UNREADABLE: u64 = 3;
-/// In place of one of the others, which is sealed. Format 4 had them in clear.
+/// In place of the kind of a lock, which is sealed. Format 4 had locks in clear.
 const LOCK_IN_SLOT: u64 = 16;
-
-fn lock(lock: &Lock) -> Vec<u8> {
-    let mut row = Vec::new();
-    match lock {
-        Lock::Hash(hash) => {
-            put(&mut row, LOCK_HASH);
-            put_text(&mut row, hash.as_str());
-        }
-        Lock::Legacy(hash) => {
-            put(&mut row, LOCK_LEGACY);
-            put_text(&mut row, &hash.0);
-        }
-        Lock::Sealed(sealed) => {
-            put(&mut row, LOCK_SEALED);
-            put_bytes(&mut row, &sealed.public);
-            put_bytes(&mut row, &sealed.wraps.encode());
-        }
-        Lock::Unreadable => put(&mut row, LOCK_UNREADABLE),
-    }
-    row
-}
-
-fn read_lock(kind: u64, rest: &mut Rest<'_>) -> Result<Lock, Damage> {
-    Ok(match kind {
-        LOCK_HASH => {
-            Lock::Hash(Phc::parse(rest.text()?).map_err(|_| "the password hash is damaged")?)
-        }
-        LOCK_LEGACY => Lock::Legacy(LegacyHash(rest.text()?.into())),
-        LOCK_SEALED => {
-            let public = rest.bytes()?.into();
-            let wraps = Wraps::decode(rest.bytes()?).map_err(|_| "the wraps are damaged")?;
-            Lock::Sealed(Box::new(Sealed { public, wraps }))
-        }
-        LOCK_UNREADABLE => Lock::Unreadable,
-        _ => return Err("it has a lock of a kind that is not known"),
-    })
-}
 
 /// The lock of an account as its row has it.
 pub(super) struct SlottedLock<'r> {
@@ -320,7 +277,7 @@ impl SlottedLock<'_> {
         let opened = opened.map_err(|_| "it holds the key of something else")?;
         let mut rest = Rest(&opened);
         let kind = rest.number()?;
-        let lock = read_lock(kind, &mut rest)?;
+        let lock = Lock::read(kind, &mut rest)?;
         rest.end()?;
         Ok(lock)
     }
@@ -345,7 +302,7 @@ pub(super) fn read_account<'r>(
             slotted = Some(SlottedLock { slot, mailbox, bound, sealed });
             Lock::Unreadable
         }
-        kind => read_lock(kind, &mut rest)?,
+        kind => Lock::read(kind, &mut rest)?,
     };
     rest.end()?;
     Ok((Account { address: address.into(), mailbox, created, name, lock }, slotted))
@@ -358,7 +315,7 @@ pub(super) fn account_in_clear(account: &Account) -> Vec<u8> {
     put(&mut row, account.mailbox.0);
     put(&mut row, account.created.ms());
     put_text(&mut row, &account.name);
-    row.extend_from_slice(&lock(&account.lock));
+    account.lock.put(&mut row);
     row
 }
 
@@ -387,7 +344,9 @@ pub(super) fn read_alias(address: &str, row: &[u8]) -> Result<Alias, Damage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::directory::{LegacyHash, Sealed};
     use crate::password::{Cost, hash};
+    use crate::seal::Wraps;
     use proptest::prelude::*;
 
     fn any_body() -> impl Strategy<Value = Body> {

@@ -1,7 +1,9 @@
 //! What a session sees of a mailbox.
 
-use super::lock::Hold;
-use crate::spool::{BodyRef, RecipientKey};
+use core::any::Any;
+use core::fmt;
+
+use crate::spool::{Place, Recipient, RecipientKey};
 use crate::{MailboxId, QueueId, Uid};
 
 /// A message in a mailbox; 24 bytes.
@@ -19,16 +21,29 @@ pub struct Message {
 /// rising uid. Memory: 24 bytes for each.
 ///
 /// Dropping it frees the lock and removes nothing.
-#[derive(Debug)]
 pub struct Maildrop {
     mailbox: MailboxId,
     messages: Vec<Message>,
-    _hold: Hold,
+    hold: Box<dyn Any + Send>,
+}
+
+impl fmt::Debug for Maildrop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Maildrop({:?}, {} messages)", self.mailbox, self.messages.len())
+    }
 }
 
 impl Maildrop {
-    pub(super) fn new(mailbox: MailboxId, messages: Vec<Message>, hold: Hold) -> Self {
-        Self { mailbox, messages, _hold: hold }
+    /// One that a back end gives out; dropping `hold` frees the lock.
+    #[must_use]
+    pub fn new(mailbox: MailboxId, messages: Vec<Message>, hold: impl Any + Send) -> Self {
+        Self { mailbox, messages, hold: Box::new(hold) }
+    }
+
+    /// Takes it apart: what it was made of.
+    #[must_use]
+    pub fn into_hold<T: Any>(self) -> Option<Box<T>> {
+        self.hold.downcast().ok()
     }
 
     /// Whose it is.
@@ -44,7 +59,8 @@ impl Maildrop {
     }
 
     /// The messages that are meant by `uids`, by rising uid, each once.
-    pub(super) fn pick(&self, mut uids: Vec<Uid>) -> Vec<Message> {
+    #[must_use]
+    pub fn pick(&self, mut uids: Vec<Uid>) -> Vec<Message> {
         uids.sort_unstable();
         uids.dedup();
         let found = |uid: Uid| self.messages.binary_search_by_key(&uid, |message| message.uid);
@@ -56,7 +72,7 @@ impl Maildrop {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
     /// Where its body lies now.
-    pub body: BodyRef,
+    pub body: Place,
     /// What opens it for the owner of the mailbox; none when it lies in clear.
     pub key: Option<RecipientKey>,
 }
@@ -80,10 +96,25 @@ pub enum Settlement {
     Deferred(QueueId, Box<[u8]>),
     /// Nobody waits for it any more: it is taken out.
     Done(QueueId),
+    /// It lies in the cluster, and is not needed here for that any more.
+    Uploaded(QueueId),
 }
 
 /// The longest state of a queued message: more than what an envelope of the largest size needs.
 pub const STATE_BYTES_MAX: usize = 1024 * 1024;
+
+/// A message on its way into a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// Its name.
+    pub id: QueueId,
+    /// Its length in bytes, as it was stored.
+    pub octets: u64,
+    /// Its first [piece](crate::spool::Raw).
+    pub first: Vec<u8>,
+    /// Who gets it, with what opens it.
+    pub recipients: Vec<Recipient>,
+}
 
 /// How much is in a mailbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

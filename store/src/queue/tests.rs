@@ -281,7 +281,7 @@ proptest! {
             }
             match queue.settlement(changed) {
                 Settlement::Deferred(id, state) => drop(kept.insert(id, state)),
-                Settlement::Done(id) => drop(kept.remove(&id)),
+                Settlement::Done(id) | Settlement::Uploaded(id) => drop(kept.remove(&id)),
             }
         }
         for work in under_way {

@@ -97,7 +97,11 @@ impl<R: Runtime> Incoming<R> {
     pub(super) fn begin(core: &Rc<Core<R>>) -> Result<Self, StoreError> {
         let mut state = core.state.borrow_mut();
         core.admit(&mut state)?;
-        let id = state.last_id.next(core.rt.unix().ms());
+        let ms = core.rt.unix().ms();
+        let id = match core.config.node {
+            Some(node) => state.last_id.next_on(node, ms),
+            None => state.last_id.next(ms),
+        };
         state.last_id = id;
         drop(state);
         Ok(Self {

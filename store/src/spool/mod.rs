@@ -53,6 +53,7 @@
 //! and is tried again every second. Below `reserve_bytes` new messages get
 //! [`StoreError::DiskLow`]; those under way may finish in what was preallocated.
 
+mod apart;
 mod commit;
 mod compact;
 mod files;
@@ -72,6 +73,7 @@ use std::rc::Rc;
 
 use fsmtp_rt::{Class, PAGE_BYTES, Runtime, UnixTime};
 
+pub use apart::{PIECE_BYTES_MAX, Raw};
 pub use compact::Compaction;
 pub use files::{FILES_COUNT_MAX, SegmentFiles};
 pub use incoming::Incoming;
@@ -81,7 +83,7 @@ pub use recover::{Cut, Recovery};
 
 use crate::error::StoreError;
 use crate::format::{BATCH_BYTES_MAX, PAGE, SegmentHeader};
-use crate::id::{Lsn, QueueId, ShardId};
+use crate::id::{Lsn, NodeNumber, QueueId, ShardId};
 use crate::seal::{CHUNK_BYTES_MAX, TAG_BYTES};
 use log::Core;
 
@@ -93,6 +95,8 @@ const WINDOW_MEMORY_BYTES: usize = 640;
 pub struct SpoolConfig {
     /// Whose log it is.
     pub shard: ShardId,
+    /// The node, where messages need names that no other node gives out.
+    pub node: Option<NodeNumber>,
     /// Length of a segment file, a multiple of the page. Must not change while segments exist.
     pub segment_bytes: u64,
     /// New messages are refused while fewer bytes than this are free.
@@ -121,6 +125,7 @@ impl SpoolConfig {
     pub const fn new(shard: ShardId) -> Self {
         Self {
             shard,
+            node: None,
             segment_bytes: 64 * 1024 * 1024,
             reserve_bytes: 256 * 1024 * 1024,
             space_check_bytes: 16 * 1024 * 1024,
@@ -251,6 +256,41 @@ pub struct BodyRef {
     pub lsn: Lsn,
     /// Where its chunks begin, in order.
     pub chunks: Vec<Lsn>,
+}
+
+/// Where a message lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// In the spool.
+    Spool(BodyRef),
+    /// Apart from it: the mailbox back end gives its pieces out by their numbers.
+    Apart(QueueId),
+}
+
+impl Place {
+    /// The message's name.
+    #[must_use]
+    pub const fn id(&self) -> QueueId {
+        match self {
+            Self::Spool(body) => body.id,
+            Self::Apart(id) => *id,
+        }
+    }
+
+    /// Where it lies in the spool; none when it does not.
+    #[must_use]
+    pub const fn spooled(&self) -> Option<&BodyRef> {
+        match self {
+            Self::Spool(body) => Some(body),
+            Self::Apart(_) => None,
+        }
+    }
+}
+
+impl From<BodyRef> for Place {
+    fn from(body: BodyRef) -> Self {
+        Self::Spool(body)
+    }
 }
 
 /// What compaction must know, and whom it must tell: the mailbox index.

@@ -9,21 +9,26 @@
 //! A sealed message is opened on the way, with the key that the caller has
 //! ([`Reader::open_sealed`]): no byte of a chunk is given out before all of it was found to be what
 //! was sealed there. A message that should be sealed and is not, or the other way round, is damage.
+//!
+//! Of a message that lies apart from the spool ([`Place::Apart`]) the caller brings the pieces, as
+//! [`Reader::wants`] says; it is opened and checked in the same way.
 
 use core::fmt;
 use std::rc::Rc;
 
 use fsmtp_rt::{Disk, File, IoError, IoKind, PAGE_BYTES};
 
-use super::BodyRef;
+use super::apart::{self, Raw};
 use super::files::SegmentFiles;
+use super::keys::{self, Windows};
 use super::segment::place;
+use super::{BodyRef, Place};
 use crate::envelope::Envelope;
 use crate::error::StoreError;
 use crate::format::{
     Kind, MessageParts, PAGE, RECORD_HEAD_BYTES, RecordHead, SegmentHeader, record_at,
 };
-use crate::id::{Lsn, ShardId};
+use crate::id::{Lsn, QueueId, ShardId};
 use crate::seal::{ContentKey, Opener, Part, SealError, TAG_BYTES};
 
 /// What is read at first of a message record, whose length is not known; most are smaller.
@@ -40,10 +45,32 @@ pub struct Reader<D: Disk> {
 
 /// The message that is being read.
 struct Body {
-    at: BodyRef,
+    at: Place,
+    /// The piece of a message apart that the caller has given.
+    given: Option<Vec<u8>>,
+    /// Known of a message apart once its first piece was read.
+    chunks_count: usize,
     step: Step,
     /// None for a message in clear.
     opener: Option<Box<Opener>>,
+}
+
+impl Body {
+    fn new(at: Place, opener: Option<Box<Opener>>) -> Self {
+        let chunks_count = match &at {
+            Place::Spool(body) => body.chunks.len(),
+            Place::Apart(_) => 0,
+        };
+        Self { at, given: None, chunks_count, step: Step::Message, opener }
+    }
+
+    /// Where it lies in the spool.
+    fn spooled(&self) -> Result<&BodyRef, StoreError> {
+        match &self.at {
+            Place::Spool(body) => Ok(body),
+            Place::Apart(id) => Err(StoreError::Invalid(format!("{id} is not in the spool"))),
+        }
+    }
 }
 
 /// A message record and where in it things are.
@@ -78,14 +105,75 @@ impl<D: Disk> Reader<D> {
     }
 
     /// Begins to read a message that lies in clear. Reads nothing yet.
-    pub fn open(&mut self, body: BodyRef) {
-        self.body = Some(Body { at: body, step: Step::Message, opener: None });
+    pub fn open(&mut self, place: impl Into<Place>) {
+        self.body = Some(Body::new(place.into(), None));
     }
 
     /// Begins to read a sealed message. Reads nothing yet.
-    pub fn open_sealed(&mut self, body: BodyRef, key: &ContentKey) {
-        let opener = Some(Box::new(Opener::new(key, body.id)));
-        self.body = Some(Body { at: body, step: Step::Message, opener });
+    pub fn open_sealed(&mut self, place: impl Into<Place>, key: &ContentKey) {
+        let place = place.into();
+        let opener = Some(Box::new(Opener::new(key, place.id())));
+        self.body = Some(Body::new(place, opener));
+    }
+
+    /// The piece that is to be [given](Self::give) before [`Self::next`] can go on: message and
+    /// number. None when it needs nothing but the spool.
+    #[must_use]
+    pub fn wants(&self) -> Option<(QueueId, u32)> {
+        let body = self.body.as_ref().filter(|body| body.given.is_none())?;
+        let Place::Apart(id) = body.at else { return None };
+        match body.step {
+            Step::Message => Some((id, 0)),
+            Step::Chunk(index, _) if index < body.chunks_count => {
+                Some((id, u32::try_from(index).ok()?.checked_add(1)?))
+            }
+            Step::Chunk(..) | Step::Done => None,
+        }
+    }
+
+    /// Gives the piece that it [wants](Self::wants).
+    pub fn give(&mut self, piece: Vec<u8>) {
+        if let Some(body) = &mut self.body {
+            body.given = Some(piece);
+        }
+    }
+
+    /// A message of the spool as it is to lie apart from it, sealed or in clear as it was: all but
+    /// its chunks, which [`Self::raw_chunk`] gives.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn raw(&mut self, body: BodyRef) -> Result<Raw, StoreError> {
+        let lsn = body.lsn;
+        self.open(body);
+        let bytes = self.record(lsn, MESSAGE_GUESS_BYTES, Kind::is_message).await?;
+        let contradicts = || "the message record contradicts itself".to_owned();
+        let parts = MessageParts::decode(bytes.get(RECORD_HEAD_BYTES..).unwrap_or(&[]));
+        let parts = parts.ok_or_else(|| self.corrupt(contradicts()))?;
+        let recipients = if parts.keys.is_empty() {
+            let envelope = Envelope::decode(parts.envelope);
+            keys::in_clear(&envelope.map_err(|why| self.corrupt(why.to_string()))?)
+        } else {
+            let decoded = keys::decode(parts.keys, &mut Windows::default());
+            decoded.map_err(|why| self.corrupt(why))?.1
+        };
+        let chunks_count = u32::try_from(parts.chunks().len()).unwrap_or(u32::MAX);
+        let first =
+            apart::encode(!parts.keys.is_empty(), parts.body, parts.head_bytes, chunks_count);
+        Ok(Raw { recipients, octets: parts.octets, first, chunks_count })
+    }
+
+    /// The chunk of this number, from 0, of the message that [`Self::raw`] has opened, as it is;
+    /// none behind the last one.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn raw_chunk(&mut self, index: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        let chunk = self.body.as_ref().map(|body| body.spooled());
+        match chunk.transpose()?.and_then(|body| body.chunks.get(index).copied()) {
+            Some(lsn) => self.chunk(lsn).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The envelope of the message that is open; from its record, whatever was read before.
@@ -111,8 +199,10 @@ impl<D: Disk> Reader<D> {
     /// [`StoreError::Invalid`] when it is not the same message.
     pub fn relocate(&mut self, to: BodyRef) -> Result<(), StoreError> {
         match &mut self.body {
-            Some(body) if body.at.id == to.id && body.at.chunks.len() == to.chunks.len() => {
-                body.at = to;
+            Some(Body { at: Place::Spool(at), .. })
+                if at.id == to.id && at.chunks.len() == to.chunks.len() =>
+            {
+                *at = to;
                 Ok(())
             }
             _ => Err(StoreError::Invalid("a reader goes on with the same message only".into())),
@@ -130,8 +220,8 @@ impl<D: Disk> Reader<D> {
             let piece = match &mut body.step {
                 Step::Done => return Ok(None),
                 Step::Message => self.message().await?,
-                Step::Chunk(index, tail) => match body.at.chunks.get(*index).copied() {
-                    None => {
+                Step::Chunk(index, tail) => match *index < body.chunks_count {
+                    false => {
                         let mut tail = core::mem::take(tail);
                         self.open_chunk(&mut tail, true)?;
                         if let Some(body) = &mut self.body {
@@ -139,8 +229,9 @@ impl<D: Disk> Reader<D> {
                         }
                         tail
                     }
-                    Some(lsn) => {
-                        let mut piece = self.chunk(lsn).await?;
+                    true => {
+                        let index = *index;
+                        let mut piece = self.numbered_chunk(index).await?;
                         self.open_chunk(&mut piece, false)?;
                         if let Some(Body { step: Step::Chunk(index, _), .. }) = &mut self.body {
                             *index += 1;
@@ -159,7 +250,7 @@ impl<D: Disk> Reader<D> {
     async fn message(&mut self) -> Result<Vec<u8>, StoreError> {
         let Record { mut bytes, head_at, mut tail_at, .. } = self.message_record().await?;
         let Some(body) = &mut self.body else { return Ok(bytes) };
-        let is_whole = body.at.chunks.is_empty();
+        let is_whole = body.chunks_count == 0;
         if let Some(opener) = &mut body.opener {
             let (head, tail) = bytes.split_at_mut(tail_at);
             let opened = opener.open_part(Part::Trace, head.get_mut(head_at..).unwrap_or(&mut []));
@@ -183,13 +274,14 @@ impl<D: Disk> Reader<D> {
 
     /// The record of the message that is open, sealed or not as the caller said.
     async fn message_record(&mut self) -> Result<Record, StoreError> {
-        let Some((lsn, chunks_count, is_sealed)) = self
-            .body
-            .as_ref()
-            .map(|body| (body.at.lsn, body.at.chunks.len(), body.opener.is_some()))
-        else {
+        let Some(body) = &mut self.body else {
             return Err(StoreError::Invalid("no message is open".into()));
         };
+        if let Place::Apart(_) = body.at {
+            return self.first_piece();
+        }
+        let at = body.spooled()?;
+        let (lsn, chunks_count, is_sealed) = (at.lsn, at.chunks.len(), body.opener.is_some());
         let bytes = self.record(lsn, MESSAGE_GUESS_BYTES, Kind::is_message).await?;
         let payload = bytes.get(RECORD_HEAD_BYTES..).unwrap_or(&[]);
         let parts = MessageParts::decode(payload)
@@ -208,6 +300,41 @@ impl<D: Disk> Reader<D> {
         Ok(Record { bytes, envelope_at, head_at, tail_at })
     }
 
+    /// The first piece of a message apart, which was given.
+    fn first_piece(&mut self) -> Result<Record, StoreError> {
+        let Some(body) = &mut self.body else {
+            return Err(StoreError::Invalid("no message is open".into()));
+        };
+        let bytes = body.given.take().ok_or_else(not_given)?;
+        let is_sealed = body.opener.is_some();
+        let first = apart::decode(&bytes);
+        if let Ok(first) = &first {
+            body.chunks_count = first.chunks_count;
+        }
+        let apart::First { head_at, tail_at, is_sealed: found, .. } =
+            first.map_err(|why| self.corrupt(why))?;
+        if found != is_sealed || (found && tail_at - head_at < TAG_BYTES) {
+            let found = if found { "sealed" } else { "in clear" };
+            return Err(self.corrupt(format!("the message is {found}, which the mailbox denies")));
+        }
+        Ok(Record { bytes, envelope_at: head_at, head_at, tail_at })
+    }
+
+    /// The chunk of this number, from 0.
+    async fn numbered_chunk(&mut self, index: usize) -> Result<Vec<u8>, StoreError> {
+        let lsn = match &mut self.body {
+            Some(Body { at: Place::Apart(_), given, .. }) => {
+                return given.take().ok_or_else(not_given);
+            }
+            Some(Body { at: Place::Spool(at), .. }) => at.chunks.get(index).copied(),
+            None => None,
+        };
+        match lsn {
+            Some(lsn) => self.chunk(lsn).await,
+            None => Err(self.corrupt("a chunk is missing".into())),
+        }
+    }
+
     /// Opens a chunk of the message in place, when that is sealed.
     fn open_chunk(&mut self, bytes: &mut Vec<u8>, last: bool) -> Result<(), StoreError> {
         let opener = self.body.as_mut().and_then(|body| body.opener.as_mut());
@@ -223,9 +350,12 @@ impl<D: Disk> Reader<D> {
 
     /// Damage of the message that is open.
     fn corrupt(&self, why: String) -> StoreError {
-        let at =
-            self.body.as_ref().map_or((ShardId(0), Lsn(0)), |body| (body.at.shard, body.at.lsn));
-        StoreError::Corrupt { place: place(at.0, self.segment_bytes, at.1), why }
+        let place = match self.body.as_ref().map(|body| &body.at) {
+            Some(Place::Spool(body)) => place(body.shard, self.segment_bytes, body.lsn),
+            Some(Place::Apart(id)) => format!("message {id}"),
+            None => place(ShardId(0), self.segment_bytes, Lsn(0)),
+        };
+        StoreError::Corrupt { place, why }
     }
 
     async fn chunk(&mut self, lsn: Lsn) -> Result<Vec<u8>, StoreError> {
@@ -241,7 +371,8 @@ impl<D: Disk> Reader<D> {
         guess_bytes: usize,
         is_kind: fn(Kind) -> bool,
     ) -> Result<Vec<u8>, StoreError> {
-        let Some((shard, id)) = self.body.as_ref().map(|body| (body.at.shard, body.at.id)) else {
+        let at = self.body.as_ref().map(Body::spooled).transpose()?;
+        let Some((shard, id)) = at.map(|body| (body.shard, body.id)) else {
             return Err(StoreError::Invalid("no message is open".into()));
         };
         let number = lsn.0 / self.segment_bytes;
@@ -294,6 +425,10 @@ impl<D: Disk> Reader<D> {
     }
 }
 
+fn not_given() -> StoreError {
+    StoreError::Invalid("a piece of a message apart was not given".into())
+}
+
 /// A segment that is not there was given back.
 fn no_segment(error: IoError) -> StoreError {
     if error.kind == IoKind::NotFound { StoreError::Moved } else { error.into() }
@@ -301,7 +436,7 @@ fn no_segment(error: IoError) -> StoreError {
 
 impl<D: Disk> fmt::Debug for Reader<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let open = self.body.as_ref().map(|body| body.at.id);
+        let open = self.body.as_ref().map(|body| body.at.id());
         write!(f, "Reader({open:?}, {:?})", self.files)
     }
 }

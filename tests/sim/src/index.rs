@@ -10,7 +10,8 @@ use std::sync::Arc;
 use fsmtp_rt::sim::Random;
 use fsmtp_store::directory::{Change, Directory};
 use fsmtp_store::mailbox::{
-    Found, Mailboxes, Maildrop, Memory, Message, Outgoing, Queued, Registry, Settlement, Usage,
+    Found, Mailboxes, Maildrop, Memory, Message, Outgoing, Queued, Registry, Settlement, Uplink,
+    Usage,
 };
 use fsmtp_store::seal::{UserKeys, WindowRecord};
 use fsmtp_store::spool::{BodyRef, Committed, Liveness, Sink};
@@ -157,6 +158,8 @@ impl Outgoing for Index {
         self.memory.settle(settlements).await
     }
 }
+
+impl Uplink for Index {}
 
 impl Mailboxes for Index {
     async fn open(&self, mailbox: MailboxId) -> Result<Maildrop, StoreError> {

@@ -331,7 +331,7 @@ async fn read(
 ) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
     let mut moves = 0;
-    let id = body.id;
+    let id = body.id();
     match (key, mailbox_key) {
         (None, _) => reader.open(body),
         (Some(key), Some(mailbox_key)) => {

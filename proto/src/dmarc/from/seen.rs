@@ -15,7 +15,8 @@ pub(super) fn domains(value: &[u8]) -> Result<Vec<String>, BadFrom> {
     if hides_an_address(value) {
         return Err(BadFrom::Syntax);
     }
-    let mut list = List::new(value);
+    // What folds the field at its end says nothing.
+    let mut list = List::new(value.trim_ascii_end());
     while let Some(at) = memchr(b'@', list.rest) {
         list.rest = list.rest.get(at + 1..).unwrap_or_default();
         list.one_more()?;

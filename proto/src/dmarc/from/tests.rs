@@ -67,6 +67,8 @@ fn of_what_can_be_read_in_several_ways_every_domain_is_an_author() {
         ("\"(\" a@d.example b@e.example", "d.example e.example"),
         ("a@d.example b@e.example", "d.example e.example"),
         ("a@d.example,", "d.example"),
+        ("@d.example@e.example.", "d.example e.example"),
+        ("@d.example@e.example.\r\n\t", "d.example e.example"),
         ("a@d.example (Jane),", "d.example"),
         (", a@d.example", "d.example"),
         ("a@d.example,,b@e.example", "d.example e.example"),
@@ -206,6 +208,8 @@ proptest! {
     #[test]
     fn whatever_is_read_can_be_asked_for(value in "[ab.@<>,;:\"() \\\\\u{fc}\\[\\]]{0,20}") {
         if let Ok(all) = of(format!("From: {value}\r\n").as_bytes()) {
+            let folded = of(format!("From:\r\n {value}\r\n\t\r\n").as_bytes());
+            prop_assert_eq!(folded.as_ref(), Ok(&all));
             prop_assert!((1..=DOMAINS_MAX).contains(&all.len()));
             for domain in all {
                 prop_assert_eq!(canonical(&domain), Some(domain));

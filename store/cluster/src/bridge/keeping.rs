@@ -9,13 +9,37 @@ use core::time::Duration;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use tokio::sync::Semaphore;
+use fsmtp_store::StoreError;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 
-use super::{Clock, Request, Shared, UNDER_WAY_MAX};
-use crate::cassandra::{Cassandra, ClusterError, Terms};
+use super::{Clock, Copy, Request, Shared, UNDER_WAY_MAX};
+use crate::cassandra::{ClusterError, Terms, connect, there};
+use crate::directory::Book;
+use crate::follow::{change_all, follow};
 use crate::keyspace::KeyspaceError;
 use crate::mail::Mail;
 use crate::schema;
+
+/// How often a node that has begun without its cluster tries to reach it.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+
+/// What the thread works with.
+pub(crate) struct Desk {
+    pub(crate) mail: Arc<Mail>,
+    /// One change of the directory, or look at it, at a time.
+    pub(crate) book: Mutex<Book>,
+    pub(crate) clock: Clock,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What it takes to begin.
+struct Plan {
+    terms: Terms,
+    node: String,
+    clock: Clock,
+    copy: Option<Copy>,
+}
 
 /// Starts the thread; returns when it has connected and prepared its statements.
 pub(super) fn start(
@@ -23,17 +47,21 @@ pub(super) fn start(
     terms: &Terms,
     node: &str,
     clock: Clock,
+    copy: Option<Copy>,
 ) -> Result<JoinHandle<()>, KeyspaceError> {
     let (ready, is_ready) = mpsc::sync_channel(1);
     let (shared, terms, node) = (Arc::clone(shared), terms.clone(), node.to_owned());
-    let run = move || match connect(&terms, &node, clock) {
-        Ok((runtime, mail)) => {
-            let _ = ready.send(Ok(()));
-            runtime.block_on(serve(&shared, &mail, terms.timeout));
+    let plan = Plan { terms, node, clock, copy };
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(live(&shared, &plan, &ready)),
+            Err(error) => {
+                let _ = ready.send(Err(ClusterError::Runtime(error.to_string()).into()));
+            }
         }
-        Err(error) => {
-            let _ = ready.send(Err(error));
-        }
+        shared.stopped.store(true, Ordering::SeqCst);
+        shared.drain();
     };
     let failed = |error: std::io::Error| ClusterError::Runtime(error.to_string());
     let thread = std::thread::Builder::new().name("bridge".into()).spawn(run).map_err(failed)?;
@@ -42,29 +70,84 @@ pub(super) fn start(
     Ok(thread)
 }
 
-fn connect(
-    terms: &Terms,
-    node: &str,
-    clock: Clock,
-) -> Result<(tokio::runtime::Runtime, Arc<Mail>), KeyspaceError> {
-    let cassandra = Cassandra::connect(terms)?;
-    let there = cassandra.there(&terms.keyspace)?;
-    if let Some(problem) = schema::problems(&there).into_iter().next() {
-        return Err(problem.into());
+async fn live(
+    shared: &Arc<Shared>,
+    plan: &Plan,
+    ready: &mpsc::SyncSender<Result<(), KeyspaceError>>,
+) {
+    let is_patient = plan.copy.as_ref().is_some_and(|copy| copy.is_patient);
+    let begun = match begin(shared, plan).await {
+        Err(KeyspaceError::Cluster(error)) if is_patient => {
+            shared.complain(format!("this node has begun without its cluster: {error}"));
+            // Who has started it waits for this.
+            let _ = ready.send(Ok(()));
+            later(shared, plan).await
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+        Ok(desk) => {
+            let _ = ready.send(Ok(()));
+            Some(desk)
+        }
+    };
+    if let Some(desk) = begun {
+        serve(shared, &desk, plan.terms.timeout).await;
     }
-    let (runtime, session) = cassandra.into_parts();
-    let mail = runtime.block_on(Mail::prepare(session, terms, node, clock))?;
-    Ok((runtime, Arc::new(mail)))
 }
 
-async fn serve(shared: &Shared, mail: &Arc<Mail>, timeout: Duration) {
+/// Connects, and brings the copy of the directory up to what all nodes share.
+async fn begin(shared: &Arc<Shared>, plan: &Plan) -> Result<Arc<Desk>, KeyspaceError> {
+    let Plan { terms, node, clock, copy } = plan;
+    let session = Arc::new(connect(terms).await?);
+    let found = there(&session, &terms.keyspace).await?;
+    if let Some(problem) = schema::problems(&found).into_iter().next() {
+        return Err(problem.into());
+    }
+    let book = Book::prepare(Arc::clone(&session), &terms.keyspace).await?.into();
+    let mail = Arc::new(Mail::prepare(session, terms, node, Arc::clone(clock)).await?);
+    let (clock, shared) = (Arc::clone(clock), Arc::clone(shared));
+    let desk = Arc::new(Desk { mail, book, clock, shared });
+    if let Some(copy) = copy {
+        follow(&desk, &copy.local).await.map_err(|error| match error {
+            StoreError::Io(error) => ClusterError::Unavailable(error.to_string()),
+            error => ClusterError::Refused(error.to_string()),
+        })?;
+    }
+    Ok(desk)
+}
+
+/// Tries again and again, until it is to stop. Whoever asks for something meanwhile hears at once
+/// that there is no way.
+async fn later(shared: &Arc<Shared>, plan: &Plan) -> Option<Arc<Desk>> {
+    let mut again = Instant::now() + RETRY_EVERY;
+    loop {
+        shared.drain();
+        if shared.stop.load(Ordering::SeqCst) {
+            return None;
+        }
+        let rung = tokio::time::timeout_at(again, shared.bell.notified()).await;
+        if rung.is_err() {
+            match begin(shared, plan).await {
+                Ok(desk) => return Some(desk),
+                Err(KeyspaceError::Problem(problem)) => shared.complain(problem.to_string()),
+                // It is known that it is away.
+                Err(KeyspaceError::Cluster(_)) => {}
+            }
+            again = Instant::now() + RETRY_EVERY;
+        }
+    }
+}
+
+async fn serve(shared: &Shared, desk: &Arc<Desk>, timeout: Duration) {
     let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX as usize));
     loop {
         let Ok(slot) = Arc::clone(&under_way).acquire_owned().await else { break };
         let Some(request) = next(shared).await else { break };
-        let mail = Arc::clone(mail);
+        let desk = Arc::clone(desk);
         tokio::spawn(async move {
-            answer(&mail, request).await;
+            answer(&desk, request).await;
             drop(slot);
         });
     }
@@ -72,7 +155,7 @@ async fn serve(shared: &Shared, mail: &Arc<Mail>, timeout: Duration) {
     shared.drain();
     // Whoever is later than that gets no answer.
     let _ = tokio::time::timeout(timeout * 2, under_way.acquire_many(UNDER_WAY_MAX)).await;
-    mail.end_visits(timeout).await;
+    desk.mail.end_visits(timeout).await;
 }
 
 /// The next request; none when the thread is to end.
@@ -90,10 +173,11 @@ async fn next(shared: &Shared) -> Option<Request> {
 }
 
 /// Who has asked may be gone by now: then nobody is told, and a visit is given back.
-async fn answer(mail: &Arc<Mail>, request: Request) {
+async fn answer(desk: &Arc<Desk>, request: Request) {
+    let mail = &desk.mail;
     match request {
         Request::Chunk { id, number, data, charge, reply } => {
-            let done = mail.put_chunk(id, number, &data).await;
+            let done = mail.put_chunk(id, number, data).await;
             drop(charge);
             let _ = reply.send(done);
         }
@@ -111,5 +195,8 @@ async fn answer(mail: &Arc<Mail>, request: Request) {
         Request::Rewrap { windows, reply } => drop(reply.send(mail.rewrap(&windows).await)),
         Request::Usage { mailbox, reply } => drop(reply.send(mail.usage(mailbox).await)),
         Request::Purge { mailbox, reply } => drop(reply.send(mail.purge(mailbox).await)),
+        Request::Change { local, change, reply } => {
+            drop(reply.send(change_all(desk, &local, *change).await));
+        }
     }
 }

@@ -8,13 +8,14 @@
 use std::sync::Arc;
 
 use fsmtp_store::envelope::RECIPIENTS_COUNT_MAX;
+use fsmtp_store::mailbox::Delivery;
 use fsmtp_store::seal::WindowRecord;
 use fsmtp_store::spool::Recipient;
 use fsmtp_store::{MailboxId, QueueId, StoreError};
 use scylla::value::MaybeUnset;
 
 use super::{Known, Mail, column, each, is_late, week_of, written_us};
-use crate::bridge::Delivery;
+use crate::gather::PIECE_BYTES_MAX;
 
 /// A message without its body.
 #[derive(Clone, Copy)]
@@ -30,29 +31,31 @@ impl Mail {
         &self,
         id: QueueId,
         number: u32,
-        data: &[u8],
+        data: Vec<u8>,
     ) -> Result<(), StoreError> {
         let too_many = |_| StoreError::Invalid("a message has too many chunks".into());
         let number = i32::try_from(number).map_err(too_many)?;
-        let values = (column(id.0), number, data, written_us(id));
-        self.write(&self.statements.put_body, values).await
+        let row = (column(id.0), number, data, written_us(id));
+        if row.2.len() <= PIECE_BYTES_MAX {
+            return self.pieces.put(row).await;
+        }
+        self.write(&self.statements.put_body, row).await
     }
 
     /// Brings a message into its mailboxes.
     pub(crate) async fn deliver(self: &Arc<Self>, delivery: Delivery) -> Result<(), StoreError> {
-        let Delivery { id, octets, data, recipients } = delivery;
+        let Delivery { id, octets, first, recipients } = delivery;
         let recipients = distinct(recipients)?;
         let head = Head { id, octets, is_shared: recipients.len() > 1 };
         match recipients.as_slice() {
             [] => Ok(()),
             [one] => {
-                self.put_chunk(id, 0, &data).await?;
+                self.put_chunk(id, 0, first).await?;
                 self.prepare_for(one).await?;
                 self.show(head, one).await
             }
             _ => {
-                self.put_chunk(id, 0, &data).await?;
-                drop(data);
+                self.put_chunk(id, 0, first).await?;
                 let at = written_us(id);
                 let holder = |to: &Recipient| (column(id.0), column(to.mailbox.0), at);
                 let holders = recipients.iter().map(holder).collect();
@@ -102,9 +105,8 @@ impl Mail {
         // Null would leave a tombstone.
         let shared = if head.is_shared { MaybeUnset::Set(true) } else { MaybeUnset::Unset };
         let wrap = to.key.as_ref().map(|key| key.wrap.row());
-        let wrap = wrap.as_ref().map_or(MaybeUnset::Unset, |wrap| MaybeUnset::Set(wrap.as_slice()));
-        let values = (mailbox, week, column(id.0), column(head.octets), shared, wrap, at);
-        self.write(&self.statements.put_message, values).await
+        let wrap = wrap.map_or(MaybeUnset::Unset, MaybeUnset::Set);
+        self.rows.put((mailbox, week, column(id.0), column(head.octets), shared, wrap, at)).await
     }
 
     /// Keeps windows in another form.
@@ -131,7 +133,7 @@ fn distinct(mut recipients: Vec<Recipient>) -> Result<Vec<Recipient>, StoreError
         return Err(StoreError::Invalid("a message has too many recipients".into()));
     }
     for to in &recipients {
-        if to.mailbox == MailboxId::QUEUE {
+        if to.mailbox.is_nobodys() {
             return Err(StoreError::Invalid("Cassandra keeps no mail that is to travel on".into()));
         }
         let fits = |of: MailboxId| of == to.mailbox;

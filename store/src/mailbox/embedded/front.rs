@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use super::super::lock::{Hold, Locks};
 use super::super::pending::{Body, Entry, LiveBytes, Lookups, Pending, Rows, View};
 use super::super::types::{Found, Maildrop, Message, Queued, Usage};
+use super::queue::Line;
 use super::reading::Reading;
 use super::request::{Read, Reply, Request, Write};
 use super::tables::Tables;
@@ -140,8 +141,8 @@ impl Front {
                 Read::Find { mailbox, message, reply } => {
                     reply.send(sight.find(mailbox, message)).is_ok()
                 }
-                Read::Queued { shard, after, count_max, reply } => {
-                    reply.send(sight.queued(shard, after, count_max)).is_ok()
+                Read::Queued { line, shard, after, count_max, reply } => {
+                    reply.send(sight.queued(line, shard, after, count_max)).is_ok()
                 }
                 Read::FindQueued { id, reply } => reply.send(sight.find_queued(id)).is_ok(),
                 Read::Keys { mailbox, reply } => reply.send(sight.keys(mailbox)).is_ok(),
@@ -242,11 +243,12 @@ impl Sight<'_> {
 
     fn queued(
         &mut self,
+        line: Line,
         shard: ShardId,
         after: Option<QueueId>,
         count_max: usize,
     ) -> Result<Vec<Queued>, StoreError> {
-        self.reading()?.queued(shard, after, count_max)
+        self.reading()?.queued(line, shard, after, count_max)
     }
 
     fn find_queued(&mut self, id: QueueId) -> Result<Found, StoreError> {
@@ -286,7 +288,7 @@ impl Sight<'_> {
                 Some(RecipientKey { wrap, window })
             }
         };
-        Ok(Found { body: self.locate(id)?, key })
+        Ok(Found { body: self.locate(id)?.into(), key })
     }
 
     fn keys(&mut self, mailbox: MailboxId) -> Result<UserKeys, StoreError> {

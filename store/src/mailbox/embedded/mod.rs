@@ -44,7 +44,8 @@ use zeroize::Zeroizing;
 
 use super::pending::Delivery;
 use super::{
-    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Usage,
+    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Uplink,
+    Usage,
 };
 use crate::directory::{Change, Directory, Limits};
 use crate::seal::{UserKeys, WindowRecord};
@@ -53,6 +54,7 @@ use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 use bell::Bell;
 use damage::Damages;
 use opening::Wanted;
+use queue::Line;
 use request::{Read, Reply, Request, Write};
 use tables::Tables;
 use thread::Index;
@@ -347,6 +349,22 @@ impl Embedded {
         self.shared.damages.take()
     }
 
+    /// Messages of a shard that wait to be [uploaded](MailboxId::UPLOAD), behind `after`, by rising
+    /// name, at most `count_max`: those that the sink was given before the last
+    /// [`persist`](Mailboxes::persist), perhaps more. [`Settlement::Uploaded`] takes them out.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or those of the storage. A row that is damaged is passed over.
+    pub async fn awaiting(
+        &self,
+        shard: ShardId,
+        after: Option<QueueId>,
+        count_max: usize,
+    ) -> Result<Vec<Queued>, StoreError> {
+        let line = Line::Up;
+        self.read(|reply| Read::Queued { line, shard, after, count_max, reply }).await
+    }
+
     async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, StoreError> {
         let shared = &self.shared;
         let (reply, answer) = oneshot::channel();
@@ -483,7 +501,8 @@ impl Outgoing for Embedded {
         after: Option<QueueId>,
         count_max: usize,
     ) -> Result<Vec<Queued>, StoreError> {
-        self.read(|reply| Read::Queued { shard, after, count_max, reply }).await
+        let line = Line::Out;
+        self.read(|reply| Read::Queued { line, shard, after, count_max, reply }).await
     }
 
     async fn find_queued(&self, id: QueueId) -> Result<Found, StoreError> {
@@ -498,6 +517,8 @@ impl Outgoing for Embedded {
         self.write(|reply| Write::Settle { settlements, reply }).await
     }
 }
+
+impl Uplink for Embedded {}
 
 impl Mailboxes for Embedded {
     async fn open(&self, mailbox: MailboxId) -> Result<Maildrop, StoreError> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 
 use super::super::types::{Found, Maildrop, Message, Queued, Settlement, Usage};
+use super::queue::Line;
 use crate::directory::{Change, Directory};
 use crate::seal::{UserKeys, WindowRecord};
 use crate::spool::BodyRef;
@@ -22,15 +23,47 @@ pub(super) enum Request {
 
 /// Answered from what is there, pending deliveries included.
 pub(super) enum Read {
-    Open { mailbox: MailboxId, reply: Reply<Maildrop> },
-    Usage { mailbox: MailboxId, reply: Reply<Usage> },
-    Locate { id: QueueId, reply: Reply<BodyRef> },
-    Find { mailbox: MailboxId, message: Message, reply: Reply<Found> },
-    Keys { mailbox: MailboxId, reply: Reply<UserKeys> },
-    Queued { shard: ShardId, after: Option<QueueId>, count_max: usize, reply: Reply<Vec<Queued>> },
-    FindQueued { id: QueueId, reply: Reply<Found> },
-    LiveBytes { shard: ShardId, reply: Reply<BTreeMap<u64, u64>> },
-    Live { shard: ShardId, records: Vec<(QueueId, Lsn)>, reply: Reply<Vec<bool>> },
+    Open {
+        mailbox: MailboxId,
+        reply: Reply<Maildrop>,
+    },
+    Usage {
+        mailbox: MailboxId,
+        reply: Reply<Usage>,
+    },
+    Locate {
+        id: QueueId,
+        reply: Reply<BodyRef>,
+    },
+    Find {
+        mailbox: MailboxId,
+        message: Message,
+        reply: Reply<Found>,
+    },
+    Keys {
+        mailbox: MailboxId,
+        reply: Reply<UserKeys>,
+    },
+    Queued {
+        line: Line,
+        shard: ShardId,
+        after: Option<QueueId>,
+        count_max: usize,
+        reply: Reply<Vec<Queued>>,
+    },
+    FindQueued {
+        id: QueueId,
+        reply: Reply<Found>,
+    },
+    LiveBytes {
+        shard: ShardId,
+        reply: Reply<BTreeMap<u64, u64>>,
+    },
+    Live {
+        shard: ShardId,
+        records: Vec<(QueueId, Lsn)>,
+        reply: Reply<Vec<bool>>,
+    },
 }
 
 /// Answered once the transaction that it is part of has committed.

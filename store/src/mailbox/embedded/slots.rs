@@ -340,20 +340,28 @@ impl Slots {
         Ok(transaction)
     }
 
-    /// Makes sure that a slot is free.
+    /// Makes sure that so many slots are free.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] when all are used; [`StoreError::Io`] when the file cannot grow.
+    /// [`StoreError::Invalid`] when too few are; [`StoreError::Io`] when the file cannot grow.
     /// Nothing has changed then.
-    pub(super) fn make_room(&mut self) -> Result<(), StoreError> {
-        self.free_from = self.used.first_clear(self.free_from);
-        if self.free_from >= self.count_max {
-            let max = self.count_max;
-            let why =
-                format!("there are {max} keys of accounts in {FILE} already, the most it has");
-            return Err(StoreError::Invalid(why));
+    pub(super) fn make_room(&mut self, count: usize) -> Result<(), StoreError> {
+        if count == 0 {
+            return Ok(());
         }
-        while self.free_from >= self.count {
+        self.free_from = self.used.first_clear(self.free_from);
+        let mut next = self.free_from;
+        for _ in 0..count {
+            let free = self.used.first_clear(next);
+            if free >= self.count_max {
+                let max = self.count_max;
+                let why =
+                    format!("there are {max} keys of accounts in {FILE} already, the most it has");
+                return Err(StoreError::Invalid(why));
+            }
+            next = free + 1;
+        }
+        while next > self.count {
             // What a failed attempt has left is written over by the next: all that the file had
             // when it was opened counts.
             let at = place(self.count, Copy::First);
@@ -369,7 +377,7 @@ impl Slots {
     /// # Errors
     /// Those of [`make_room`](Self::make_room).
     pub(super) fn take(&mut self) -> Result<u32, StoreError> {
-        self.make_room()?;
+        self.make_room(1)?;
         self.used.set(self.free_from);
         Ok(self.free_from)
     }
@@ -588,12 +596,13 @@ mod tests {
         for gone in [600, 3, 1030] {
             slots.release(gone);
         }
-        assert!(slots.make_room().is_err(), "not before they are wiped");
+        assert!(slots.make_room(1).is_err(), "not before they are wiped");
         slots.write().unwrap();
         slots.settle().unwrap();
         let bytes = std::fs::metadata(folder.path().join(FILE)).unwrap().len();
         assert_eq!(bytes, (HEADER_BYTES + 3 * 2 * HALF_BYTES) as u64);
         let mut slots = Slots::open(folder.path(), NAME, last, MAX).unwrap();
+        assert!(slots.make_room(4).is_err() && slots.make_room(3).is_ok());
         assert_eq!([3, 600, 1030], [(); 3].map(|()| slots.take().unwrap()));
         assert!(slots.take().is_err());
         let left = (0..MAX).filter(|slot| holds(&slots, *slot)).count();

@@ -393,7 +393,7 @@ impl<'t> Writing<'t> {
         self.meta.insert(name, number).map(drop).map_err(failed)
     }
 
-    /// Stores a change of the directory. For an account there must be room among the slots.
+    /// Stores a change of the directory. For accounts there must be room among the slots.
     pub(super) fn edit(
         &mut self,
         edit: &Edit,
@@ -431,6 +431,8 @@ impl<'t> Writing<'t> {
             Edit::DropAlias(address) => {
                 self.aliases.remove(address.as_str()).map_err(failed)?;
             }
+            // Stored above.
+            Edit::NextMailbox(_) => {}
         }
         Ok(())
     }

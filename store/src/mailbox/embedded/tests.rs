@@ -168,6 +168,44 @@ fn full_queues_refuse_and_lose_nothing() {
 }
 
 #[test]
+fn mail_for_the_cluster_waits_by_its_shard_until_it_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, keeper) = Embedded::open(folder.path(), options()).unwrap();
+    let mut logs = [ShardLog::new(0), ShardLog::new(2)];
+    let (up, out) = (MailboxId::UPLOAD, MailboxId::QUEUE);
+    let only = logs[0].message(&[up], 1000, 2);
+    let both = logs[0].message(&[up, out], 1000, 0);
+    let other = logs[1].message(&[up], 1000, 0);
+    for message in [&only, &both, &other] {
+        deliver(&store, message);
+    }
+    wait(store.persist()).unwrap();
+    let awaiting = |store: &Embedded, shard, after| {
+        let found = wait(store.awaiting(ShardId(shard), after, 10)).unwrap();
+        found.into_iter().map(|queued| (queued.id, queued.octets)).collect::<Vec<_>>()
+    };
+    let row = |message: &Committed| (message.id, message.octets);
+    assert_eq!(awaiting(&store, 0, None), [row(&only), row(&both)]);
+    assert_eq!(awaiting(&store, 0, Some(only.id)), [row(&both)]);
+    assert_eq!(awaiting(&store, 2, None), [row(&other)]);
+    assert_eq!(awaiting(&store, 1, None), []);
+    let queued = |store: &Embedded| wait(store.queued(ShardId(0), None, 10)).unwrap().len();
+    assert_eq!(queued(&store), 1, "what goes to other hosts is told apart");
+    assert_eq!(ids(&store, up.0), [], "it is nobody's mailbox");
+    // The body stays while one of the two needs it.
+    let gone = [only.id, both.id].map(Settlement::Uploaded).to_vec();
+    wait(store.settle(gone.clone())).unwrap();
+    assert!(wait(store.locate(only.id)).is_err() && wait(store.locate(both.id)).is_ok());
+    keeper.close().unwrap();
+    let (store, _keeper) = Embedded::open(folder.path(), options()).unwrap();
+    assert_eq!((awaiting(&store, 0, None), queued(&store)), (Vec::new(), 1));
+    wait(store.settle(gone)).unwrap();
+    wait(store.settle(vec![Settlement::Done(both.id)])).unwrap();
+    assert!(wait(store.locate(both.id)).is_err());
+    assert_eq!(awaiting(&store, 2, None), [row(&other)]);
+}
+
+#[test]
 fn messages_for_very_many_wait_and_are_not_lost() {
     let folder = TempDir::new().unwrap();
     let options = Options { queued_recipients_max: 10, ..options() };

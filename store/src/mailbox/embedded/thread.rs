@@ -278,12 +278,16 @@ impl<'a> Changes<'a> {
             }
             Write::Change { change, reply } => match self.possible(change) {
                 Err(refused) => drop(reply.send(Err(refused))),
-                Ok((next, edit)) => {
-                    work.tables().edit(&edit, next.next_mailbox(), self.slots)?;
-                    if let Edit::DropAccount { mailbox, .. } = edit {
-                        self.removed.extend(mailbox.all());
+                Ok((next, edits)) => {
+                    for edit in &edits {
+                        work.tables().edit(edit, next.next_mailbox(), self.slots)?;
+                        if let Edit::DropAccount { mailbox, .. } = edit {
+                            self.removed.extend(mailbox.all());
+                        }
                     }
-                    self.directory = Arc::new(next);
+                    if !edits.is_empty() {
+                        self.directory = Arc::new(next);
+                    }
                     done.push(Done::Changed(reply, Arc::clone(&self.directory)));
                 }
             },
@@ -292,12 +296,11 @@ impl<'a> Changes<'a> {
     }
 
     /// What becomes of the directory, if it can be stored.
-    fn possible(&mut self, change: Change) -> Result<(Directory, Edit), StoreError> {
-        let (next, edit) = self.directory.apply(change)?;
-        if let Edit::PutAccount(..) = edit {
-            self.slots.make_room()?;
-        }
-        Ok((next, edit))
+    fn possible(&mut self, change: Change) -> Result<(Directory, Vec<Edit>), StoreError> {
+        let (next, edits) = self.directory.apply(change)?;
+        let accounts = edits.iter().filter(|edit| matches!(edit, Edit::PutAccount(..)));
+        self.slots.make_room(accounts.count())?;
+        Ok((next, edits))
     }
 }
 

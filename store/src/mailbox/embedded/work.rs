@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use super::super::pending::{Body, LiveBytes, Rows};
 use super::super::types::Message;
+use super::queue::Line;
 use super::tables::Writing;
 use crate::seal::{RecipientWrap, WindowRecord};
 use crate::{Lsn, MailboxId, QueueId, ShardId, StoreError};
@@ -56,8 +57,8 @@ impl<'a, 't> Work<'a, 't> {
         let mut needed: Option<(&WindowRecord, u64)> = None;
         for (count, entry) in entries.enumerate() {
             let wrap = entry.key.as_ref().map(|key| &key.wrap);
-            if entry.mailbox == MailboxId::QUEUE {
-                self.writing.put_queued(entry.id, entry.octets, wrap, &[])?;
+            if let Some(line) = Line::of(entry.mailbox) {
+                self.writing.put_queued(line, entry.id, entry.octets, wrap, &[])?;
             } else {
                 let uid = match current {
                     Some((mailbox, uid)) if mailbox == entry.mailbox && uid != 0 => uid,

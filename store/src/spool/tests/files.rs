@@ -34,7 +34,7 @@ async fn read_with(
     message: &Committed,
 ) -> Result<Vec<u8>, StoreError> {
     let mut reader = Reader::sharing(files, small_config().segment_bytes);
-    reader.open(message.into());
+    reader.open(BodyRef::from(message));
     let mut whole = Vec::new();
     while let Some(piece) = reader.next().await? {
         whole.extend_from_slice(&piece);

@@ -130,7 +130,7 @@ impl Life {
 
     fn envelope(&self, message: &Committed, segment_bytes: u64) -> Envelope {
         let mut reader = Reader::new(self.disk.clone(), segment_bytes);
-        reader.open(message.into());
+        reader.open(BodyRef::from(message));
         self.run(reader.envelope()).unwrap()
     }
 }

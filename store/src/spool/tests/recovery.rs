@@ -378,7 +378,7 @@ fn readers_tell_damage_from_a_message_that_moved() {
     assert!(matches!(life.read(&message), Err(StoreError::Moved)));
     plate.put(&segment(0), away);
     let mut reader = Reader::new(life.disk.clone(), small_config().segment_bytes);
-    reader.open((&message).into());
+    reader.open(BodyRef::from(&message));
     let first = life.run(reader.next()).unwrap().unwrap();
     // The file becomes the spare, and then another segment, while its handle is open.
     plate.change(&segment(0), |bytes| bytes[PAGE_BYTES..].fill(0));

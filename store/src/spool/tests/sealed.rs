@@ -117,7 +117,7 @@ fn a_sealed_message_comes_back_and_the_disk_shows_nothing_of_it() {
         let whole = [HEAD, &text(index as u64, bytes)].concat();
         assert_eq!(owner.read(&life, &message).unwrap(), whole, "{bytes} bytes");
         let mut reader = Reader::new(life.disk.clone(), small_config().segment_bytes);
-        reader.open_sealed((&message).into(), &owner.content_key(&message));
+        reader.open_sealed(BodyRef::from(&message), &owner.content_key(&message));
         assert_eq!(life.run(reader.envelope()).unwrap(), envelope(1));
     }
     let taken = life.sink.taken.borrow().clone();
@@ -137,6 +137,67 @@ fn a_sealed_message_comes_back_and_the_disk_shows_nothing_of_it() {
     let spool = next.open();
     next.run(store(&spool, b"", KNOWN, 1000)).unwrap();
     assert!(finds(&plate, KNOWN), "in clear it would be found");
+}
+
+/// All pieces of a message as it lies apart.
+async fn taken_out(disk: &TestDisk, at: BodyRef) -> Result<(Raw, Vec<Vec<u8>>), StoreError> {
+    let mut reader = Reader::new(disk.clone(), small_config().segment_bytes);
+    let raw = reader.raw(at).await?;
+    let mut pieces = vec![raw.first.clone()];
+    while let Some(chunk) = reader.raw_chunk(pieces.len() - 1).await? {
+        pieces.push(chunk);
+    }
+    assert_eq!(pieces.len() - 1, raw.chunks_count as usize);
+    Ok((raw, pieces))
+}
+
+/// Reads a message apart out of its pieces.
+async fn put_together(
+    disk: &TestDisk,
+    id: QueueId,
+    key: Option<&ContentKey>,
+    pieces: &[Vec<u8>],
+) -> Result<Vec<u8>, StoreError> {
+    let mut reader = Reader::new(disk.clone(), small_config().segment_bytes);
+    match key {
+        Some(key) => reader.open_sealed(Place::Apart(id), key),
+        None => reader.open(Place::Apart(id)),
+    }
+    let mut whole = Vec::new();
+    loop {
+        if let Some((wanted, number)) = reader.wants() {
+            assert_eq!(wanted, id);
+            assert!(matches!(reader.next().await, Err(StoreError::Invalid(_))));
+            reader.give(pieces.get(number as usize).cloned().unwrap_or_default());
+        }
+        let Some(piece) = reader.next().await? else { return Ok(whole) };
+        whole.extend_from_slice(&piece);
+    }
+}
+
+#[test]
+fn a_message_can_lie_apart_from_the_spool() {
+    let plate = Plate::new();
+    let life = Life::new(1, &plate);
+    let spool = life.open();
+    let owner = Owner::new(1);
+    for (index, bytes) in SIZES.into_iter().enumerate() {
+        life.run(owner.store(&spool, index as u64, bytes)).unwrap();
+        let message = life.sink.message(index);
+        let (raw, pieces) = life.run(taken_out(&life.disk, (&message).into())).unwrap();
+        assert_eq!((&raw.recipients, raw.octets), (&message.recipients, message.octets));
+        let key = owner.content_key(&message);
+        let read =
+            |key, pieces: &[Vec<u8>]| life.run(put_together(&life.disk, message.id, key, pieces));
+        let whole = [HEAD, &text(index as u64, bytes)].concat();
+        assert_eq!(read(Some(&key), &pieces).unwrap(), whole, "{bytes} bytes");
+        assert!(matches!(read(None, &pieces), Err(StoreError::Corrupt { .. })));
+        for cut in 0..pieces.len() {
+            let mut less = pieces.clone();
+            less.remove(cut);
+            assert!(matches!(read(Some(&key), &less), Err(StoreError::Corrupt { .. })));
+        }
+    }
 }
 
 #[test]
@@ -234,7 +295,7 @@ fn no_change_of_a_byte_gives_wrong_bytes() {
         seal_record(&mut bytes[record]);
     });
     let mut reader = Reader::new(life.disk.clone(), small_config().segment_bytes);
-    reader.open_sealed((&message).into(), &key);
+    reader.open_sealed(BodyRef::from(&message), &key);
     assert!(matches!(life.run(reader.envelope()), Err(StoreError::Corrupt { .. })));
 }
 

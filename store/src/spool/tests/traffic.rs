@@ -501,7 +501,7 @@ fn senders_that_stall_cost_the_others_speed_and_not_their_mail() {
     let message = life.sink.message(0);
     assert!(message.chunks.len() > 30, "small pieces: {}", message.chunks.len());
     let mut reader = Reader::new(life.disk.clone(), spool.config().segment_bytes);
-    reader.open((&message).into());
+    reader.open(BodyRef::from(&message));
     let mut whole = Vec::new();
     while let Some(piece) = life.run(reader.next()).unwrap() {
         whole.extend_from_slice(&piece);
