@@ -2,9 +2,11 @@
 //!
 //!     cargo run --profile fast -p fsmtp-cluster --example rate -- 127.0.0.1:9042
 //!
-//! Five rounds, in each both in turn: messages of 4 KiB for one of 1,000 mailboxes each, sealed,
-//! through the bridge; the same number of rows of 4 KiB by the driver alone, with as many under way
-//! at one time. Prints the medians of messages a second and of this process's processor time for
+//! Behind the server may stand how many messages (20,000) and how many bytes each (4,096).
+//!
+//! Five rounds, in each both in turn: messages for one of 1,000 mailboxes each, sealed, through the
+//! bridge; the same number of rows of as many bytes by the driver alone, with as many under way at
+//! one time. Prints the medians of messages a second and of this process's processor time for
 //! each, and the ratios. The keyspace `fsmtp_rate` is made and dropped. Status 1 when it fails.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)] // WHY: it is no part of the store
 
@@ -23,7 +25,6 @@ use fsmtp_store::{MailboxId, NodeNumber, QueueId, ShardId};
 use scylla::client::session_builder::SessionBuilder;
 use tokio::task::JoinSet;
 
-const OCTETS: usize = 4096;
 const MAILBOXES: u64 = 1000;
 const UNDER_WAY: usize = 256;
 const ROUNDS: usize = 5;
@@ -55,6 +56,7 @@ fn main() -> Result<(), Failed> {
     let mut args = std::env::args().skip(1);
     let contact = args.next().ok_or("which server? HOST:PORT [MESSAGES]")?;
     let count: u64 = args.next().map_or(Ok(20_000), |count| count.parse())?;
+    let octets: usize = args.next().map_or(Ok(4096), |octets| octets.parse())?;
     let terms = Terms {
         contacts: vec![contact],
         keyspace: "fsmtp_rate".into(),
@@ -68,13 +70,17 @@ fn main() -> Result<(), Failed> {
     perform(Task::Create, &terms, false)?;
     let (bridge, keeper) = Bridge::start(&terms, "rate", now, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(measure(&terms, &bridge, count));
+    let outcome = runtime.block_on(measure(&terms, &bridge, (count, octets)));
     drop(keeper);
     Cassandra::connect(&terms)?.run(drop_it)?;
     outcome
 }
 
-async fn measure(terms: &Terms, bridge: &Bridge, count: u64) -> Result<(), Failed> {
+async fn measure(
+    terms: &Terms,
+    bridge: &Bridge,
+    (count, octets): (u64, usize),
+) -> Result<(), Failed> {
     let recipients = Arc::new(recipients()?);
     let mut id = QueueId::first(now_ms(), ShardId(0));
     let node = NodeNumber::new(1).ok_or("a number")?;
@@ -84,15 +90,15 @@ async fn measure(terms: &Terms, bridge: &Bridge, count: u64) -> Result<(), Faile
     };
     // Everything once, so that windows and weeks are there as after the first minutes.
     let warm: Vec<QueueId> = (0..MAILBOXES).map(|_| next()).collect();
-    deliver(bridge, &recipients, warm).await?;
+    deliver(bridge, &recipients, warm, octets).await?;
     let session = SessionBuilder::new().known_nodes(&terms.contacts).build().await?;
     let insert = "INSERT INTO fsmtp_rate.bodies (id, chunk, data) VALUES (?, 7, ?)";
     let insert = Arc::new((session.prepare(insert).await?, session));
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let ids: Vec<QueueId> = (0..count).map(|_| next()).collect();
-        ours.push(timed(deliver(bridge, &recipients, ids.clone())).await?);
-        bare.push(timed(rows(&insert, ids)).await?);
+        ours.push(timed(deliver(bridge, &recipients, ids.clone(), octets)).await?);
+        bare.push(timed(rows(&insert, ids, octets)).await?);
     }
     let (ours, bare) = (Shown::new(&ours, count), Shown::new(&bare, count));
     println!("{:<8} {:>12} {:>14}", "", "messages/s", "CPU each, us");
@@ -162,14 +168,15 @@ async fn deliver(
     bridge: &Bridge,
     recipients: &Arc<Vec<Recipient>>,
     ids: Vec<QueueId>,
+    octets: usize,
 ) -> Result<(), Failed> {
     each(ids, |id| {
         let (bridge, recipients) = (bridge.clone(), Arc::clone(recipients));
         async move {
             let place = (id.0 >> 7) % MAILBOXES;
             let to = recipients.get(place as usize).cloned().ok_or("a recipient")?;
-            let (first, octets) = (vec![b'x'; OCTETS], OCTETS as u64);
-            bridge.deliver(Delivery { id, octets, first, recipients: vec![to] }).await?;
+            let (first, recipients) = (vec![b'x'; octets], vec![to]);
+            bridge.deliver(Delivery { id, octets: octets as u64, first, recipients }).await?;
             Ok(())
         }
     })
@@ -178,11 +185,11 @@ async fn deliver(
 
 type Insert = (scylla::statement::prepared::PreparedStatement, scylla::client::session::Session);
 
-async fn rows(insert: &Arc<Insert>, ids: Vec<QueueId>) -> Result<(), Failed> {
+async fn rows(insert: &Arc<Insert>, ids: Vec<QueueId>, octets: usize) -> Result<(), Failed> {
     each(ids, |id| {
         let insert = Arc::clone(insert);
         async move {
-            let values = (id.0.cast_signed(), vec![b'x'; OCTETS]);
+            let values = (id.0.cast_signed(), vec![b'x'; octets]);
             insert.1.execute_unpaged(&insert.0, values).await?;
             Ok(())
         }

@@ -132,10 +132,10 @@ impl fmt::Debug for Bridge {
 }
 
 impl Bridge {
-    /// Connects, looks whether the keyspace is this program's, and brings `copy` up to what all nodes
-    /// share; starts the thread. Blocks until it is ready; a patient one goes on without the cluster
-    /// when that cannot be reached, and tries again every 5 s. `node` names this process in leases, for people who look at them; `clock` is
-    /// asked by the thread, and must be quick.
+    /// Connects, looks whether the keyspace is this program's, and brings `copy` up to what all
+    /// nodes share; starts the thread. Blocks until it is ready; a patient one goes on without the
+    /// cluster when that cannot be reached, and tries again every 5 s. `node` names this process in
+    /// leases, for people who look at them; `clock` is asked by the thread, and must be quick.
     ///
     /// # Errors
     /// Why the cluster cannot be reached, or what is wrong with the keyspace.
