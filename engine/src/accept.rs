@@ -13,6 +13,7 @@ use fsmtp_rt::{Class, Conn, Datagrams, Dial, Instant, IoError, IoKind, Listener,
 use fsmtp_store::mailbox::Mailboxes;
 
 use crate::admit::{Admission, Refused, Ticket};
+use crate::config::Durability;
 use crate::guard::Guarded;
 use crate::log::{Event, Level};
 use crate::shard::{Shard, count};
@@ -25,8 +26,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is spoken at a listener.
 #[derive(Clone, Debug)]
 pub enum Service {
-    /// SMTP, for anybody who has mail for us, or for users.
-    Smtp(Rc<smtp::server::Settings>),
+    /// SMTP, for anybody who has mail for us, or for users; and when a message counts as accepted.
+    Smtp(Rc<smtp::server::Settings>, Durability),
     /// POP3.
     Pop3(Rc<pop3::Settings>),
 }
@@ -156,7 +157,9 @@ async fn enter<R: Dial + Datagrams, M: Mailboxes>(
         }
     }
     match &door.service {
-        Service::Smtp(settings) => crate::smtp::serve(shard, visit, settings).await,
+        Service::Smtp(settings, durability) => {
+            crate::smtp::serve(shard, visit, settings, *durability).await
+        }
         Service::Pop3(settings) => crate::pop3::serve(shard, visit, settings).await,
     }
 }
@@ -185,7 +188,7 @@ async fn refuse<R: Runtime, M: Mailboxes + 'static>(
         return;
     }
     match &door.service {
-        Service::Smtp(_) => {
+        Service::Smtp(..) => {
             let refusal = smtp::reply::Refusal::TooManyConnections;
             crate::smtp::refuse(&shard.rt, &mut conn, refusal).await;
         }

@@ -132,6 +132,8 @@ pub struct Listener {
 pub enum Durability {
     /// When it is on this node's stable storage.
     Fsync,
+    /// When the cluster has it, too.
+    Cluster,
 }
 
 /// Mail that users send.

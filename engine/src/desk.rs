@@ -34,6 +34,7 @@ use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::spool::{Incoming, Stored};
 use fsmtp_store::{QueueId, StoreError};
 
+use crate::config::Durability;
 use crate::filters::{self, Passage};
 use crate::guard::SharedState;
 use crate::log::Event;
@@ -42,6 +43,7 @@ use crate::seals;
 use crate::shard::{Shard, count};
 use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
 use crate::submission::{Submission, Wrong};
+use crate::upload::Uploads;
 use crate::verify::Check;
 use receipt::Receipt;
 use transaction::Transaction;
@@ -94,6 +96,7 @@ impl Said {
 /// The desk of one connection.
 pub struct Desk<'s, R: Runtime, M: Mailboxes> {
     shard: &'s Rc<Shard<R, M>>,
+    durability: Durability,
     transaction: Option<Box<Transaction>>,
     incoming: Option<Incoming<R>>,
     /// Who has signed in, as the message began.
@@ -123,9 +126,10 @@ impl<R: Runtime, M: Mailboxes> core::fmt::Debug for Desk<'_, R, M> {
 
 impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
     /// A desk without a transaction.
-    pub fn new(shard: &'s Rc<Shard<R, M>>) -> Self {
+    pub fn new(shard: &'s Rc<Shard<R, M>>, durability: Durability) -> Self {
         Self {
             shard,
+            durability,
             transaction: None,
             incoming: None,
             user: None,
@@ -590,6 +594,9 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
             )
         });
         let Transaction { envelope, seals, travels, .. } = transaction;
+        let stays = envelope.recipients.iter().any(|to| !to.mailbox.is_nobodys());
+        let watch = (stays && self.durability == Durability::Cluster)
+            .then(|| Uploads::watch(&self.shard.uploads, id));
         let (received, legs) = match travels {
             Some(_) => (envelope.received, relay::legs(&envelope)),
             None => (envelope.received, BTreeMap::new()),
@@ -607,6 +614,13 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
         };
         drop(shared);
         self.shard.rt.recycle(head);
+        if let (Ok(stored), Some(watch)) = (&stored, watch)
+            && let Err(why) = watch.arrived(self.shard).await
+        {
+            let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &stored.id), ("why", &why)];
+            self.shard.log.event(self.shard.rt.unix(), Event::ClusterAway, &fields);
+            return self.refuse_message(stored.id, stored.octets, Refusal::Busy);
+        }
         match stored {
             Ok(stored) => {
                 if !legs.is_empty() {

@@ -87,7 +87,9 @@ impl Entrance {
     /// When the configuration cannot be spoken of in a greeting.
     pub(crate) fn door(&self, config: &Config) -> Result<Door, String> {
         let service = match self.listener.protocol {
-            Protocol::Smtp | Protocol::Submission => Service::Smtp(Rc::new(self.smtp(config)?)),
+            Protocol::Smtp | Protocol::Submission => {
+                Service::Smtp(Rc::new(self.smtp(config)?), self.listener.durability)
+            }
             Protocol::Pop3 => Service::Pop3(Rc::new(pop3::Settings {
                 node: config.node.as_str().into(),
                 idle: config.pop3.idle_timeout,

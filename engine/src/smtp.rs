@@ -13,6 +13,7 @@ use fsmtp_rt::{Conn, Datagrams, Dial, Instant, IoError, IoKind, Runtime, WINDOW_
 use fsmtp_store::mailbox::Mailboxes;
 
 use crate::accept::{Visit, handshake_failed};
+use crate::config::Durability;
 use crate::desk::Desk;
 use crate::log::Event;
 use crate::shard::{CLOSE_TIMEOUT, Shard, count};
@@ -69,9 +70,10 @@ pub async fn serve<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     mut visit: Visit<'_, R>,
     settings: &Rc<Settings>,
+    durability: Durability,
 ) -> End {
     let guest = shard.drain.enter_task().await;
-    let end = talk(shard, &mut visit, settings).await.unwrap_or_else(|end| end);
+    let end = talk(shard, &mut visit, settings, durability).await.unwrap_or_else(|end| end);
     drop(guest);
     end
 }
@@ -80,6 +82,7 @@ async fn talk<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Rc<Shard<R, M>>,
     visit: &mut Visit<'_, R>,
     settings: &Rc<Settings>,
+    durability: Durability,
 ) -> Result<End, End> {
     let rt = &shard.rt;
     if !settings.access().submission {
@@ -92,7 +95,7 @@ async fn talk<R: Dial + Datagrams, M: Mailboxes>(
     if let Some(tls) = visit.tls.take() {
         session.secured(rt.now(), tls);
     }
-    let mut desk = Desk::new(shard);
+    let mut desk = Desk::new(shard, durability);
     let end = turns(shard, visit, (&mut session, &mut desk), out).await;
     desk.close().await;
     end

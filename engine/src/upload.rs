@@ -5,6 +5,9 @@
 //! there, read it from the spool as it lies there, sealed or in clear, and put it into the cluster;
 //! what is there is taken out of the spool's index in batches.
 //!
+//! Where mail counts as accepted only when the cluster has it (`durability = "cluster"`), its
+//! sender waits for that ([`Watch`]), [`PATIENCE`] at most.
+//!
 //! Limits: [`FRESH_MAX`] messages are remembered, some 100 bytes each, [`WORKERS`] are under way, a
 //! piece of each in memory. What comes beyond that, and what the cluster has not taken, waits in
 //! the index, from where it is read again once the cluster takes mail and nothing fresh waits. So a
@@ -13,9 +16,10 @@
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
+use core::pin::pin;
 use core::task::{Poll, Waker};
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use fsmtp_rt::{Class, Runtime};
@@ -25,6 +29,7 @@ use fsmtp_store::{MailboxId, QueueId, ShardId, StoreError};
 
 use crate::log::Event;
 use crate::shard::Shard;
+use crate::start::first;
 
 /// Messages that are remembered by a shard.
 const FRESH_MAX: usize = 4096;
@@ -40,6 +45,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How many of these are listed at one time.
 const LISTED_COUNT: usize = 256;
+/// How long a sender waits for the cluster, where mail counts as accepted when that has it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the place of a message that moves is looked up.
 const LOOKUPS_MAX: usize = 3;
 
@@ -50,6 +57,13 @@ struct Waiting {
     body: Option<BodyRef>,
 }
 
+/// What somebody waits for.
+#[derive(Default)]
+struct Watched {
+    arrived: bool,
+    waker: Option<Waker>,
+}
+
 /// What a shard has to upload.
 #[derive(Default)]
 pub(crate) struct Uploads {
@@ -57,6 +71,10 @@ pub(crate) struct Uploads {
     wakers: RefCell<Vec<Waker>>,
     /// There, and to be taken out of the index.
     done: RefCell<Vec<QueueId>>,
+    /// Messages whose senders wait until the cluster has them.
+    watched: RefCell<BTreeMap<QueueId, Watched>>,
+    /// Messages whose senders were told to come again.
+    withdrawn: RefCell<BTreeSet<QueueId>>,
     /// Some wait in the index only.
     missed: Cell<bool>,
     under_way: Cell<usize>,
@@ -93,6 +111,81 @@ impl Uploads {
         self.waiting.borrow().is_empty()
             && self.under_way.get() == 0
             && self.done.borrow().is_empty()
+    }
+}
+
+/// Watches a message until the cluster has it; to be made before it is committed.
+pub(crate) struct Watch {
+    uploads: Rc<Uploads>,
+    id: QueueId,
+}
+
+impl Uploads {
+    pub(crate) fn watch(uploads: &Rc<Self>, id: QueueId) -> Watch {
+        uploads.watched.borrow_mut().insert(id, Watched::default());
+        Watch { uploads: Rc::clone(uploads), id }
+    }
+
+    /// It is not to be uploaded, unless that is under way.
+    fn withdraw(&self, id: QueueId) {
+        let mut withdrawn = self.withdrawn.borrow_mut();
+        if withdrawn.len() >= FRESH_MAX {
+            withdrawn.clear();
+        }
+        withdrawn.insert(id);
+    }
+
+    /// The cluster has it.
+    fn arrived(&self, id: QueueId) {
+        self.done.borrow_mut().push(id);
+        if let Some(watched) = self.watched.borrow_mut().get_mut(&id) {
+            watched.arrived = true;
+            if let Some(waker) = watched.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Watch {
+    /// Waits until the cluster has it. Else it is taken out of the spool, so that it is not
+    /// delivered beside what its sender sends again; what the cluster has taken without saying so
+    /// may be there twice.
+    ///
+    /// # Errors
+    /// When it is not there in time.
+    pub(crate) async fn arrived<R: Runtime, M: Mailboxes>(
+        self,
+        shard: &Shard<R, M>,
+    ) -> Result<(), String> {
+        let deadline = pin!(shard.rt.sleep_until(shard.rt.now() + PATIENCE));
+        let there = pin!(poll_fn(|cx| {
+            let mut all = self.uploads.watched.borrow_mut();
+            match all.get_mut(&self.id) {
+                Some(watched) if !watched.arrived => {
+                    watched.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                _ => Poll::Ready(()),
+            }
+        }));
+        first(there, deadline).await;
+        let is_there =
+            self.uploads.watched.borrow().get(&self.id).is_none_or(|watched| watched.arrived);
+        if is_there {
+            return Ok(());
+        }
+        self.uploads.withdraw(self.id);
+        // When the index does not take it now, a restart may deliver it.
+        let gone = vec![Settlement::Uploaded(self.id), Settlement::Done(self.id)];
+        let _ = shard.mailboxes.settle(gone).await;
+        Err(format!("no quorum within {} s", PATIENCE.as_secs()))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.uploads.watched.borrow_mut().remove(&self.id);
     }
 }
 
@@ -142,6 +235,9 @@ async fn work<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, uploads: &Uploads) 
     loop {
         let waiting = uploads.next().await;
         let id = waiting.id;
+        if uploads.withdrawn.borrow_mut().remove(&id) {
+            continue;
+        }
         uploads.under_way.set(uploads.under_way.get() + 1);
         let outcome = upload(shard, &mut reader, waiting).await;
         uploads.under_way.set(uploads.under_way.get() - 1);
@@ -151,7 +247,7 @@ async fn work<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, uploads: &Uploads) 
                 if uploads.failing.replace(false) {
                     shard.log.event(shard.rt.unix(), Event::ClusterBack, &[]);
                 }
-                uploads.done.borrow_mut().push(id);
+                uploads.arrived(id);
             }
             Err(error @ StoreError::Corrupt { .. }) => {
                 let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &id), ("why", &error)];

@@ -275,7 +275,12 @@ pub fn startup_table(config: &Config) -> String {
             config::TlsMode::Starttls => "STARTTLS",
             config::TlsMode::Implicit => "implicit",
         };
-        [listener.address.to_string(), protocol.to_owned(), tls.to_owned(), account.clone()]
+        // Where mail counts as accepted later than elsewhere.
+        let protocol = match listener.durability {
+            config::Durability::Fsync => protocol.to_owned(),
+            config::Durability::Cluster => format!("{protocol}, cluster"),
+        };
+        [listener.address.to_string(), protocol, tls.to_owned(), account.clone()]
     };
     let rows: Vec<[String; 4]> = config.listeners.iter().map(row).collect();
     table::table(["address", "protocol", "TLS", "account"], &rows)

@@ -395,9 +395,12 @@ fn listeners(checker: &mut Checker<'_>, file: &mut File, overrides: &Overrides) 
     }
     let mut listeners: Vec<Listener> = Vec::new();
     let certified = !file.tls.certificate.is_empty();
+    let has_cluster = !file.cluster.contacts.is_empty();
     for (index, raw) in file.listener.iter_mut().enumerate() {
         let index = index.to_string();
-        let Some(listener) = listener(checker, &index, raw, certified) else { continue };
+        let Some(listener) = listener(checker, &index, raw, (certified, has_cluster)) else {
+            continue;
+        };
         if listeners.iter().any(|other| other.address == listener.address) {
             let what = format!("{} stands here twice", listener.address);
             checker.problem(&["listener", &index, "address"], what);
@@ -416,17 +419,17 @@ fn listener(
     checker: &mut Checker<'_>,
     index: &str,
     raw: &mut file::Listener,
-    certified: bool,
+    (certified, has_cluster): (bool, bool),
 ) -> Option<Listener> {
     let usual = if certified { TlsMode::Starttls } else { TlsMode::None };
     let tls = *raw.tls.get_or_insert(usual);
     if tls != TlsMode::None && !certified {
         checker.problem(&["listener", index, "tls"], "there is no `[[tls.certificate]]`");
     }
-    if raw.durability != file::Durability::Fsync {
-        let what = "only `fsync` so far; the others come with a later version";
+    let durability = durability(raw, has_cluster).unwrap_or_else(|what| {
         checker.problem(&["listener", index, "durability"], what);
-    }
+        Durability::Fsync
+    });
     let per_address = *raw
         .connections_per_address_max
         .get_or_insert_with(|| CONNECTIONS_PER_ADDRESS_MAX.min(raw.connections_max));
@@ -453,10 +456,23 @@ fn listener(
         address,
         protocol: raw.protocol,
         tls,
-        durability: Durability::Fsync,
+        durability,
         connections_max: raw.connections_max,
         connections_per_address_max: per_address,
     })
+}
+
+/// When mail counts as accepted at a listener.
+fn durability(raw: &file::Listener, has_cluster: bool) -> Result<Durability, &'static str> {
+    match raw.durability {
+        file::Durability::Fsync => Ok(Durability::Fsync),
+        file::Durability::Cluster if raw.protocol == Protocol::Pop3 => {
+            Err("no mail is taken there")
+        }
+        file::Durability::Cluster if has_cluster => Ok(Durability::Cluster),
+        file::Durability::Cluster => Err("cluster.contacts names no server"),
+        file::Durability::Memory => Err("`memory` comes with a later version"),
+    }
 }
 
 const fn is_loopback(ip: IpAddr) -> bool {

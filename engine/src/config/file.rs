@@ -124,8 +124,10 @@ pub(super) struct Listener {
     /// How connections are encrypted. When absent: `starttls` when there is a certificate, else
     /// `none`. Passwords are taken on encrypted connections only, except on loopback addresses.
     pub(super) tls: Option<TlsMode>,
-    /// When a message counts as accepted. Only `fsync` so far; the others come with a later version
-    /// and are refused until then.
+    /// When a message counts as accepted: `fsync`, when it is on this node's stable storage, or
+    /// `cluster`, when a quorum of the servers of `[cluster]` has what lies in mailboxes, too;
+    /// while they do not answer, mail is then deferred (451). `memory` comes with a later version
+    /// and is refused until then.
     pub(super) durability: Durability,
     /// The most connections at one time; the next one is turned away with a reply that says so.
     /// Fewer, with a warning at the start, when the process may not have as many files open.

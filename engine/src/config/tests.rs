@@ -376,7 +376,7 @@ fn values_are_checked_and_all_problems_reported() {
             "8: listener.connections_max: 0 is too small: the least is 1",
             "2: listener.address: `0.0.0.0` is not an address and a port, like 0.0.0.0:25 or \
              [::]:25",
-            "5: listener.durability: only `fsync` so far; the others come with a later version",
+            "5: listener.durability: `memory` comes with a later version",
             "6: listener.address: port 0 cannot be reached by anybody",
             "-: listener.tls: nobody could sign in there: passwords are taken under TLS only",
             "9: listener.connections_per_address_max: 2 is more than connections_max",

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use fsmtp_engine::accept::{Door, Service, accept};
 use fsmtp_engine::admit::{Admission, Limits};
-use fsmtp_engine::config;
+use fsmtp_engine::config::{self, Durability};
 use fsmtp_engine::log::{Format, Level, Sink};
 use fsmtp_engine::relay::{self, routes::Routes};
 use fsmtp_engine::resolver::Resolver;
@@ -385,7 +385,7 @@ fn listen(plan: &Plan, shard: &SimShard, names: Option<SocketAddr>) {
         };
         let settings = smtp::server::Settings::new("sim", limits);
         let settings = settings.and_then(|settings| settings.with_access(access));
-        Service::Smtp(Rc::new(settings.expect("a plan's limits are sound")))
+        Service::Smtp(Rc::new(settings.expect("a plan's limits are sound")), Durability::Fsync)
     };
     let users = Access {
         submission: true,

@@ -33,6 +33,14 @@ impl Cluster {
         Some(Self { config })
     }
 
+    /// The same keyspace, where nobody listens.
+    fn away(&self) -> String {
+        let at = self.config.find("127.0.0.1").expect("a contact");
+        let (front, behind) = self.config.split_at(at);
+        let (_, behind) = behind.split_once('"').expect("its end");
+        format!("{front}127.0.0.1:1\"{behind}")
+    }
+
     fn node(&self, number: u8) -> Engine {
         let config = format!("[server]\nnode = \"node{number}.example.test\"\n{}", self.config);
         Engine::with(Options { config: Some(config), ..Options::default() }).expect("an engine")
@@ -131,11 +139,7 @@ fn a_node_starts_and_takes_mail_while_the_cluster_is_away() {
         let (config, data) = (Some(config.to_owned()), Some(folder.path().join("data")));
         Engine::with(Options { config, data, ..Options::default() })
     };
-    // The same keyspace, where nobody listens.
-    let at = cluster.config.find("127.0.0.1").expect("a contact");
-    let (front, behind) = cluster.config.split_at(at);
-    let (_, behind) = behind.split_once('"').expect("its end");
-    let away = format!("{front}127.0.0.1:1\"{behind}");
+    let away = cluster.away();
     let refused = start(&away).expect_err("it has never been in the cluster");
     assert!(refused.contains("Cassandra at 127.0.0.1:1"), "{refused}");
     drop(start(&cluster.config).expect("an engine"));
@@ -167,4 +171,42 @@ fn a_node_that_is_killed_loses_nothing_and_doubles_nothing() {
     until("all of it", || (ids(&other, DEMO, DEMO_PASSWORD) == sent).then_some(()));
     drop(one);
     assert_eq!(ids(&other, DEMO, DEMO_PASSWORD), sent);
+}
+
+#[test]
+fn mail_may_count_as_accepted_when_the_cluster_has_it() {
+    let Some(cluster) = Cluster::make("durable") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = |config: &str| {
+        let config = format!(
+            "[server]\nnode = \"node1.example.test\"\n\
+             [[listener]]\nprotocol = \"smtp\"\naddress = \"127.0.0.1:{{smtp}}\"\n\
+             durability = \"cluster\"\n\
+             [[listener]]\nprotocol = \"pop3\"\naddress = \"127.0.0.1:{{pop3}}\"\n{config}"
+        );
+        let (config, data) = (Some(config), Some(folder.path().join("data")));
+        Engine::with(Options { config, data, dev: false, ..Options::default() }).expect("an engine")
+    };
+    let one = start(&cluster.config);
+    for command in [&["domain", "add", "example.test"][..], &["adduser", DEMO, "--password-stdin"]]
+    {
+        let done = one.beside(command, DEMO_PASSWORD).expect("a command");
+        assert!(done.status.success(), "{done:?}");
+    }
+    let other = cluster.node(2);
+    let sent: BTreeSet<String> =
+        (0..5).map(|number| send(&one, &[DEMO], &mail::message(5, number, 40_000))).collect();
+    assert_eq!(ids(&other, DEMO, DEMO_PASSWORD), sent, "at once");
+    drop(one);
+    // Nobody has it, so its sender hears that, and it is not kept.
+    let alone = start(&cluster.away());
+    let mut smtp = alone.smtp().expect("a connection");
+    let reply = smtp.mail("stranger@sender.test", &[DEMO], &mail::message(5, 9, 1000));
+    assert_eq!(reply.expect("a reply").code, 451);
+    drop(smtp);
+    drop(alone);
+    let one = start(&cluster.config);
+    let after = send(&one, &[DEMO], &mail::message(5, 10, 1000));
+    let all: BTreeSet<String> = sent.into_iter().chain([after]).collect();
+    assert_eq!(ids(&other, DEMO, DEMO_PASSWORD), all);
 }
