@@ -4,13 +4,15 @@
 //! fails here is what fails there. A check changes nothing but the limits of its own process.
 
 use super::{Terminal, load, say};
-use crate::config::{Config, Listener, Overrides};
+use crate::cluster;
+use crate::config::{ClusterSettings, Config, Listener, Overrides};
 use crate::dirlock::{self, DirState};
 use crate::latest::Latest;
 use crate::tls::{Certs, Roots, check_client_ca};
 use crate::trust;
 use core::net::SocketAddr;
 use core::time::Duration;
+use fsmtp_cluster::keyspace::{Task, perform};
 use fsmtp_rt::glommio::{ACCEPTS_MAX, DESCRIPTORS_PER_FILE, ShardOptions, start_shard};
 use fsmtp_rt::helpers::Helpers;
 use fsmtp_store::spool::FILES_COUNT_MAX;
@@ -82,6 +84,9 @@ pub(super) fn test(
                 add("server authorities", roots(config.roots.as_deref()));
             }
             add("keys of trust", trusted(&config.data));
+            if let Some(settings) = &config.cluster {
+                add("cluster", in_reach(settings));
+            }
             for (pattern, login) in config.sending.routes.logins() {
                 let said = login.read().map(|_| format!("{} usable", login.file().display()));
                 add("password", said.map_err(|why| format!("the route of `{pattern}`: {why}")));
@@ -125,6 +130,18 @@ fn trusted(data: &Path) -> Result<String, String> {
     let names: Vec<&str> = keys.iter().map(|key| &*key.name).collect();
     let said = if names.is_empty() { "none, so no node is trusted" } else { " usable" };
     Ok(format!("{}{said}", names.join(", ")))
+}
+
+/// Whether the cluster's servers answer, and their keyspace is one for this program.
+fn in_reach(settings: &ClusterSettings) -> Result<String, String> {
+    let terms = cluster::terms(settings)?;
+    let done = perform(Task::Check, &terms, true).map_err(|error| error.to_string())?;
+    match done.problems.first() {
+        Some(problem) => Err(problem.to_string()),
+        None => {
+            Ok(format!("keyspace {} at {} is of use", terms.keyspace, terms.contacts.join(", ")))
+        }
+    }
 }
 
 /// Whether there are authorities that prove names of other servers.

@@ -27,9 +27,18 @@ impl Cluster {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("cluster.toml");
         std::fs::write(&file, &config).expect("a file");
-        let words = ["store", "create", "--config", &file.to_string_lossy()];
-        let made = run(&words, "").expect("a command");
+        let (file, data) = (file.to_string_lossy(), folder.path().to_string_lossy());
+        // The line of the cluster, whatever else this machine lacks.
+        let tested = || {
+            let words = ["test", "--dev", "--config", &file, "--data", &data];
+            String::from_utf8_lossy(&run(&words, "").expect("a command").stdout).into_owned()
+        };
+        let said = tested();
+        assert!(said.contains("FAIL  cluster: there is no such keyspace"), "{said}");
+        let made = run(&["store", "create", "--config", &file], "").expect("a command");
         assert!(made.status.success(), "{made:?}");
+        let said = tested();
+        assert!(said.contains(&format!("ok    cluster: keyspace {keyspace} at")), "{said}");
         Some(Self { config })
     }
 
