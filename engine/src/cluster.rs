@@ -4,6 +4,7 @@
 //! keyspace. Failure: one line that names the cause. A node that has been in its cluster before
 //! starts without it, with what it remembers: its number ([`MEMBER_FILE`]) and the directory.
 
+use core::time::Duration;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
@@ -13,13 +14,17 @@ use fsmtp_cluster::cassandra::{Cassandra, ClusterError, Terms};
 use fsmtp_cluster::node::NodeMailboxes;
 use fsmtp_store::NodeNumber;
 use fsmtp_store::mailbox::Embedded;
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256, digest};
+use zeroize::Zeroizing;
 
 use crate::config::{ClusterSettings, Config};
+use crate::keyfile;
 use crate::run::now;
 
 /// The file in the data folder: the node's number, and the keyspace that it is from.
 const MEMBER_FILE: &str = "cluster";
+/// The shortest secret: as hex digits, 128 bits.
+const SECRET_BYTES_MIN: usize = 32;
 
 /// How the cluster is reached, with the password.
 ///
@@ -51,6 +56,19 @@ pub(crate) struct Membership {
     pub(crate) number: Option<NodeNumber>,
     /// Keeps the way there.
     pub(crate) bridge: Option<BridgeKeeper>,
+    /// Who the node is to others, and what seals its outgoing mail for them, where that has copies.
+    pub(crate) succession: Option<Succession>,
+}
+
+/// What makes a node's outgoing mail one that others can send.
+#[derive(Clone)]
+pub(crate) struct Succession {
+    /// Made of what all nodes share.
+    pub(crate) secret: Zeroizing<[u8; 32]>,
+    /// What its leases are held by.
+    pub(crate) holder: String,
+    /// How long others wait for a sign of it.
+    pub(crate) patience: Duration,
 }
 
 /// The mailboxes of a node whose own index this is.
@@ -63,9 +81,11 @@ pub(crate) fn join(config: &Config, local: Embedded) -> Result<Membership, Strin
             mailboxes: NodeMailboxes::alone(local),
             number: None,
             bridge: None,
+            succession: None,
         });
     };
     let terms = terms(settings)?;
+    let secret = settings.secret_file.as_deref().map(secret).transpose()?;
     let file = config.data.join(MEMBER_FILE);
     let member = Member::read(&file, &terms.keyspace)?;
     let copy = Copy { local: local.clone(), is_patient: member.is_some() };
@@ -81,11 +101,34 @@ pub(crate) fn join(config: &Config, local: Embedded) -> Result<Membership, Strin
         (Err(error), None) => return Err(error.to_string()),
     };
     Member { keyspace: terms.keyspace, number }.write(&file)?;
+    let patience = settings.takeover;
+    let succession = secret.map(|secret| Succession { secret, holder, patience });
     Ok(Membership {
         mailboxes: NodeMailboxes::in_cluster(local, bridge),
         number: Some(number),
         bridge: Some(keeper),
+        succession,
     })
+}
+
+/// What a file's secret comes to.
+///
+/// # Errors
+/// When it cannot be read, or is too short.
+pub(crate) fn secret(file: &Path) -> Result<Zeroizing<[u8; 32]>, String> {
+    let at = |why: &dyn core::fmt::Display| format!("cluster.secret_file: {why}");
+    let text = keyfile::read(file).map_err(|error| at(&error))?;
+    let text = text.trim_ascii();
+    if text.len() < SECRET_BYTES_MIN {
+        let why = format!("{}: it has under {SECRET_BYTES_MIN} characters", file.display());
+        return Err(at(&why));
+    }
+    let mut context = Context::new(&SHA256);
+    context.update(b"fsmtp cluster secret");
+    context.update(text);
+    let mut secret = Zeroizing::new([0; 32]);
+    secret.copy_from_slice(context.finish().as_ref());
+    Ok(secret)
 }
 
 /// What a data folder knows of the cluster that it is in, so that the node starts without it.

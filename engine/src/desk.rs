@@ -43,7 +43,7 @@ use crate::seals;
 use crate::shard::{Shard, count};
 use crate::signin::{Refused, SUBMISSION as SERVICE, certified, prove, scram_keys, sign_in};
 use crate::submission::{Submission, Wrong};
-use crate::upload::Uploads;
+use crate::upload::{Uploads, Watch};
 use crate::verify::Check;
 use receipt::Receipt;
 use transaction::Transaction;
@@ -614,8 +614,8 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
         };
         drop(shared);
         self.shard.rt.recycle(head);
-        if let (Ok(stored), Some(watch)) = (&stored, watch)
-            && let Err(why) = watch.arrived(self.shard).await
+        if let Ok(stored) = &stored
+            && let Err(why) = self.spread(stored.id, watch, !legs.is_empty()).await
         {
             let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &stored.id), ("why", &why)];
             self.shard.log.event(self.shard.rt.unix(), Event::ClusterAway, &fields);
@@ -633,6 +633,19 @@ impl<'s, R: Dial + Datagrams, M: Mailboxes> Desk<'s, R, M> {
                 self.stored(&stored, from.as_ref())
             }
             Err(error) => self.storage_refusal(&error),
+        }
+    }
+
+    /// Waits until the cluster has a message, where it counts as accepted only then: what travels
+    /// on first, since that is not sent before.
+    async fn spread(&self, id: QueueId, watch: Option<Watch>, travels: bool) -> Result<(), String> {
+        let is_copied = self.durability == Durability::Cluster && travels;
+        if is_copied && self.shard.mailboxes.keeps_copies() {
+            relay::relief::copy_now(self.shard, id).await?;
+        }
+        match watch {
+            Some(watch) => watch.arrived(self.shard).await,
+            None => Ok(()),
         }
     }
 

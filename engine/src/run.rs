@@ -14,23 +14,24 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::SystemTime;
 
-use fsmtp_cluster::bridge::BridgeKeeper;
+use fsmtp_cluster::bridge::{BridgeKeeper, Post};
 use fsmtp_cluster::node::NodeMailboxes;
 use fsmtp_rt::glommio::{GlommioRuntime, ShardOptions, processors, start_shard};
 use fsmtp_rt::helpers::Helpers;
 use fsmtp_rt::{Class, PAGE_BYTES, Runtime, UnixTime};
 use fsmtp_store::directory::{Change, Directory, Lock};
-use fsmtp_store::mailbox::{Embedded, Keeper, Options, Registry, Uplink as _, wait};
+use fsmtp_store::mailbox::{Embedded, Keeper, Options, Registry, Relief as _, Uplink as _, wait};
 use fsmtp_store::spool::{SpoolConfig, made_with_segment_bytes};
 use fsmtp_store::{NodeNumber, ShardId, StoreError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use zeroize::Zeroizing;
 
 use crate::accept::accept;
 use crate::admin::StoreAdmin;
 use crate::admin::queue::{Answer, Ask, Door, answer};
 use crate::admin::reports::Rows;
-use crate::cluster::{self, Membership};
+use crate::cluster::{self, Membership, Succession};
 use crate::config::Config;
 use crate::control::{self, Admin};
 use crate::dirlock::DirLock;
@@ -75,6 +76,7 @@ struct Store {
     keeper: Keeper,
     /// The way to the cluster.
     bridge: Option<BridgeKeeper>,
+    succession: Option<Succession>,
     /// Shards that have segments, whether or not they have a core.
     found: Vec<ShardId>,
 }
@@ -91,8 +93,8 @@ fn open_store(config: &Config) -> Result<Store, String> {
     options.segment_bytes = config.store.segment_bytes;
     let (local, keeper) =
         Embedded::open(&index, options).map_err(|e| format!("{}: {e}", index.display()))?;
-    let Membership { mailboxes, number, bridge } = cluster::join(config, local)?;
-    Ok(Store { mailboxes, number, keeper, bridge, found })
+    let Membership { mailboxes, number, bridge, succession } = cluster::join(config, local)?;
+    Ok(Store { mailboxes, number, keeper, bridge, succession, found })
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, String> {
@@ -155,6 +157,12 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     let entrances = entrances(config, certs.as_ref()).map_err(|e| e.to_string())?;
     let store = open_store(config)?;
     prepare_dev(config, &store.mailboxes)?;
+    if let (Some(node), Some(Succession { holder, patience, .. })) =
+        (store.number, &store.succession)
+    {
+        let (holder, patience, shards_count) = (holder.clone(), *patience, config.cores.into());
+        store.mailboxes.take_up(Post { node, holder, patience, shards_count });
+    }
     let sink = Sink::stderr(config.log.format, config.log.level)
         .map_err(|e| format!("cannot start the log: {e}"))?;
     let log = sink.log(None);
@@ -208,6 +216,8 @@ struct Shared {
     gate: Arc<Gate>,
     strangers: Arc<Strangers>,
     census: Arc<Census>,
+    number: Option<NodeNumber>,
+    secret: Option<Zeroizing<[u8; 32]>>,
 }
 
 impl Shared {
@@ -219,6 +229,8 @@ impl Shared {
             gate: Gate::new(secret, limits),
             strangers: Strangers::new(config.strangers, secret),
             census: Census::new(&config.sending),
+            number: store.number,
+            secret: store.succession.as_ref().map(|all| all.secret.clone()),
         }
     }
 }
@@ -306,7 +318,6 @@ fn start_shards(
         let (hashes, keys, roots) = (hashes.clone(), keys.clone(), roots.clone());
         let (entrances, shared) = (entrances.to_vec(), shared.clone());
         let (mailboxes, sink, read) = (store.mailboxes.clone(), sink.clone(), orders.clone());
-        let number = store.number;
         // Logs without a core are read by the shards in turn.
         let cores = config.cores;
         let orphans = store.found.iter().copied();
@@ -318,7 +329,6 @@ fn start_shards(
                 entrances,
                 shared,
                 mailboxes,
-                number,
                 sink,
                 hashes,
                 keys,
@@ -379,7 +389,6 @@ struct Body {
     entrances: Vec<Entrance>,
     shared: Shared,
     mailboxes: NodeMailboxes,
-    number: Option<NodeNumber>,
     sink: Sink,
     hashes: Helpers,
     keys: Helpers,
@@ -414,21 +423,7 @@ impl Body {
             let applied = self.mailboxes.local().mark(orphan);
             adopt(&shard, self.spool(orphan), applied).await.map_err(failed)?;
         }
-        let (newest, inner) = (self.directory.clone(), Rc::clone(&shard));
-        rt.spawn(Class::Background, async move {
-            loop {
-                let directory = newest.take().await;
-                inner.directory.replace(directory);
-            }
-        });
-        let (newest, inner) = (self.signing.clone(), Rc::clone(&shard));
-        rt.spawn(Class::Background, async move {
-            loop {
-                let NodeKeys { dkim, trust } = newest.take().await;
-                inner.dkim.replace(dkim);
-                inner.trust.replace(trust);
-            }
-        });
+        self.keep_up(&rt, &shard);
         let (door, inner) = (self.door.clone(), Rc::clone(&shard));
         rt.spawn(Class::Background, async move {
             loop {
@@ -452,12 +447,16 @@ impl Body {
         relay::restore(&shard, queues.clone()).await.map_err(failed)?;
         if shard.mailboxes.is_clustered() {
             upload::start(&shard, queues.collect());
+            shard.mailboxes.recovered();
         }
         let _ = events.send(Happening::Recovered);
         if let Order::Listen = orders.take().await {
             self.listen(&rt, &shard)?;
             let resolver = Resolver::new(rt.clone(), &self.config.resolver);
             relay::start(&shard, resolver, self.roots.as_ref());
+            if shard.mailboxes.keeps_copies() {
+                relay::relief::start(&shard);
+            }
             self.send_reports(&shard);
             let _ = events.send(Happening::Ready);
             self.beat(&rt, events);
@@ -465,6 +464,25 @@ impl Body {
         }
         drain(&shard, DRAIN_PATIENCE).await;
         Ok(())
+    }
+
+    /// Has the shard know of accounts and keys what is newest.
+    fn keep_up(&self, rt: &GlommioRuntime, shard: &Rc<Shard<GlommioRuntime, NodeMailboxes>>) {
+        let (newest, inner) = (self.directory.clone(), Rc::clone(shard));
+        rt.spawn(Class::Background, async move {
+            loop {
+                let directory = newest.take().await;
+                inner.directory.replace(directory);
+            }
+        });
+        let (newest, inner) = (self.signing.clone(), Rc::clone(shard));
+        rt.spawn(Class::Background, async move {
+            loop {
+                let NodeKeys { dkim, trust } = newest.take().await;
+                inner.dkim.replace(dkim);
+                inner.trust.replace(trust);
+            }
+        });
     }
 
     /// Lets sessions count for reports; the first shard sends them.
@@ -508,7 +526,7 @@ impl Body {
     fn spool(&self, shard: ShardId) -> SpoolConfig {
         let mut spool = SpoolConfig::new(shard);
         spool.segment_bytes = self.mailboxes.local().segment_bytes();
-        spool.node = self.number;
+        spool.node = self.shared.number;
         spool.reserve_bytes = self.config.store.reserve_bytes;
         spool
     }
@@ -530,6 +548,7 @@ impl Body {
             sending: config.sending.clone(),
             census: Arc::clone(&self.shared.census),
             secret: (*self.mailboxes.local().secret()).into(),
+            shared_secret: self.shared.secret.clone(),
             sealing: config.store.sealing,
             gate: Arc::clone(&self.shared.gate),
             strangers: Arc::clone(&self.shared.strangers),

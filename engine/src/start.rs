@@ -19,7 +19,7 @@ use crate::budget::Budget;
 use crate::config;
 use crate::filters::{Filters, Plan};
 use crate::log::{Event, Log};
-use crate::relay::{self, Census, Outbound};
+use crate::relay::{self, Census, Outbound, QueueKeys};
 use crate::shard::{CLOSE_TIMEOUT, Counters, Offload, PasswordCheck, Shard};
 use crate::signin::Gate;
 use crate::strangers::Strangers;
@@ -62,6 +62,8 @@ pub struct Parts<R: Runtime, M: Mailboxes> {
     pub census: Arc<Census>,
     /// The secret of the data folder.
     pub secret: Zeroizing<[u8; 32]>,
+    /// The secret that the nodes of a cluster share, where their outgoing mail has copies.
+    pub shared_secret: Option<Zeroizing<[u8; 32]>>,
     /// The length of RSA keys of accounts that get some; none: mail lies in clear.
     pub sealing: Option<RsaBits>,
     /// What holds for mail that users send.
@@ -99,6 +101,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
 ) -> Result<Rc<Shard<R, M>>, StoreError> {
     let id = config.shard;
     let uploads = Rc::default();
+    let keys = QueueKeys::new(&parts.secret, parts.shared_secret.as_deref());
     let spool = open(&parts, config, applied, &uploads).await?;
     let shard = Rc::new(Shard {
         rt: parts.rt,
@@ -118,7 +121,7 @@ pub async fn start<R: Runtime, M: Mailboxes + 'static>(
         resolver: RefCell::default(),
         connector: RefCell::default(),
         reports: RefCell::default(),
-        outbound: Outbound::new(parts.sending, &parts.node, &parts.secret, (id, parts.census)),
+        outbound: Outbound::new(parts.sending, &parts.node, keys, (id, parts.census)),
         uploads,
         sealing: parts.sealing,
         submission: parts.submission,

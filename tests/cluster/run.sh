@@ -31,4 +31,4 @@ done
 export FSMTP_CASSANDRA=127.0.0.1:$port
 cargo test --locked --package fsmtp-cluster --test cassandra --test directory --test mail "$@"
 # Two engines over it.
-cargo test --locked --package wire-tests --test cluster "$@"
+cargo test --locked --package wire-tests --test cluster --test takeover "$@"

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fsmtp_cluster::schema::Replication;
 use schemars::JsonSchema;
@@ -43,6 +43,13 @@ pub(super) struct Cluster {
     /// How long connecting to a server and each statement may take, in seconds.
     #[schemars(range(min = 1, max = 60))]
     pub(super) timeout_s: u32,
+    /// The file with a secret that all nodes share: 32 characters or more, for its owner only (mode
+    /// 600). With it outgoing mail that waits has a copy in the cluster, sealed under the secret,
+    /// and other nodes send it when its node is gone. When absent it lies on its node only.
+    pub(super) secret_file: Option<String>,
+    /// How long others wait for a sign of a node until they send its mail, in seconds.
+    #[schemars(range(min = 15, max = 3600))]
+    pub(super) takeover_s: u32,
 }
 
 impl Default for Cluster {
@@ -56,6 +63,8 @@ impl Default for Cluster {
             user: None,
             password_file: None,
             timeout_s: 5,
+            secret_file: None,
+            takeover_s: 60,
         }
     }
 }
@@ -75,6 +84,10 @@ pub struct Settings {
     pub login: Option<Login>,
     /// How long connecting and each statement may take.
     pub timeout: Duration,
+    /// Where the secret stands that all nodes share.
+    pub secret_file: Option<PathBuf>,
+    /// How long others wait for a sign of a node.
+    pub takeover: Duration,
 }
 
 /// Whether Cassandra takes it for a name without quotes.
@@ -142,5 +155,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &File) -> Option<Settings> 
         centre: raw.centre.clone(),
         login,
         timeout: Duration::from_secs(raw.timeout_s.into()),
+        secret_file: raw.secret_file.as_ref().map(PathBuf::from),
+        takeover: Duration::from_secs(raw.takeover_s.into()),
     })
 }

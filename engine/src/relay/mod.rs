@@ -34,6 +34,7 @@ mod notice;
 mod pieces;
 mod policy;
 mod race;
+pub(crate) mod relief;
 pub mod routes;
 mod site;
 mod sts;
@@ -53,7 +54,7 @@ use fsmtp_proto::smtp::client;
 use fsmtp_rt::{Class, Datagrams, Dial, Instant, Runtime, UnixTime};
 use fsmtp_store::envelope::Envelope;
 use fsmtp_store::mailbox::{Mailboxes, Queued, Settlement};
-use fsmtp_store::queue::{Queue, Terms};
+use fsmtp_store::queue::{Queue, Terms, Work};
 use fsmtp_store::seal::{ContentKey, MailboxKey, OpenWindow, SealError, WindowId};
 use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, QueueId, ShardId, StoreError};
@@ -127,6 +128,31 @@ pub struct Plan {
     pub own_ports: Vec<u16>,
 }
 
+/// What opens queued mail.
+pub struct QueueKeys {
+    seals: MailboxKey,
+    /// Of mail that was sealed before the node had `seals`.
+    other: Option<MailboxKey>,
+}
+
+impl core::fmt::Debug for QueueKeys {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("QueueKeys(..)")
+    }
+}
+
+impl QueueKeys {
+    /// Out of the secret of the data folder, and that of the cluster, when its nodes share one.
+    #[must_use]
+    pub fn new(own: &[u8; 32], shared: Option<&[u8; 32]>) -> Self {
+        let own = MailboxKey::of_queue(own);
+        match shared {
+            Some(shared) => Self { seals: MailboxKey::of_queue(shared), other: Some(own) },
+            None => Self { seals: own, other: None },
+        }
+    }
+}
+
 /// What a shard has to send, and what it knows about that.
 pub struct Outbound {
     /// The queue.
@@ -155,7 +181,12 @@ pub struct Outbound {
     refused: Cell<bool>,
     sts: Sts,
     tally: Tally,
-    key: MailboxKey,
+    /// What seals queued mail, and what else may have sealed it.
+    keys: QueueKeys,
+    /// Messages of this node that have no copy in the cluster, as far as this shard knows.
+    uncopied: RefCell<BTreeSet<QueueId>>,
+    /// Legs that are being sent.
+    sending: RefCell<BTreeSet<(QueueId, Rc<str>)>>,
     windows: RefCell<BTreeMap<WindowId, OpenWindow>>,
 }
 
@@ -166,13 +197,12 @@ impl core::fmt::Debug for Outbound {
 }
 
 impl Outbound {
-    /// An empty queue, of shard `id`. `secret` is that of the data folder, `census` that of the
-    /// node.
+    /// An empty queue, of shard `id`; `census` is that of the node.
     #[must_use]
     pub fn new(
         plan: Plan,
         node: &str,
-        secret: &[u8; 32],
+        keys: QueueKeys,
         (id, census): (ShardId, Arc<Census>),
     ) -> Self {
         let bell = Latest::default();
@@ -199,7 +229,9 @@ impl Outbound {
             refused: Cell::new(false),
             sts: Sts::default(),
             tally: Tally::default(),
-            key: MailboxKey::of_queue(secret),
+            keys,
+            uncopied: RefCell::default(),
+            sending: RefCell::default(),
             windows: RefCell::default(),
         }
     }
@@ -213,7 +245,7 @@ impl Outbound {
     /// What seals queued mail.
     #[must_use]
     pub const fn key(&self) -> &MailboxKey {
-        &self.key
+        &self.keys.seals
     }
 
     /// The time of the queue: the wall's when it was first asked for, and what has passed since. A
@@ -234,8 +266,29 @@ impl Outbound {
     ) {
         let received = received.min(self.now(rt));
         let legs = legs.iter().map(|(domain, places)| (domain.as_str(), places.clone()));
+        self.lacks_copy(id);
         self.queue.borrow_mut().add(id, octets, received, legs);
         self.bell.put(());
+    }
+
+    /// A message of this node has no copy in the cluster, where there are to be some.
+    fn lacks_copy(&self, id: QueueId) {
+        if self.keys.other.is_some() {
+            self.uncopied.borrow_mut().insert(id);
+        }
+    }
+
+    /// Begins to send a leg; none while that is under way already.
+    fn begin_sending(&self, work: &Work) -> Option<Sending<'_>> {
+        let leg = (work.id, Rc::clone(&work.domain));
+        let is_new = self.sending.borrow_mut().insert(leg.clone());
+        is_new.then_some(Sending { outbound: self, leg })
+    }
+
+    /// Whether a leg of a message is being sent.
+    fn is_sending(&self, id: QueueId) -> bool {
+        let from: (QueueId, Rc<str>) = (id, "".into());
+        self.sending.borrow().range(from..).next().is_some_and(|(of, _)| *of == id)
     }
 
     /// Has the index told how a message stands. When it is told it is looked at once more, so what
@@ -262,10 +315,26 @@ impl Outbound {
         let open = match windows.entry(key.wrap.window) {
             std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::btree_map::Entry::Vacant(place) => {
-                place.insert(key.window.open(&self.key).map_err(damaged)?)
+                let open = key.window.open(&self.keys.seals).or_else(|why| {
+                    let other = self.keys.other.as_ref().ok_or(why)?;
+                    key.window.open(other)
+                });
+                place.insert(open.map_err(damaged)?)
             }
         };
         open.open(&key.wrap, id).map_err(damaged)
+    }
+}
+
+/// A leg that is being sent, until this is dropped.
+struct Sending<'o> {
+    outbound: &'o Outbound,
+    leg: (QueueId, Rc<str>),
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.outbound.sending.borrow_mut().remove(&self.leg);
     }
 }
 
@@ -330,7 +399,10 @@ fn known<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, queued: &Queued) -> bool
     let mut queue = shard.outbound.queue.borrow_mut();
     let now = shard.outbound.now(&shard.rt);
     let restored = queue.restore(queued.id, queued.octets, &queued.state, now);
-    let Err(why) = restored else { return true };
+    let Err(why) = restored else {
+        shard.outbound.lacks_copy(queued.id);
+        return true;
+    };
     let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &queued.id), ("why", &why)];
     shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
     false

@@ -46,6 +46,12 @@ impl<'s, R: Runtime, M: Mailboxes> Stored<'s, R, M> {
             }
         }
         let mut stored = Self { shard, reader, id, begun: false };
+        if stored.reader.wants().is_some() {
+            // It lies in the cluster: another node has taken it.
+            let mut sealed = shard.mailboxes.copied_envelope(id).await?;
+            let envelope = stored.reader.open_envelope(&mut sealed)?;
+            return Ok((stored, envelope));
+        }
         let mut lookups = 0;
         loop {
             match stored.reader.envelope().await {
@@ -66,6 +72,9 @@ impl<'s, R: Runtime, M: Mailboxes> Stored<'s, R, M> {
     async fn read(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         let mut lookups = 0;
         loop {
+            if let Some((id, number)) = self.reader.wants() {
+                self.reader.give(self.shard.mailboxes.fetch(id, number).await?);
+            }
             match self.reader.next().await {
                 Err(StoreError::Moved) if lookups < LOOKUPS_MAX => {
                     lookups += 1;

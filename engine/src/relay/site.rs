@@ -9,11 +9,12 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use fsmtp_proto::smtp::client::Lack;
-use fsmtp_rt::{Datagrams, Dial, IoKind};
+use fsmtp_rt::{Datagrams, Dial, IoKind, Runtime};
 use fsmtp_store::mailbox::Mailboxes;
 use fsmtp_store::queue::{Cause, Outcome, Work};
 use fsmtp_store::{Envelope, StoreError};
 
+use super::Sending;
 use super::lane::{Lane, Line, Stopped, enter};
 use super::letter::Letter;
 use super::link::{Fault, Said, Verdict};
@@ -24,6 +25,8 @@ use crate::shard::{Shard, count};
 
 /// When a message is looked for again that the index does not know yet.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// When a message waits for this node's turn.
+const TURN_PAUSE: Duration = Duration::from_secs(2);
 /// When one that could not be read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(300);
 
@@ -62,6 +65,7 @@ pub(super) async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
         shard.outbound.queue.borrow_mut().put_back(work.id, &work.domain);
         return Ok(());
     }
+    let Some(_sending) = in_turn(shard, work) else { return Ok(()) };
     let (mut stored, envelope) = match Stored::open(shard, work.id).await {
         Ok(found) => found,
         Err(error) => {
@@ -116,6 +120,21 @@ pub(super) async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
     Ok(())
 }
 
+/// Begins to send a leg, unless that is under way already, or it is not this node's turn: then it
+/// waits.
+fn in_turn<'s, R: Runtime, M: Mailboxes>(
+    shard: &'s Shard<R, M>,
+    work: &Work,
+) -> Option<Sending<'s>> {
+    let sending = shard.outbound.begin_sending(work)?;
+    if shard.mailboxes.may_send(work.id) {
+        return Some(sending);
+    }
+    let until = shard.outbound.now(&shard.rt) + TURN_PAUSE;
+    shard.outbound.queue.borrow_mut().put_off(work.id, &work.domain, until, Cause::Turn);
+    None
+}
+
 /// What a connection that broke means for the message that was on it.
 fn broken<R: Dial + Datagrams, M: Mailboxes>(
     shard: &Shard<R, M>,
@@ -156,7 +175,9 @@ fn unreadable<R: Dial + Datagrams, M: Mailboxes>(
             UNREADABLE_PAUSE
         }
     };
-    shard.outbound.queue.borrow_mut().put_off(work.id, &work.domain, now + pause);
+    let (mut queue, cause) = (shard.outbound.queue.borrow_mut(), Cause::Storage);
+    queue.put_off(work.id, &work.domain, now + pause, cause);
+    drop(queue);
     shard.outbound.wake();
 }
 

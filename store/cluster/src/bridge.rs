@@ -15,21 +15,23 @@ mod keeping;
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use core::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_queue::ArrayQueue;
 use fsmtp_rt::{IoError, IoKind, UnixTime};
 use fsmtp_store::directory::{Change, Directory};
-use fsmtp_store::mailbox::{Delivery, Embedded, Message, Usage};
+use fsmtp_store::mailbox::{Delivery, Embedded, Message, Transit, Usage};
 use fsmtp_store::seal::WindowRecord;
 use fsmtp_store::spool::RecipientKey;
-use fsmtp_store::{MailboxId, QueueId, StoreError};
+use fsmtp_store::{MailboxId, NodeNumber, QueueId, StoreError};
 use futures_channel::oneshot;
 use tokio::sync::Notify;
 
 use crate::cassandra::Terms;
 use crate::keyspace::KeyspaceError;
+use crate::relief::Relief;
 pub(crate) use keeping::Desk;
 
 /// Requests that wait.
@@ -59,6 +61,11 @@ pub(crate) enum Request {
     Rewrap { windows: Vec<WindowRecord>, reply: Reply<()> },
     Usage { mailbox: MailboxId, reply: Reply<Usage> },
     Purge { mailbox: MailboxId, reply: Reply<()> },
+    CopyPiece { id: QueueId, number: u32, data: Vec<u8>, charge: Charge, reply: Reply<()> },
+    Copy { node: NodeNumber, transit: Box<Transit>, charge: Charge, reply: Reply<()> },
+    FindCopy { node: NodeNumber, id: QueueId, reply: Reply<Option<RecipientKey>> },
+    FetchCopy { id: QueueId, number: u32, reply: Reply<Vec<u8>> },
+    CopiedEnvelope { id: QueueId, reply: Reply<Vec<u8>> },
     Change { local: Embedded, change: Box<Change>, reply: Reply<Arc<Directory>> },
 }
 
@@ -71,6 +78,20 @@ pub struct Copy {
     pub is_patient: bool,
 }
 
+/// A node of the cluster, as others see that it is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Post {
+    /// Its number.
+    pub node: NodeNumber,
+    /// What its leases are held by: the same name for as long as its data folder is used, and no
+    /// other node's.
+    pub holder: String,
+    /// How long others wait for a sign of it until they send its mail; whole seconds, 15 at least.
+    pub patience: Duration,
+    /// Its shards, each of which says when it has read its queue.
+    pub shards_count: usize,
+}
+
 /// Between the thread and everybody else.
 pub(crate) struct Shared {
     requests: ArrayQueue<Request>,
@@ -79,6 +100,12 @@ pub(crate) struct Shared {
     stop: AtomicBool,
     stopped: AtomicBool,
     complaints: Mutex<Vec<String>>,
+    post: OnceLock<Post>,
+    relief: Mutex<Option<Relief>>,
+    /// Something of the node's turn has changed.
+    pub(crate) duty: Notify,
+    /// Something is to be written of outgoing mail.
+    pub(crate) told: Notify,
 }
 
 impl Shared {
@@ -90,7 +117,22 @@ impl Shared {
             stop: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             complaints: Mutex::default(),
+            post: OnceLock::new(),
+            relief: Mutex::default(),
+            duty: Notify::new(),
+            told: Notify::new(),
         })
+    }
+
+    /// Which node this is, once somebody has said it.
+    pub(crate) fn post(&self) -> Option<&Post> {
+        self.post.get()
+    }
+
+    /// Asks, or changes, what this node knows of its turn to send mail; nothing where it keeps no
+    /// copies.
+    pub(crate) fn relief<T>(&self, ask: impl FnOnce(&mut Relief) -> T) -> Option<T> {
+        self.relief.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(ask)
     }
 
     /// Notes what an operator should know of, where nobody waits for an answer.
@@ -123,6 +165,7 @@ impl Drop for Charge {
 #[derive(Clone)]
 pub struct Bridge {
     shared: Arc<Shared>,
+    clock: Clock,
 }
 
 impl fmt::Debug for Bridge {
@@ -146,8 +189,9 @@ impl Bridge {
         copy: Option<Copy>,
     ) -> Result<(Self, BridgeKeeper), KeyspaceError> {
         let shared = Shared::new(WAITING_MAX);
-        let thread = keeping::start(&shared, terms, node, Arc::new(clock), copy)?;
-        let handle = Self { shared };
+        let clock: Clock = Arc::new(clock);
+        let thread = keeping::start(&shared, terms, node, Arc::clone(&clock), copy)?;
+        let handle = Self { shared, clock };
         Ok((handle.clone(), BridgeKeeper { handle, thread: Some(thread) }))
     }
 
@@ -268,6 +312,87 @@ impl Bridge {
         self.ask(|reply| Request::Change { local, change, reply }).await
     }
 
+    /// From now on this node keeps copies of its outgoing mail in the cluster, and stands in for
+    /// nodes that are gone. Once; the thread begins with it when the cluster is there.
+    pub fn take_up(&self, post: Post) {
+        let relief = Relief::new(post.node, post.shards_count);
+        self.shared.relief.lock().unwrap_or_else(PoisonError::into_inner).replace(relief);
+        // Who says it twice says the same.
+        let _ = self.shared.post.set(post);
+        self.shared.duty.notify_one();
+    }
+
+    /// What this node knows of its turn to send mail; nothing where it keeps no copies.
+    pub(crate) fn relief<T>(&self, ask: impl FnOnce(&mut Relief) -> T) -> Option<T> {
+        self.shared.relief(ask)
+    }
+
+    /// Milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> u64 {
+        (self.clock)().ms()
+    }
+
+    /// Has the thread look at what has changed.
+    pub(crate) fn ring(&self, has_told: bool) {
+        if has_told {
+            self.shared.told.notify_one();
+        } else {
+            self.shared.duty.notify_one();
+        }
+    }
+
+    /// Keeps a piece of a copy of outgoing mail, from number 1 on.
+    ///
+    /// # Errors
+    /// As [`Self::put_chunk`].
+    pub(crate) async fn copy_piece(
+        &self,
+        id: QueueId,
+        number: u32,
+        data: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let charge = self.charge(&data)?;
+        self.ask(|reply| Request::CopyPiece { id, number, data, charge, reply }).await
+    }
+
+    /// Makes a copy of outgoing mail of this node, after its further pieces.
+    ///
+    /// # Errors
+    /// As [`Self::deliver`].
+    pub(crate) async fn copy(&self, node: NodeNumber, transit: Transit) -> Result<(), StoreError> {
+        let charge = self.charge(&transit.first)?;
+        let transit = Box::new(transit);
+        self.ask(|reply| Request::Copy { node, transit, charge, reply }).await
+    }
+
+    /// What opens outgoing mail of a node.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no copy; those of the bridge.
+    pub(crate) async fn find_copy(
+        &self,
+        node: NodeNumber,
+        id: QueueId,
+    ) -> Result<Option<RecipientKey>, StoreError> {
+        self.ask(|reply| Request::FindCopy { node, id, reply }).await
+    }
+
+    /// A piece of a copy.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is not there; those of the bridge.
+    pub(crate) async fn fetch_copy(&self, id: QueueId, number: u32) -> Result<Vec<u8>, StoreError> {
+        self.ask(|reply| Request::FetchCopy { id, number, reply }).await
+    }
+
+    /// The envelope of a copy.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_copy`].
+    pub(crate) async fn copied_envelope(&self, id: QueueId) -> Result<Vec<u8>, StoreError> {
+        self.ask(|reply| Request::CopiedEnvelope { id, reply }).await
+    }
+
     /// What went wrong where nobody waited for an answer: sentences for a log, 100 at most.
     #[must_use]
     pub fn take_complaints(&self) -> Vec<String> {
@@ -382,13 +507,17 @@ mod tests {
     use core::pin::pin;
     use core::task::{Context, Poll, Waker};
 
+    fn bridge(waiting_max: usize) -> Bridge {
+        Bridge { shared: Shared::new(waiting_max), clock: Arc::new(|| UnixTime::from_ms(0)) }
+    }
+
     fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {
         pin!(future).poll(&mut Context::from_waker(Waker::noop()))
     }
 
     #[test]
     fn a_full_queue_is_busy() {
-        let bridge = Bridge { shared: Shared::new(2) };
+        let bridge = bridge(2);
         let mut waiting = pin!(bridge.usage(MailboxId(1)));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiting.as_mut().poll(&mut context).is_pending());
@@ -403,7 +532,7 @@ mod tests {
 
     #[test]
     fn what_requests_carry_is_bounded() {
-        let bridge = Bridge { shared: Shared::new(4096) };
+        let bridge = bridge(4096);
         let chunk = |bytes| poll(bridge.put_chunk(QueueId(1), 1, vec![0; bytes]));
         assert!(matches!(chunk(CHUNK_BYTES_MAX + 1), Poll::Ready(Err(StoreError::Invalid(_)))));
         let refused = poll(bridge.put_chunk(QueueId(1), 0, Vec::new()));

@@ -1,8 +1,8 @@
 //! Mail in Cassandra: the statements, and what all of them have in common.
 //!
 //! Called by the thread of `bridge`, which is the only one that runs any of this. Parts:
-//! `statements`, `deliver`, `read`, `remove`, `lease`. The order of the statements is what keeps a
-//! message whole, see `docs/decisions/0013-the-cluster-s-tables.md`.
+//! `statements`, `deliver`, `read`, `remove`, `lease`, `outgoing`. The order of the statements is
+//! what keeps a message whole, see `docs/decisions/0013-the-cluster-s-tables.md`.
 //!
 //! # Times
 //!
@@ -15,6 +15,7 @@
 
 mod deliver;
 mod lease;
+mod outgoing;
 mod read;
 mod remove;
 mod statements;
@@ -39,7 +40,9 @@ use tokio::task::JoinSet;
 use crate::bridge::Clock;
 use crate::cassandra::{ClusterError, Terms};
 use crate::gather::{Gather, MESSAGES_MAX, MessageRow, PIECES_MAX, PieceRow};
+pub(crate) use lease::Lease;
 use lease::Visits;
+pub(crate) use outgoing::Copied;
 use statements::Statements;
 
 /// Rows of one partition that are written at once.
@@ -62,6 +65,8 @@ const MARK_MS: u64 = 15 * MINUTE_MS;
 enum Known {
     Week(MailboxId, i32),
     Window(MailboxId, u64),
+    /// Of a node's outgoing mail.
+    Span(i32, i32),
 }
 
 /// A session that is ready.
@@ -174,7 +179,7 @@ impl Mail {
     }
 
     /// Milliseconds since 1970.
-    fn now_ms(&self) -> u64 {
+    pub(crate) fn now_ms(&self) -> u64 {
         (self.clock)().ms()
     }
 

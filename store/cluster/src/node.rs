@@ -12,13 +12,14 @@ use std::sync::Arc;
 use fsmtp_store::directory::{Change, Directory};
 use fsmtp_store::mailbox::{
     Delivery, Embedded, Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry,
-    Settlement, Uplink, Usage,
+    Relief, Settlement, Transit, Uplink, Usage, Verdict,
 };
 use fsmtp_store::seal::{UserKeys, WindowRecord};
 use fsmtp_store::spool::{BodyRef, Committed, Place, Sink};
 use fsmtp_store::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
-use crate::bridge::{Bridge, Visit};
+use crate::bridge::{Bridge, Post, Visit};
+use crate::relief;
 
 /// A handle to the mailboxes; cheap to clone, good on every thread.
 #[derive(Clone, Debug)]
@@ -110,15 +111,32 @@ impl Outgoing for NodeMailboxes {
         after: Option<QueueId>,
         count_max: usize,
     ) -> Result<Vec<Queued>, StoreError> {
-        self.local.queued(shard, after, count_max).await
+        let found = self.local.queued(shard, after, count_max).await?;
+        self.relief(|relief| found.iter().for_each(|queued| relief.found(queued.id)));
+        Ok(found)
     }
 
     async fn find_queued(&self, id: QueueId) -> Result<Found, StoreError> {
-        self.local.find_queued(id).await
+        let Some(node) = self.relief(|relief| relief.owner(id)).flatten() else {
+            return self.local.find_queued(id).await;
+        };
+        let key = self.bridge()?.find_copy(node, id).await?;
+        Ok(Found { body: Place::Apart(id), key })
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<(), StoreError> {
-        self.local.settle(settlements).await
+        let Some(bridge) = &self.bridge else { return self.local.settle(settlements).await };
+        let is_here = |settlement: &&Settlement| {
+            let (Settlement::Deferred(id, _) | Settlement::Done(id) | Settlement::Uploaded(id)) =
+                settlement;
+            self.relief(|relief| relief.is_adopted(*id)) != Some(true)
+        };
+        let here: Vec<Settlement> = settlements.iter().filter(is_here).cloned().collect();
+        self.local.settle(here).await?;
+        if bridge.relief(|relief| relief.tell(&settlements)) == Some(true) {
+            bridge.ring(true);
+        }
+        Ok(())
     }
 }
 
@@ -145,7 +163,85 @@ impl Uplink for NodeMailboxes {
     }
 }
 
+impl Relief for NodeMailboxes {
+    fn keeps_copies(&self) -> bool {
+        self.relief(|_| ()).is_some()
+    }
+
+    fn may_send(&self, id: QueueId) -> bool {
+        let Some(bridge) = &self.bridge else { return true };
+        bridge.relief(|relief| relief.may_send(id, bridge.now_ms())).unwrap_or(true)
+    }
+
+    fn begin_copy(&self, id: QueueId) -> Result<bool, StoreError> {
+        let bridge = self.bridge()?;
+        let begun = bridge.relief(|relief| relief.begin_copy(id, bridge.now_ms()));
+        begun.flatten().ok_or(StoreError::Busy)
+    }
+
+    async fn copy_piece(&self, id: QueueId, number: u32, data: Vec<u8>) -> Result<(), StoreError> {
+        self.bridge()?.copy_piece(id, number, data).await
+    }
+
+    async fn copy(&self, transit: Transit) -> Result<(), StoreError> {
+        let (bridge, id) = (self.bridge()?, transit.id);
+        let none = || StoreError::Invalid("this node keeps no copies".into());
+        let node = bridge.relief(|relief| relief.node()).ok_or_else(none)?;
+        bridge.copy(node, transit).await?;
+        bridge.relief(|relief| relief.is_copied(id));
+        Ok(())
+    }
+
+    async fn copied_envelope(&self, id: QueueId) -> Result<Vec<u8>, StoreError> {
+        self.bridge()?.copied_envelope(id).await
+    }
+
+    fn recovered(&self) {
+        self.relief(|relief| relief.recovered());
+        self.ring();
+    }
+
+    fn adopted(&self, count_max: usize) -> Vec<Queued> {
+        self.relief(|relief| relief.take_adopted(count_max)).unwrap_or_default()
+    }
+
+    fn is_adopted(&self, id: QueueId) -> bool {
+        self.relief(|relief| relief.keeps(id)) == Some(true)
+    }
+
+    fn let_go(&self, id: QueueId) {
+        self.relief(|relief| relief.let_go(id));
+        self.ring();
+    }
+
+    fn verdicts(&self) -> Vec<(QueueId, Verdict)> {
+        self.relief(|relief| relief.verdicts()).unwrap_or_default()
+    }
+
+    fn accepted(&self, id: QueueId) {
+        self.relief(|relief| relief.accepted(id));
+    }
+}
+
 impl NodeMailboxes {
+    /// From now on this node keeps copies of its outgoing mail in the cluster, where it is in one,
+    /// and stands in for nodes that are gone.
+    pub fn take_up(&self, post: Post) {
+        if let Some(bridge) = &self.bridge {
+            bridge.take_up(post);
+        }
+    }
+
+    fn relief<T>(&self, ask: impl FnOnce(&mut relief::Relief) -> T) -> Option<T> {
+        self.bridge.as_ref()?.relief(ask)
+    }
+
+    fn ring(&self) {
+        if let Some(bridge) = &self.bridge {
+            bridge.ring(false);
+        }
+    }
+
     fn bridge(&self) -> Result<&Bridge, StoreError> {
         self.bridge.as_ref().ok_or_else(|| StoreError::Invalid("this node has no cluster".into()))
     }
@@ -178,6 +274,9 @@ impl Mailboxes for NodeMailboxes {
     }
 
     async fn fetch(&self, id: QueueId, number: u32) -> Result<Vec<u8>, StoreError> {
+        if self.relief(|relief| relief.is_adopted(id)) == Some(true) {
+            return self.bridge()?.fetch_copy(id, number).await;
+        }
         self.bridge()?.fetch(id, number).await
     }
 

@@ -16,7 +16,7 @@ use core::fmt;
 use std::collections::BTreeMap;
 
 /// The version of the tables. A node starts with its own only.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The row of `facts` that holds the version.
 pub const VERSION_NAME: &str = "schema";
 
@@ -47,7 +47,7 @@ const SHORT: &str =
     "compaction = {'class': 'LeveledCompactionStrategy'} AND gc_grace_seconds = 3600";
 
 /// All of them, in the order in which they are made.
-pub const TABLES: [Table; 14] = [
+pub const TABLES: [Table; 17] = [
     Table {
         name: "facts",
         serves: "what holds for the whole keyspace, as its version: one row by name",
@@ -175,9 +175,46 @@ pub const TABLES: [Table; 14] = [
         options: SMALL,
     },
     Table {
+        name: "outgoing",
+        serves: "mail that is to travel on, in the hands of a node: that of one span of 16 s, when \
+                 the node starts, or another one stands in for it",
+        columns: &[
+            ("node", "int"),
+            ("span", "int"),
+            ("id", "bigint"),
+            ("octets", "bigint"),
+            ("wrap", "blob"),
+            ("window", "blob"),
+            ("state", "blob"),
+            ("writer", "int"),
+            ("done", "boolean"),
+        ],
+        key: "(node, span), id",
+        partition: "what a node has taken to send in 16 s, some 600 bytes each",
+        options: SMALL,
+    },
+    Table {
+        name: "outgoing_spans",
+        serves: "the spans from which a node may have outgoing mail: all of one node",
+        columns: &[("node", "int"), ("span", "int")],
+        key: "(node), span",
+        partition: "5,400 rows a day at most, 20 bytes each; gone after 30 days",
+        options: "compaction = {'class': 'LeveledCompactionStrategy'} \
+                  AND default_time_to_live = 2592000",
+    },
+    Table {
+        name: "outgoing_bodies",
+        serves: "outgoing mail, as it was sealed: its chunks by their numbers, and its envelope by \
+                 numbers below 0",
+        columns: &[("id", "bigint"), ("chunk", "int"), ("data", "blob")],
+        key: "(id), chunk",
+        partition: "one message, in chunks of 256 KiB at most",
+        options: LARGE,
+    },
+    Table {
         name: "leases",
-        serves: "who works on something for now: a mailbox (POP3), a shard's number and queue; \
-                 ends by itself when the holder does not renew it",
+        serves: "who works on something for now: a mailbox (POP3), a node's number, its outgoing \
+                 mail; ends by itself when the holder does not renew it",
         columns: &[("name", "text"), ("holder", "text"), ("epoch", "bigint")],
         key: "(name)",
         partition: "one row",
@@ -379,20 +416,14 @@ pub fn upgrade(keyspace: &str, there: &There) -> Result<Vec<String>, Problem> {
     if found > VERSION {
         return Err(Problem::Newer(found));
     }
-    let mut all: Vec<String> = STEPS
-        .iter()
-        .filter(|(from, _)| *from >= found)
-        .map(|(_, statement)| statement.replace("KEYSPACE", keyspace))
-        .collect();
+    // Versions have added tables only, so far.
+    let missing = TABLES.iter().filter(|table| !there.tables.contains_key(table.name));
+    let mut all: Vec<String> = missing.map(|table| table.create(keyspace)).collect();
     if found < VERSION {
         all.push(say_version(keyspace));
     }
     Ok(all)
 }
-
-/// What leads from a version to the next one; in each the keyspace is `KEYSPACE`. None yet: this is
-/// the first version.
-const STEPS: &[(u32, &str)] = &[];
 
 fn say_version(keyspace: &str) -> String {
     format!("INSERT INTO {keyspace}.facts (name, value) VALUES ('{VERSION_NAME}', '{VERSION}')")
@@ -498,7 +529,11 @@ mod tests {
         assert_eq!(upgrade("k", &whole()), Ok(Vec::new()));
         let of = |version: &str| There { version: Some(version.to_owned()), ..whole() };
         assert_eq!(upgrade("k", &of("9")), Err(Problem::Newer(9)));
-        let steps = upgrade("k", &of("0")).unwrap();
-        assert!(steps.last().unwrap().contains("k.facts"), "{steps:?}");
+        let mut first = of("1");
+        first.tables.retain(|name, _| !name.starts_with("outgoing"));
+        let steps = upgrade("k", &first).unwrap();
+        assert_eq!(steps.len(), 4);
+        assert!(steps[0].starts_with("CREATE TABLE IF NOT EXISTS k.outgoing "), "{steps:?}");
+        assert!(steps[3].contains("k.facts") && steps[3].contains("'2'"), "{steps:?}");
     }
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use super::lock::Locks;
 use super::pending::{Body, Delivery, LiveBytes};
 use super::{
-    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Uplink,
-    Usage, check_states,
+    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Relief, Settlement,
+    Uplink, Usage, check_states,
 };
 use crate::directory::{Change, Directory, Edit};
 use crate::seal::{RecipientWrap, UserKeys, WindowId, WindowRecord};
@@ -406,6 +406,8 @@ impl Outgoing for Memory {
 }
 
 impl Uplink for Memory {}
+
+impl Relief for Memory {}
 
 impl Mailboxes for Memory {
     async fn open(&self, mailbox: MailboxId) -> Result<Maildrop, StoreError> {

@@ -44,6 +44,7 @@ mod embedded;
 mod lock;
 mod memory;
 mod pending;
+mod relief;
 mod row;
 #[cfg(test)]
 mod tests;
@@ -52,7 +53,11 @@ mod wait;
 
 pub use embedded::{Counters, Embedded, Keeper, Options};
 pub use memory::Memory;
-pub use types::{Delivery, Found, Maildrop, Message, Queued, STATE_BYTES_MAX, Settlement, Usage};
+pub use relief::Relief;
+pub use types::{
+    Delivery, Found, Maildrop, Message, Queued, STATE_BYTES_MAX, Settlement, Transit, Usage,
+    Verdict,
+};
 pub use wait::wait;
 
 pub use crate::directory::Registry;
@@ -155,7 +160,9 @@ fn check_states(settlements: &[Settlement]) -> Result<(), StoreError> {
 
 /// A mailbox back end; clones are handles to the same one.
 #[allow(async_fn_in_trait)] // WHY: as in fsmtp-rt, shards share nothing
-pub trait Mailboxes: Sink + Liveness + Registry + Outgoing + Uplink + Clone + 'static {
+pub trait Mailboxes:
+    Sink + Liveness + Registry + Outgoing + Uplink + Relief + Clone + 'static
+{
     /// Opens a mailbox for one session: all messages that the sink was given before the call, in
     /// the order of their uids. The lock is free again when the maildrop is dropped or closed.
     ///

@@ -116,6 +116,31 @@ pub struct Delivery {
     pub recipients: Vec<Recipient>,
 }
 
+/// A message that is to travel on, as other nodes of a cluster need it to send it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transit {
+    /// Its name.
+    pub id: QueueId,
+    /// Its length in bytes, as it was stored.
+    pub octets: u64,
+    /// Its envelope, as it was stored.
+    pub envelope: Vec<u8>,
+    /// Its first [piece](crate::spool::Raw).
+    pub first: Vec<u8>,
+    /// What opens it for [`MailboxKey::of_queue`](crate::seal::MailboxKey::of_queue); none when it
+    /// lies in clear.
+    pub key: Option<RecipientKey>,
+}
+
+/// What has become of a message of this node while another one stood in for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It was sent, or given up: it is to be taken out.
+    Gone,
+    /// It is still to be sent to somebody: what is known of it now, in place of what was.
+    Stands(Queued),
+}
+
 /// How much is in a mailbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {

@@ -21,6 +21,7 @@ mod schedule;
 mod state;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use crate::mailbox::{STATE_BYTES_MAX, Settlement};
 use domains::{DomainId, Domains};
 pub use schedule::{Pauses, ScheduleError, duration};
 use state::Kept;
+pub use why::{Cause, WhyNot};
 
 /// The longest name of a domain, or of an address literal with its brackets.
 pub const DOMAIN_BYTES_MAX: usize = 255;
@@ -64,94 +66,6 @@ impl Default for Terms {
             expiry: hours(5 * 24),
             delay_notice: Some(hours(4)),
             messages_max: 1 << 20,
-        }
-    }
-}
-
-/// What kept a leg from being delivered the last time.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-pub enum Cause {
-    /// Nobody has tried yet.
-    Untried = 0,
-    /// The name servers gave no answer.
-    Resolver = 1,
-    /// No host of the site took the connection.
-    Unreachable = 2,
-    /// The connection broke, or the other side did not keep to the protocol.
-    Broken = 3,
-    /// A host said no for the time being.
-    Refused = 4,
-    /// TLS is required there and was not to be had.
-    Tls = 5,
-    /// The message could not be read here.
-    Storage = 6,
-    /// The way there leads back to this node, or makes no sense.
-    Route = 7,
-    /// A host did not accept who we are.
-    SignIn = 8,
-    /// The site takes no connections, and nobody tries for a while.
-    Paused = 9,
-}
-
-impl Cause {
-    const ALL: [Self; 10] = [
-        Self::Untried,
-        Self::Resolver,
-        Self::Unreachable,
-        Self::Broken,
-        Self::Refused,
-        Self::Tls,
-        Self::Storage,
-        Self::Route,
-        Self::SignIn,
-        Self::Paused,
-    ];
-
-    fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
-    }
-
-    /// As lists and logs name it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Untried => "untried",
-            Self::Resolver => "no-dns-answer",
-            Self::Unreachable => "unreachable",
-            Self::Broken => "connection-broken",
-            Self::Refused => "refused-for-now",
-            Self::Tls => "tls-required",
-            Self::Storage => "unreadable-here",
-            Self::Route => "no-route",
-            Self::SignIn => "sign-in-refused",
-            Self::Paused => "site-paused",
-        }
-    }
-}
-
-/// Why a leg is not on its way: one reason at a time.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum WhyNot {
-    /// An operator holds it.
-    Held,
-    /// It is being sent, or waits for a connection to its site.
-    UnderWay,
-    /// It is due, and its turn comes.
-    Due,
-    /// It waits for its next attempt, after this.
-    Waits(Cause),
-}
-
-impl WhyNot {
-    /// As lists name it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Held => "held",
-            Self::UnderWay => "under-way",
-            Self::Due => "due",
-            Self::Waits(cause) => cause.name(),
         }
     }
 }
@@ -316,6 +230,19 @@ impl Queue {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.messages.len() >= self.terms.messages_max
+    }
+
+    /// Whether a message is there, and nothing of it is under way.
+    #[must_use]
+    pub fn is_at_rest(&self, id: QueueId) -> bool {
+        let message = self.messages.get(&id);
+        message.is_some_and(|message| message.legs.as_slice().iter().all(|leg| !leg.under_way))
+    }
+
+    /// Whether a message is there.
+    #[must_use]
+    pub fn contains(&self, id: QueueId) -> bool {
+        self.messages.contains_key(&id)
     }
 
     /// How many messages there are.
@@ -504,10 +431,10 @@ impl Queue {
 
     /// Puts an attempt off that could not begin for a reason of this node's own: it counts for
     /// nothing, and no message expires by it.
-    pub fn put_off(&mut self, id: QueueId, domain: &str, until: UnixTime) {
+    pub fn put_off(&mut self, id: QueueId, domain: &str, until: UnixTime, cause: Cause) {
         let Some(domain) = self.domains.find(domain) else { return };
         let Some(leg) = self.leg(id, domain) else { return };
-        leg.cause = Cause::Storage;
+        leg.cause = cause;
         self.wait(id, domain, seconds(until));
     }
 

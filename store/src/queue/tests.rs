@@ -180,7 +180,7 @@ fn what_is_put_off_counts_for_nothing() {
     // Long after it would have expired.
     let late = at(60 * MINUTE);
     queue.take(late).unwrap();
-    queue.put_off(id(1), "a.test", at(61 * MINUTE));
+    queue.put_off(id(1), "a.test", at(61 * MINUTE), Cause::Storage);
     assert_eq!(queue.take(late), None);
     assert_eq!(why(&queue, late), [(id(1), WhyNot::Waits(Cause::Storage))]);
     assert_eq!(queue.take(at(61 * MINUTE)).map(|work| work.attempts_count), Some(0));

@@ -25,6 +25,8 @@ pub struct Raw {
     pub recipients: Vec<Recipient>,
     /// Its length in bytes, as it was stored.
     pub octets: u64,
+    /// Its envelope, sealed or in clear as it was.
+    pub envelope: Vec<u8>,
     /// Piece 0.
     pub first: Vec<u8>,
     /// How many pieces follow it.

@@ -160,7 +160,8 @@ impl<D: Disk> Reader<D> {
         let chunks_count = u32::try_from(parts.chunks().len()).unwrap_or(u32::MAX);
         let first =
             apart::encode(!parts.keys.is_empty(), parts.body, parts.head_bytes, chunks_count);
-        Ok(Raw { recipients, octets: parts.octets, first, chunks_count })
+        let envelope = parts.envelope.to_vec(); // copy: what lies around it goes elsewhere
+        Ok(Raw { recipients, octets: parts.octets, envelope, first, chunks_count })
     }
 
     /// The chunk of this number, from 0, of the message that [`Self::raw`] has opened, as it is;
@@ -182,7 +183,14 @@ impl<D: Disk> Reader<D> {
     /// As [`Self::next`].
     pub async fn envelope(&mut self) -> Result<Envelope, StoreError> {
         let Record { mut bytes, envelope_at, head_at, .. } = self.message_record().await?;
-        let sealed = bytes.get_mut(envelope_at..head_at).unwrap_or(&mut []);
+        self.open_envelope(bytes.get_mut(envelope_at..head_at).unwrap_or(&mut []))
+    }
+
+    /// The envelope of the message that is open, out of what [`Self::raw`] has given of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it cannot be read.
+    pub fn open_envelope(&self, sealed: &mut [u8]) -> Result<Envelope, StoreError> {
         let opener = self.body.as_ref().and_then(|body| body.opener.as_ref());
         let opened = match opener {
             None => Ok(&*sealed),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use fsmtp_rt::sim::Random;
 use fsmtp_store::directory::{Change, Directory};
 use fsmtp_store::mailbox::{
-    Found, Mailboxes, Maildrop, Memory, Message, Outgoing, Queued, Registry, Settlement, Uplink,
-    Usage,
+    Found, Mailboxes, Maildrop, Memory, Message, Outgoing, Queued, Registry, Relief, Settlement,
+    Uplink, Usage,
 };
 use fsmtp_store::seal::{UserKeys, WindowRecord};
 use fsmtp_store::spool::{BodyRef, Committed, Liveness, Sink};
@@ -160,6 +160,8 @@ impl Outgoing for Index {
 }
 
 impl Uplink for Index {}
+
+impl Relief for Index {}
 
 impl Mailboxes for Index {
     async fn open(&self, mailbox: MailboxId) -> Result<Maildrop, StoreError> {

@@ -493,6 +493,7 @@ impl Boot {
             census: relay::Census::new(&sending),
             sending,
             secret: [7; 32].into(),
+            shared_secret: None,
             sealing: None,
             gate: Gate::new(&[7; 32], never),
             strangers: Strangers::new(Default::default(), &[7; 32]),

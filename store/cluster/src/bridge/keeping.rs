@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{Clock, Copy, Request, Shared, UNDER_WAY_MAX};
 use crate::cassandra::{ClusterError, Terms, connect, there};
 use crate::directory::Book;
+use crate::duty;
 use crate::follow::{change_all, follow};
 use crate::keyspace::KeyspaceError;
 use crate::mail::Mail;
@@ -93,6 +94,9 @@ async fn live(
         }
     };
     if let Some(desk) = begun {
+        if let Some(copy) = &plan.copy {
+            duty::begin(&desk, &copy.local);
+        }
         serve(shared, &desk, plan.terms.timeout).await;
     }
 }
@@ -155,6 +159,7 @@ async fn serve(shared: &Shared, desk: &Arc<Desk>, timeout: Duration) {
     shared.drain();
     // Whoever is later than that gets no answer.
     let _ = tokio::time::timeout(timeout * 2, under_way.acquire_many(UNDER_WAY_MAX)).await;
+    let _ = tokio::time::timeout(timeout, duty::write_all(desk)).await;
     desk.mail.end_visits(timeout).await;
 }
 
@@ -195,6 +200,21 @@ async fn answer(desk: &Arc<Desk>, request: Request) {
         Request::Rewrap { windows, reply } => drop(reply.send(mail.rewrap(&windows).await)),
         Request::Usage { mailbox, reply } => drop(reply.send(mail.usage(mailbox).await)),
         Request::Purge { mailbox, reply } => drop(reply.send(mail.purge(mailbox).await)),
+        Request::CopyPiece { id, number, data, charge, reply } => {
+            let done = mail.copy_piece(id, number, data).await;
+            drop(charge);
+            let _ = reply.send(done);
+        }
+        Request::Copy { node, transit, charge, reply } => {
+            let done = mail.copy(node, *transit).await;
+            drop(charge);
+            let _ = reply.send(done);
+        }
+        Request::FindCopy { node, id, reply } => drop(reply.send(mail.find_copy(node, id).await)),
+        Request::FetchCopy { id, number, reply } => {
+            drop(reply.send(mail.fetch_copy(id, number).await));
+        }
+        Request::CopiedEnvelope { id, reply } => drop(reply.send(mail.copied_envelope(id).await)),
         Request::Change { local, change, reply } => {
             drop(reply.send(change_all(desk, &local, *change).await));
         }

@@ -1,15 +1,18 @@
-//! Leases of mailboxes: one session of the cluster has a mailbox at one time.
+//! Leases: one session of the cluster has a mailbox at one time, one node the outgoing mail of
+//! another.
 //!
 //! Called by the thread of the bridge. To take a lease and to keep it is a lightweight transaction.
-//! It ends by itself after a minute; a task for each renews it every 20 s and gives it back when
-//! the visit is over. Limits: 16,384 visits. Failure: a lease that cannot be renewed for a minute
-//! is lost, and the visit then removes nothing.
+//! That of a mailbox ends by itself after a minute; a task for each renews it every 20 s and gives
+//! it back when the visit is over. Limits: 16,384 visits. Failure: a lease that cannot be renewed
+//! for a minute is lost, and the visit then removes nothing.
 
 use core::future::poll_fn;
+use core::ops::ControlFlow;
 use core::pin::{Pin, pin};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::Poll;
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fsmtp_store::{MailboxId, StoreError};
@@ -61,15 +64,17 @@ impl Visits {
             name: format!("mailbox/{}", mailbox.0),
             holder: format!("{}/{number}", self.holder),
             epoch,
+            seconds: LEASE_SECONDS,
         }
     }
 }
 
-/// A lease of one visit.
-struct Lease {
-    name: String,
-    holder: String,
-    epoch: u64,
+/// Who works on what; ends by itself when it was not renewed for so long.
+pub(crate) struct Lease {
+    pub(crate) name: String,
+    pub(crate) holder: String,
+    pub(crate) epoch: u64,
+    pub(crate) seconds: i32,
 }
 
 /// What a task that keeps a lease waits for.
@@ -165,19 +170,33 @@ impl Mail {
         .await
     }
 
-    async fn take(&self, lease: &Lease) -> Result<bool, StoreError> {
-        let values = (&lease.name, &lease.holder, column(lease.epoch), LEASE_SECONDS);
+    pub(crate) async fn take(&self, lease: &Lease) -> Result<bool, StoreError> {
+        let values = (&lease.name, &lease.holder, column(lease.epoch), lease.seconds);
         self.transact(&self.statements.take_lease, values, lease).await
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<bool, StoreError> {
+    pub(crate) async fn renew(&self, lease: &Lease) -> Result<bool, StoreError> {
         let holder = &lease.holder;
-        let values = (LEASE_SECONDS, holder, column(lease.epoch), &lease.name, holder);
+        let values = (lease.seconds, holder, column(lease.epoch), &lease.name, holder);
         self.transact(&self.statements.keep_lease, values, lease).await
     }
 
-    async fn end(&self, lease: &Lease) -> Result<bool, StoreError> {
+    pub(crate) async fn end(&self, lease: &Lease) -> Result<bool, StoreError> {
         self.transact(&self.statements.end_lease, (&lease.name, &lease.holder), lease).await
+    }
+
+    /// Which of these leases somebody has, and who.
+    pub(crate) async fn held(
+        &self,
+        names: &[String],
+    ) -> Result<BTreeMap<String, String>, StoreError> {
+        let mut held = BTreeMap::new();
+        let each = |(name, holder): (String, String)| {
+            held.insert(name, holder);
+            ControlFlow::Continue(())
+        };
+        let _ = self.pages(&self.statements.who, (names,), each).await?;
+        Ok(held)
     }
 
     /// Whether a condition held. It also did when the row is this visit's: then an earlier try of

@@ -67,6 +67,26 @@ statements! {
     forget_late: write "DELETE FROM KS.late WHERE mailbox = ?",
     forget_state: write "DELETE FROM KS.states WHERE mailbox = ?",
     forget_windows: write "DELETE FROM KS.windows WHERE mailbox = ?",
+    put_copy_piece: write "INSERT INTO KS.outgoing_bodies (id, chunk, data) VALUES (?, ?, ?) \
+                           USING TIMESTAMP ?",
+    put_span: write "INSERT INTO KS.outgoing_spans (node, span) VALUES (?, ?)",
+    put_copy: write "INSERT INTO KS.outgoing (node, span, id, octets, wrap, window) \
+                     VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?",
+    spans: read "SELECT span FROM KS.outgoing_spans WHERE node = ?",
+    copies: read "SELECT id, octets, state, writer, done FROM KS.outgoing \
+                  WHERE node = ? AND span = ?",
+    copy_keys: read "SELECT octets, wrap, window FROM KS.outgoing \
+                     WHERE node = ? AND span = ? AND id = ?",
+    copy_piece: read "SELECT data FROM KS.outgoing_bodies WHERE id = ? AND chunk = ?",
+    copied_envelope: read "SELECT data FROM KS.outgoing_bodies WHERE id = ? AND chunk < 0 \
+                           ORDER BY chunk DESC",
+    keep_state: write "UPDATE KS.outgoing SET state = ?, writer = ? \
+                       WHERE node = ? AND span = ? AND id = ?",
+    say_done: write "INSERT INTO KS.outgoing (node, span, id, done) VALUES (?, ?, ?, true)",
+    drop_copy: write "DELETE FROM KS.outgoing USING TIMESTAMP ? \
+                      WHERE node = ? AND span = ? AND id = ?",
+    drop_copy_body: write "DELETE FROM KS.outgoing_bodies USING TIMESTAMP ? WHERE id = ?",
+    who: read "SELECT name, holder FROM KS.leases WHERE name IN ?",
     take_lease: write "INSERT INTO KS.leases (name, holder, epoch) VALUES (?, ?, ?) \
                        IF NOT EXISTS USING TTL ?",
     keep_lease: write "UPDATE KS.leases USING TTL ? SET holder = ?, epoch = ? WHERE name = ? \

@@ -44,8 +44,8 @@ use zeroize::Zeroizing;
 
 use super::pending::Delivery;
 use super::{
-    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Settlement, Uplink,
-    Usage,
+    Found, Liveness, Mailboxes, Maildrop, Message, Outgoing, Queued, Registry, Relief, Settlement,
+    Uplink, Usage,
 };
 use crate::directory::{Change, Directory, Limits};
 use crate::seal::{UserKeys, WindowRecord};
@@ -519,6 +519,8 @@ impl Outgoing for Embedded {
 }
 
 impl Uplink for Embedded {}
+
+impl Relief for Embedded {}
 
 impl Mailboxes for Embedded {
     async fn open(&self, mailbox: MailboxId) -> Result<Maildrop, StoreError> {
