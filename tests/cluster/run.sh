@@ -29,6 +29,6 @@ for _ in $(seq 240); do
     sleep 0.5
 done
 export FSMTP_CASSANDRA=127.0.0.1:$port
-cargo test --locked --package fsmtp-cluster --test cassandra --test directory --test mail "$@"
+cargo test --locked --package fsmtp-cluster --test cassandra --test directory --test mail --test conformance "$@"
 # Two engines over it.
 cargo test --locked --package wire-tests --test cluster --test takeover "$@"

@@ -25,7 +25,7 @@ use fsmtp_store::directory::{Change, Directory};
 use fsmtp_store::mailbox::{Delivery, Embedded, Message, Transit, Usage};
 use fsmtp_store::seal::WindowRecord;
 use fsmtp_store::spool::RecipientKey;
-use fsmtp_store::{MailboxId, NodeNumber, QueueId, StoreError};
+use fsmtp_store::{MailboxId, NodeNumber, QueueId, StoreError, Uid};
 use futures_channel::oneshot;
 use tokio::sync::Notify;
 
@@ -476,6 +476,8 @@ pub(crate) struct Listing {
     /// The weeks that it has.
     pub(crate) weeks: Vec<i32>,
     pub(crate) mark: QueueId,
+    /// The next uid as it is stored, and the first one that this visit has given.
+    pub(crate) uids: (Option<i32>, Uid),
     /// Whether there are more messages behind these.
     pub(crate) is_cut: bool,
 }
@@ -487,8 +489,8 @@ impl Visit {
         self.listing.mailbox
     }
 
-    /// The messages, by rising id. Uids are those that are stored; a message that has none yet is
-    /// numbered behind the highest, for this visit only.
+    /// The messages, by rising id. A message that has no uid yet is numbered behind all others;
+    /// what this visit has given is kept when it is closed.
     #[must_use]
     pub fn messages(&self) -> &[Message] {
         &self.listing.messages

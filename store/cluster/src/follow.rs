@@ -48,7 +48,19 @@ async fn compare(desk: &Desk, local: &Embedded, book: &mut Book) -> Result<(), S
 pub(crate) async fn follow(desk: &Arc<Desk>, local: &Embedded) -> Result<(), StoreError> {
     compare(desk, local, &mut *desk.book.lock().await).await?;
     tokio::spawn(watch(Arc::clone(desk), local.clone()));
+    sweep(desk, local);
     Ok(())
+}
+
+/// Has the mail go of accounts that are gone.
+fn sweep(desk: &Arc<Desk>, local: &Embedded) {
+    let (desk, local) = (Arc::clone(desk), local.clone());
+    tokio::spawn(async move {
+        let is_owned = |account| local.directory().owner(account).is_some();
+        if let Err(error) = desk.mail.sweep(is_owned).await {
+            desk.shared.complain(format!("mail of removed accounts is not all gone: {error}"));
+        }
+    });
 }
 
 /// Makes a change for all nodes, then in the copy.
@@ -61,6 +73,9 @@ pub(crate) async fn change_all(
     for _ in 0..TRIES_MAX {
         let before = local.directory();
         let edit = before.plan(change.clone())?;
+        if let Edit::DropAccount { mailbox, .. } = &edit {
+            desk.mail.note_removal(mailbox.account()).await?;
+        }
         match book.publish(&before, &edit, (desk.clock)()).await {
             Ok(()) => return settle(desk, local, edit).await,
             Err(StoreError::Busy) => look(desk, local, &mut book).await?,
@@ -76,17 +91,12 @@ async fn settle(
     local: &Embedded,
     edit: Edit,
 ) -> Result<Arc<Directory>, StoreError> {
-    if let Edit::DropAccount { mailbox, address } = &edit {
-        let (desk, mailboxes, address) = (Arc::clone(desk), mailbox.all(), address.clone());
-        tokio::spawn(async move {
-            for mailbox in mailboxes {
-                if let Err(error) = desk.mail.purge(mailbox).await {
-                    desk.shared.complain(format!("mail of {address} is not all gone: {error}"));
-                }
-            }
-        });
+    let has_left = matches!(edit, Edit::DropAccount { .. });
+    let after = local.change(Change::Replicate(vec![edit])).await;
+    if has_left {
+        sweep(desk, local);
     }
-    local.change(Change::Replicate(vec![edit])).await
+    after
 }
 
 async fn watch(desk: Arc<Desk>, local: Embedded) {
@@ -103,7 +113,10 @@ async fn watch(desk: Arc<Desk>, local: Embedded) {
         };
         drop(book);
         match looked {
-            Ok(()) if is_due => (fails, compared) = (false, Instant::now()),
+            Ok(()) if is_due => {
+                (fails, compared) = (false, Instant::now());
+                sweep(&desk, &local);
+            }
             Ok(()) => {}
             Err(error) => {
                 if !core::mem::replace(&mut fails, true) {

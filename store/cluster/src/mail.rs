@@ -1,8 +1,9 @@
 //! Mail in Cassandra: the statements, and what all of them have in common.
 //!
 //! Called by the thread of `bridge`, which is the only one that runs any of this. Parts:
-//! `statements`, `deliver`, `read`, `remove`, `lease`, `outgoing`. The order of the statements is
-//! what keeps a message whole, see `docs/decisions/0013-the-cluster-s-tables.md`.
+//! `statements`, `deliver`, `read`, `remove`, `lease`, `outgoing`, `uids`. The order of the
+//! statements is what keeps a message whole, see
+//! `docs/decisions/0013-the-cluster-s-tables.md`.
 //!
 //! # Times
 //!
@@ -19,6 +20,7 @@ mod outgoing;
 mod read;
 mod remove;
 mod statements;
+mod uids;
 
 use core::fmt;
 use std::collections::BTreeSet;

@@ -254,7 +254,10 @@ impl Mailboxes for NodeMailboxes {
             return Err(StoreError::NotFound(format!("mailbox {}", mailbox.0)));
         }
         let visit = bridge.open(mailbox).await?;
-        Ok(Maildrop::new(mailbox, visit.messages().to_vec(), visit))
+        let mut messages = visit.messages().to_vec();
+        // What came late has a lower name than others that had their numbers before.
+        messages.sort_by_key(|message| message.uid);
+        Ok(Maildrop::new(mailbox, messages, visit))
     }
 
     async fn close(&self, maildrop: Maildrop, deletions: Vec<Uid>) -> Result<(), StoreError> {

@@ -47,7 +47,7 @@ const SHORT: &str =
     "compaction = {'class': 'LeveledCompactionStrategy'} AND gc_grace_seconds = 3600";
 
 /// All of them, in the order in which they are made.
-pub const TABLES: [Table; 17] = [
+pub const TABLES: [Table; 18] = [
     Table {
         name: "facts",
         serves: "what holds for the whole keyspace, as its version: one row by name",
@@ -173,6 +173,15 @@ pub const TABLES: [Table; 17] = [
         key: "(id), mailbox",
         partition: "the recipients of a message, 16,384 at most, 16 bytes each",
         options: SMALL,
+    },
+    Table {
+        name: "removals",
+        serves: "accounts that were removed, whose mail goes: all of them, at a start and each \
+                 hour",
+        columns: &[("part", "int"), ("mailbox", "bigint"), ("since", "timestamp")],
+        key: "(part), mailbox",
+        partition: "the accounts that were removed within a week, 30 bytes each",
+        options: SHORT,
     },
     Table {
         name: "outgoing",
@@ -530,10 +539,10 @@ mod tests {
         let of = |version: &str| There { version: Some(version.to_owned()), ..whole() };
         assert_eq!(upgrade("k", &of("9")), Err(Problem::Newer(9)));
         let mut first = of("1");
-        first.tables.retain(|name, _| !name.starts_with("outgoing"));
+        first.tables.retain(|name, _| !name.starts_with("outgoing") && name != "removals");
         let steps = upgrade("k", &first).unwrap();
-        assert_eq!(steps.len(), 4);
-        assert!(steps[0].starts_with("CREATE TABLE IF NOT EXISTS k.outgoing "), "{steps:?}");
-        assert!(steps[3].contains("k.facts") && steps[3].contains("'2'"), "{steps:?}");
+        assert_eq!(steps.len(), 5);
+        assert!(steps[0].starts_with("CREATE TABLE IF NOT EXISTS k.removals "), "{steps:?}");
+        assert!(steps[4].contains("k.facts") && steps[4].contains("'2'"), "{steps:?}");
     }
 }

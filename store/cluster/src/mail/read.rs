@@ -13,6 +13,7 @@ use fsmtp_store::seal::{RECIPIENT_ROW_BYTES, RecipientWrap, WindowRecord};
 use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, QueueId, StoreError, Uid};
 
+use super::uids::number;
 use super::{BATCH_ROWS, Mail, column, week_of};
 use crate::bridge::Listing;
 
@@ -26,6 +27,8 @@ type MessageRow = (i64, Option<i64>, Option<i32>, Option<bool>);
 /// Where the messages of a mailbox are.
 struct Places {
     mark: QueueId,
+    /// The next uid, as it is stored.
+    uid_next: Option<i32>,
     weeks: Vec<i32>,
     late: Vec<QueueId>,
 }
@@ -33,8 +36,10 @@ struct Places {
 impl Mail {
     async fn places(&self, mailbox: MailboxId) -> Result<Places, StoreError> {
         let key = (column(mailbox.0),);
-        let mark: Option<(Option<i64>,)> = self.row(&self.statements.mark, key).await?;
-        let mark = mark.and_then(|(mark,)| mark).map_or(0, i64::cast_unsigned);
+        let state: Option<(Option<i64>, Option<i32>)> =
+            self.row(&self.statements.state, key).await?;
+        let (mark, uid_next) = state.unwrap_or_default();
+        let mark = mark.map_or(0, i64::cast_unsigned);
         let mut late = Vec::new();
         let each = |(id,): (i64,)| {
             late.push(QueueId(id.cast_unsigned()));
@@ -51,7 +56,7 @@ impl Mail {
             ControlFlow::Continue(())
         };
         let _ = self.pages(&self.statements.weeks, key, each).await?;
-        Ok(Places { mark: QueueId(mark), weeks, late })
+        Ok(Places { mark: QueueId(mark), uid_next, weeks, late })
     }
 
     /// Shows all messages to `each`: late ones in front of the mark, then the others, both by
@@ -104,9 +109,10 @@ impl Mail {
             ControlFlow::Continue(())
         };
         let is_cut = self.walk(mailbox, &places, each).await?.is_break();
-        number(&mut messages);
-        let Places { mark, weeks, late } = places;
-        Ok(Listing { mailbox, messages, shared, late, weeks, mark, is_cut })
+        let Places { mark, uid_next, weeks, late } = places;
+        let uid_first = number(&mut messages, uid_next);
+        let uids = (uid_next, uid_first);
+        Ok(Listing { mailbox, messages, shared, late, weeks, mark, uids, is_cut })
     }
 
     /// How much is in a mailbox.
@@ -175,33 +181,5 @@ impl Mail {
         let row: Option<(Option<Vec<u8>>,)> =
             self.row(&self.statements.chunk, (column(id.0), chunk)).await?;
         row.and_then(|(data,)| data).ok_or_else(missing)
-    }
-}
-
-/// Numbers the messages that have no uid yet behind the highest, in their order.
-fn number(messages: &mut [Message]) {
-    let mut highest = messages.iter().map(|message| message.uid.0).max().unwrap_or_default();
-    for message in messages.iter_mut().filter(|message| message.uid == Uid(0)) {
-        highest = highest.saturating_add(1);
-        message.uid = Uid(highest);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_has_no_number_gets_one_behind_the_others() {
-        let numbered = |uids: &[u32]| -> Vec<u32> {
-            let message = |&uid: &u32| Message { id: QueueId(1), octets: 1, uid: Uid(uid) };
-            let mut messages: Vec<Message> = uids.iter().map(message).collect();
-            number(&mut messages);
-            messages.iter().map(|message| message.uid.0).collect()
-        };
-        assert!(numbered(&[]).is_empty());
-        assert_eq!(numbered(&[0, 0]), [1, 2]);
-        assert_eq!(numbered(&[0, 7, 0, 3]), [8, 7, 9, 3]);
-        assert_eq!(numbered(&[u32::MAX, 0]), [u32::MAX, u32::MAX]);
     }
 }

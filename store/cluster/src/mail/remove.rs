@@ -4,14 +4,18 @@
 //! never a message without its body. Limits: 100 rows of a partition at one time, 16 such at once.
 //! Failure: what was not removed is there still, and the mark stays where it was.
 
+use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use fsmtp_store::mailbox::Message;
 use fsmtp_store::{MailboxId, QueueId, StoreError};
 use futures_channel::oneshot;
+use scylla::value::CqlTimestamp;
 
-use super::{BATCH_ROWS, MARK_MS, Mail, column, each, end_of, first_of, removed_us, week_of};
+use super::{
+    BATCH_ROWS, MARK_MS, Mail, WEEK_MS, column, each, end_of, first_of, removed_us, week_of,
+};
 use crate::bridge::{Listing, Visit};
 
 /// Messages of one week that are removed together.
@@ -45,6 +49,10 @@ impl Mail {
             let mark = mark_after(listing, &gone, visit.opened_ms);
             self.move_mark(listing, mark).await?;
         }
+        if visit.safe_until_ms.load(Ordering::Relaxed) >= self.now_ms() {
+            // Numbers that are not kept now are given by the next visit, maybe others.
+            let _ = self.keep_uids(listing, &gone).await;
+        }
         let (told, is_free) = oneshot::channel();
         if visit.hold.send(told).is_ok() {
             // Where nobody tells, the lease ends by itself.
@@ -68,6 +76,39 @@ impl Mail {
         for forget in [&all.forget_late, &all.forget_weeks, &all.forget_state, &all.forget_windows]
         {
             self.write(forget, (column(mailbox.0),)).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes that an account is to be removed, before it is: whatever happens then, its mail goes.
+    pub(crate) async fn note_removal(&self, account: MailboxId) -> Result<(), StoreError> {
+        let since = CqlTimestamp(column(self.now_ms()));
+        self.write(&self.statements.put_removal, (column(account.0), since)).await
+    }
+
+    /// Removes what is left of accounts that were removed, those that `is_owned` does not know; and
+    /// what came for them since, from nodes that had not heard of it.
+    pub(crate) async fn sweep(
+        self: &Arc<Self>,
+        is_owned: impl Fn(MailboxId) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut noted = Vec::new();
+        let each = |row: (i64, CqlTimestamp)| {
+            noted.push(row);
+            ControlFlow::Continue(())
+        };
+        let _ = self.pages(&self.statements.removals, (), each).await?;
+        for (account, CqlTimestamp(since)) in noted {
+            let account_id = MailboxId(account.cast_unsigned());
+            if is_owned(account_id) {
+                continue;
+            }
+            for mailbox in account_id.all() {
+                self.purge(mailbox).await?;
+            }
+            if self.now_ms() > since.cast_unsigned().saturating_add(WEEK_MS) {
+                self.write(&self.statements.drop_removal, (account,)).await?;
+            }
         }
         Ok(())
     }
@@ -167,6 +208,7 @@ mod tests {
             late: Vec::new(),
             weeks: Vec::new(),
             mark: QueueId(mark),
+            uids: (None, Uid(1)),
             is_cut,
         }
     }

@@ -45,10 +45,12 @@ statements! {
     put_message: write "INSERT INTO KS.messages (mailbox, week, id, octets, shared, wrap) \
                         VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?",
     put_mark: write "INSERT INTO KS.states (mailbox, mark) VALUES (?, ?)",
+    put_uid: write "UPDATE KS.messages SET uid = ? WHERE mailbox = ? AND week = ? AND id = ?",
+    raise_uids: write "UPDATE KS.states SET uid_next = ? WHERE mailbox = ? IF uid_next = ?",
     rewrap: write "INSERT INTO KS.windows (mailbox, window, record) VALUES (?, ?, ?)",
     weeks: read "SELECT week FROM KS.weeks WHERE mailbox = ?",
     late: read "SELECT id FROM KS.late WHERE mailbox = ?",
-    mark: read "SELECT mark FROM KS.states WHERE mailbox = ?",
+    state: read "SELECT mark, uid_next FROM KS.states WHERE mailbox = ?",
     messages: read "SELECT id, octets, uid, shared FROM KS.messages \
                     WHERE mailbox = ? AND week = ? AND id >= ?",
     some_messages: read "SELECT id, octets, uid, shared FROM KS.messages \
@@ -67,6 +69,9 @@ statements! {
     forget_late: write "DELETE FROM KS.late WHERE mailbox = ?",
     forget_state: write "DELETE FROM KS.states WHERE mailbox = ?",
     forget_windows: write "DELETE FROM KS.windows WHERE mailbox = ?",
+    put_removal: write "INSERT INTO KS.removals (part, mailbox, since) VALUES (0, ?, ?)",
+    removals: read "SELECT mailbox, since FROM KS.removals WHERE part = 0",
+    drop_removal: write "DELETE FROM KS.removals WHERE part = 0 AND mailbox = ?",
     put_copy_piece: write "INSERT INTO KS.outgoing_bodies (id, chunk, data) VALUES (?, ?, ?) \
                            USING TIMESTAMP ?",
     put_span: write "INSERT INTO KS.outgoing_spans (node, span) VALUES (?, ?)",
