@@ -14,4 +14,5 @@ mod gather;
 pub mod keyspace;
 mod mail;
 pub mod node;
+pub mod original;
 pub mod schema;

@@ -1,0 +1,111 @@
+//! What was taken over, and what was left: for people and as JSON.
+
+use core::fmt::Write as _;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Lines about what was left.
+pub(super) const PROBLEMS_MAX: usize = 100;
+/// Mailboxes that are named; what lies in others is counted together.
+const MAILBOXES_MAX: usize = 100;
+/// Their name.
+const OTHERS: &str = "others";
+
+/// Of domains, or of accounts.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Counts {
+    pub(super) imported: u64,
+    pub(super) present: u64,
+    pub(super) refused: u64,
+}
+
+/// Of messages in mailboxes that are taken.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Messages {
+    pub(super) imported: u64,
+    pub(super) present: u64,
+    pub(super) deleted: u64,
+    pub(super) without_body: u64,
+    pub(super) refused: u64,
+}
+
+/// All of it.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    dry_run: bool,
+    pub(super) domains: Counts,
+    pub(super) accounts: Counts,
+    pub(super) messages: Messages,
+    /// Messages in mailboxes that have no place here, by path.
+    mailboxes_left: BTreeMap<String, u64>,
+    problems: Vec<String>,
+    /// Problems that are not told.
+    problems_more: u64,
+}
+
+impl Report {
+    pub(super) fn new(dry_run: bool) -> Self {
+        Self { dry_run, ..Self::default() }
+    }
+
+    /// Something was left that somebody should know of.
+    pub(super) fn problem(&mut self, what: String) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(what);
+        } else {
+            self.problems_more += 1;
+        }
+    }
+
+    /// A message was left, for its mailbox has no place here.
+    pub(super) fn left(&mut self, path: &str) {
+        let is_new = !self.mailboxes_left.contains_key(path);
+        let path = if is_new && self.mailboxes_left.len() >= MAILBOXES_MAX { OTHERS } else { path };
+        *self.mailboxes_left.entry(path.to_owned()).or_default() += 1;
+    }
+
+    /// Whether anything was left. What its owner has deleted is not.
+    pub(super) fn has_left(&self) -> bool {
+        let refused = self.domains.refused + self.accounts.refused + self.messages.refused;
+        refused + self.messages.without_body > 0
+            || !self.mailboxes_left.is_empty()
+            || !self.problems.is_empty()
+    }
+
+    pub(super) fn json(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        format!("{value:#}\n")
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        if self.dry_run {
+            text.push_str("nothing was written; this would be done:\n");
+        }
+        for (what, Counts { imported, present, refused }) in
+            [("domains", &self.domains), ("accounts", &self.accounts)]
+        {
+            let _ =
+                writeln!(text, "{what}: {imported} imported, {present} present, {refused} refused");
+        }
+        let Messages { imported, present, deleted, without_body, refused } = &self.messages;
+        let _ = writeln!(
+            text,
+            "messages: {imported} imported, {present} present, {deleted} deleted, \
+             {without_body} without a body, {refused} refused"
+        );
+        if !self.mailboxes_left.is_empty() {
+            let all = self.mailboxes_left.iter().map(|(path, count)| format!("{path} {count}"));
+            let all: Vec<String> = all.collect();
+            let _ = writeln!(text, "left, for there is no such mailbox here: {}", all.join(", "));
+        }
+        for problem in &self.problems {
+            let _ = writeln!(text, "left: {problem}");
+        }
+        if self.problems_more > 0 {
+            let _ = writeln!(text, "left: {} more like these", self.problems_more);
+        }
+        text
+    }
+}
