@@ -87,6 +87,8 @@ async fn prepare<R: Runtime, M: Mailboxes>(
     shard: &Shard<R, M>,
     letter: Letter,
 ) -> Result<Ready<R>, StoreError> {
+    // The account may have been made just now.
+    shard.directory.replace(shard.mailboxes.directory());
     let held = seals::held(shard, &[letter.mailbox]).await;
     let held = held.map_err(|why| StoreError::Invalid(why.to_string()))?;
     let (_, held) =

@@ -29,15 +29,13 @@ use ring::digest::{SHA256, digest};
 use super::{Engine, Failed, Terminal, say};
 use crate::admin::import::MAIL_BYTES_MAX;
 use crate::config::Config;
-use crate::control::{AdminErrorKind, AdminRequest, MailName, MailOutcome};
+use crate::control::{AdminErrorKind, AdminRequest, MailName};
 use crate::relay::routes::Login;
 use report::Report;
 use target::{Batch, Target};
 
 /// How long the servers may take for each answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Messages in a row that may be refused before it is given up.
-const REFUSED_MAX: u64 = 100;
 /// The longest name of a person that an account has.
 const NAME_BYTES_MAX: usize = 256;
 
@@ -137,7 +135,6 @@ struct Taking<'a> {
     domains: BTreeSet<String>,
     accounts: HashSet<String>,
     batch: Batch,
-    refused_in_a_row: u64,
     report: Report,
 }
 
@@ -162,7 +159,6 @@ impl<'a> Taking<'a> {
             domains,
             accounts: accounts.iter().filter_map(|name| Directory::canonical(name)).collect(),
             batch: Batch::default(),
-            refused_in_a_row: 0,
             report: Report::new(ask.dry_run),
         })
     }
@@ -318,7 +314,7 @@ impl<'a> Taking<'a> {
             for row in page {
                 match row {
                     Ok(email) => wanted.extend(self.place(email, domain, owners, &mut strangers)),
-                    Err(why) => self.refuse(format!("a message of {domain}: {why}")),
+                    Err(why) => self.report.refuse(format!("a message of {domain}: {why}")),
                 }
             }
             let names: Vec<MailName> = wanted.iter().map(|one| one.name.clone()).collect();
@@ -377,7 +373,7 @@ impl<'a> Taking<'a> {
         for (Wanted { email, name }, body) in some.iter().zip(bodies) {
             let whose = format!("message {} of {}", email.id, name.address);
             match body {
-                Err(why) => self.refuse(format!("{whose}: {why}")),
+                Err(why) => self.report.refuse(format!("{whose}: {why}")),
                 Ok(None) => {
                     self.report.messages.without_body += 1;
                     self.report.problem(format!("{whose}: it has no body"));
@@ -385,7 +381,8 @@ impl<'a> Taking<'a> {
                 Ok(Some(text)) => {
                     let bytes = with_crlf(&text);
                     if bytes.len() > MAIL_BYTES_MAX {
-                        self.refuse(format!("{whose}: it has more than {MAIL_BYTES_MAX} bytes"));
+                        self.report
+                            .refuse(format!("{whose}: it has more than {MAIL_BYTES_MAX} bytes"));
                     } else if self.dry_run {
                         self.report.messages.imported += 1;
                     } else {
@@ -420,26 +417,9 @@ impl<'a> Taking<'a> {
         let batch = core::mem::take(&mut self.batch);
         let names: Vec<String> = batch.addresses().map(str::to_owned).collect();
         for (address, outcome) in names.iter().zip(self.target.import(batch)?) {
-            self.refused_in_a_row += 1;
-            match outcome {
-                MailOutcome::Imported => self.report.messages.imported += 1,
-                MailOutcome::Present => self.report.messages.present += 1,
-                MailOutcome::Refused(why) if self.refused_in_a_row > REFUSED_MAX => {
-                    return Err(format!("mail is not taken any more: {why}"));
-                }
-                MailOutcome::Refused(why) => {
-                    self.refuse(format!("a message of {address}: {why}"));
-                    continue;
-                }
-            }
-            self.refused_in_a_row = 0;
+            self.report.heed(address, outcome)?;
         }
         Ok(())
-    }
-
-    fn refuse(&mut self, problem: String) {
-        self.report.messages.refused += 1;
-        self.report.problem(problem);
     }
 }
 

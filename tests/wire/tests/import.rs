@@ -1,12 +1,13 @@
 //! What the original has in its Cassandra comes here: domains, accounts with their passwords, mail.
 //! Skipped, with a word, where FSMTP_CASSANDRA names no server; `tests/cluster/run.sh` starts one.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use fsmtp_cluster::cassandra::{Cassandra, Terms};
 use fsmtp_cluster::schema::Replication;
 use wire_tests::engine::run;
-use wire_tests::{DEMO, DEMO_PASSWORD, Engine, Options, Pop};
+use wire_tests::{DEMO, DEMO_PASSWORD, Engine, Options, PATIENCE, Pop};
 
 /// What the original stored of `jan123`.
 const JAN: &str = "Jz6t+3gOzJcBDsnJaWQ7HUqBzgLGXhW4y0QkIYwx0j8=.abcdefghijklmnopqrstuvwxy";
@@ -209,6 +210,22 @@ fn read(engine: &Engine, user: &str) -> Vec<Vec<u8>> {
     all
 }
 
+/// Whether these bytes stand in the node's log of mail.
+fn lies_in_clear(engine: &Engine, words: &[u8]) -> bool {
+    let spool = std::fs::read_dir(engine.data().join("spool")).expect("a folder");
+    let mut files = spool.map(|file| std::fs::read(file.expect("a file").path()).expect("bytes"));
+    files.any(|bytes| bytes.windows(words.len()).any(|some| some == words))
+}
+
+/// Waits until it is so, at most [`PATIENCE`].
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
 /// All that was filled in is there, once and in its order.
 fn is_whole(engine: &Engine, wanted: &[Vec<u8>]) {
     let there = read(engine, "jan@fannst.test");
@@ -268,6 +285,8 @@ fn all_that_the_original_has_comes_here_once() {
     let (_, text) = said(&engine.beside(&source.words(&[]), "").expect("a command"));
     assert!(messages(&text).contains("\"imported\":1"), "{text}");
     assert_eq!(read(&engine, "jan@fannst.test").len(), wanted.len() + 1);
+    assert!(lies_in_clear(&engine, b"another"), "from before there were keys");
+    assert!(!lies_in_clear(&engine, b"sealed words"));
     let mut pop =
         Pop::login(engine.pop_address(), "jan@fannst.test", JAN_PASSWORD).expect("a sign-in");
     pop.command(&format!("DELE {}", wanted.len() + 1)).expect("DELE");
@@ -299,6 +318,26 @@ fn what_cannot_be_read_is_one_line_and_nothing_is_written() {
     assert!(!data.exists());
 }
 
+/// Begins an import, and kills it when so many lines are in its journal.
+fn killed(words: &[&str], journal: &Path, lines: usize) {
+    let program = wire_tests::binary::engine().expect("a program");
+    let mut child = std::process::Command::new(program)
+        .args(words)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("a command");
+    let is_there = || {
+        let written = std::fs::read_to_string(journal).unwrap_or_default();
+        written.lines().count() >= lines
+    };
+    while child.try_wait().expect("its state").is_none() && !is_there() {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    child.kill().expect("its end");
+    let ended = child.wait().expect("its end");
+    assert_eq!(ended.code(), None, "it was killed in the middle");
+}
+
 #[test]
 fn an_import_that_is_killed_goes_on_where_it_was() {
     let Some(source) = Source::make("killed") else { return };
@@ -306,26 +345,11 @@ fn an_import_that_is_killed_goes_on_where_it_was() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
     let path = data.to_string_lossy().into_owned();
-    let journal = data.join("import.journal");
+    let words = source.words(&["--data", &path]);
     for lines in [1, 60, 400] {
-        let program = wire_tests::binary::engine().expect("a program");
-        let mut child = std::process::Command::new(program)
-            .args(source.words(&["--data", &path]))
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .expect("a command");
-        // Until so much is in its journal, or it has ended.
-        while child.try_wait().expect("its state").is_none() {
-            let written = std::fs::read_to_string(&journal).unwrap_or_default();
-            if written.lines().count() >= lines {
-                break;
-            }
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
-        child.kill().expect("its end");
-        child.wait().expect("its end");
+        killed(&words, &data.join("import.journal"), lines);
     }
-    let (status, text) = said(&run(&source.words(&["--data", &path]), "").expect("a command"));
+    let (status, text) = said(&run(&words, "").expect("a command"));
     assert_eq!(status, 1, "{text}");
     let options = Options { data: Some(data), ..Options::default() };
     is_whole(&Engine::with(options).expect("an engine"), &wanted);
@@ -349,13 +373,23 @@ fn a_node_of_a_cluster_takes_it_for_all() {
     // On a node that is there for this only.
     let path = data.to_string_lossy();
     let words = source.words(&["--config", &file, "--data", &path]);
+    for lines in [60, 400] {
+        killed(&words, &data.join("import.journal"), lines);
+    }
     let (status, text) = said(&run(&words, "").expect("a command"));
     assert_eq!(status, 1, "{text}");
     let (_, again) = said(&run(&words, "").expect("a command"));
     assert!(messages(&again).contains("\"imported\":0"), "{again}");
     let options = Options { config: Some(config), ..Options::default() };
-    let engine = Engine::with(options).expect("an engine");
+    let engine = Engine::with(options.clone()).expect("an engine");
     is_whole(&engine, &wanted);
+    drop(engine);
+    let engine = Engine::with(Options { data: Some(data.clone()), ..options }).expect("an engine");
+    source.mail(("other.test", 2), BEGIN_MS, "INBOX", "Subject: more\n\n");
+    let words = source.words(&["--only", "other.test"]);
+    let (_, more) = said(&engine.beside(&words, "").expect("a command"));
+    assert!(messages(&more).contains("\"imported\":1"), "{more}");
+    until("it is in the cluster", || read(&engine, "kees@other.test").len() == 2);
     drop(engine);
     source.run(&format!("DROP KEYSPACE {keyspace}"));
 }

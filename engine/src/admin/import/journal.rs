@@ -43,6 +43,9 @@ impl Journal {
         let failed = |error: std::io::Error| error.to_string();
         let file = OpenOptions::new().read(true).append(true).create(true).open(path);
         let file = file.map_err(failed)?;
+        // When it is new, its name is to last as well.
+        let folder = path.parent().ok_or("it is in no folder")?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
         let mut reader = BufReader::new(file.try_clone().map_err(failed)?);
         let mut journal = Self { file, known: HashSet::new(), open: Vec::new() };
         let (mut line, mut whole_bytes, mut number) = (String::new(), 0, 0_u64);

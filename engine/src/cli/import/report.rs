@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::control::MailOutcome;
+
 /// Lines about what was left.
 pub(super) const PROBLEMS_MAX: usize = 100;
+/// Messages in a row that may be refused before it is given up.
+pub(super) const REFUSED_MAX: u64 = 100;
 /// Mailboxes that are named; what lies in others is counted together.
 const MAILBOXES_MAX: usize = 100;
 /// Their name.
@@ -42,6 +46,8 @@ pub(super) struct Report {
     problems: Vec<String>,
     /// Problems that are not told.
     problems_more: u64,
+    #[serde(skip)]
+    refused_in_a_row: u64,
 }
 
 impl Report {
@@ -56,6 +62,33 @@ impl Report {
         } else {
             self.problems_more += 1;
         }
+    }
+
+    /// A message was refused.
+    pub(super) fn refuse(&mut self, why: String) {
+        self.messages.refused += 1;
+        self.problem(why);
+    }
+
+    /// What the store did with a message of `address`.
+    ///
+    /// # Errors
+    /// When it does not take anything any more: why.
+    pub(super) fn heed(&mut self, address: &str, outcome: MailOutcome) -> Result<(), String> {
+        match outcome {
+            MailOutcome::Imported => self.messages.imported += 1,
+            MailOutcome::Present => self.messages.present += 1,
+            MailOutcome::Refused(why) => {
+                self.refused_in_a_row += 1;
+                self.refuse(format!("a message of {address}: {why}"));
+                return match self.refused_in_a_row < REFUSED_MAX {
+                    true => Ok(()),
+                    false => Err(format!("mail is not taken any more: {why}")),
+                };
+            }
+        }
+        self.refused_in_a_row = 0;
+        Ok(())
     }
 
     /// A message was left, for its mailbox has no place here.

@@ -1,8 +1,8 @@
 //! What can be seen without servers: names, limits of requests, the report.
 
-use super::report::PROBLEMS_MAX;
+use super::report::{PROBLEMS_MAX, REFUSED_MAX};
 use super::*;
-use crate::control::{MailEntry, REQUEST_BYTES_MAX};
+use crate::control::{MailEntry, MailOutcome, REQUEST_BYTES_MAX};
 
 fn mail_name(address: &str) -> MailName {
     MailName { name: "0".repeat(32), address: address.to_owned(), sent: true }
@@ -105,4 +105,20 @@ fn what_is_left_is_told_within_bounds() {
     assert_eq!(json["messages"]["imported"], 3);
     assert_eq!(json["problems_more"], 5);
     assert!(Report::new(true).text().starts_with("nothing was written"));
+}
+
+#[test]
+fn a_store_that_takes_nothing_any_more_ends_it() {
+    let mut report = Report::new(false);
+    let refused = || MailOutcome::Refused("the disk is full".to_owned());
+    for _ in 1..REFUSED_MAX {
+        report.heed("a@b.test", refused()).unwrap();
+    }
+    report.heed("a@b.test", MailOutcome::Present).unwrap();
+    for _ in 1..REFUSED_MAX {
+        report.heed("a@b.test", refused()).unwrap();
+    }
+    let why = report.heed("a@b.test", refused()).unwrap_err();
+    assert_eq!(why, "mail is not taken any more: the disk is full");
+    assert_eq!((report.messages.refused, report.messages.present), (2 * REFUSED_MAX - 1, 1));
 }
