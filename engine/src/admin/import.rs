@@ -222,3 +222,55 @@ impl Importer {
 fn decoded(data: &str) -> Result<Vec<u8>, AdminError> {
     STANDARD.decode(data).map_err(|why| invalid(format!("a message is no base64: {why}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fsmtp_cluster::node::NodeMailboxes;
+    use fsmtp_store::mailbox::{Embedded, Options};
+
+    /// Carries requests out on an empty store whose shard never answers.
+    fn with_store(run: impl Fn(&StoreAdmin)) {
+        let temp = tempfile::tempdir().unwrap();
+        let (mailboxes, keeper) = Embedded::open(temp.path(), Options::new(1)).unwrap();
+        let admin = StoreAdmin::online(NodeMailboxes::alone(mailboxes), "mail.test", None);
+        assert!(admin.known_mail(&[]).is_err(), "without a shard");
+        run(&admin.with_importer(Importer::new(temp.path(), Door::default())));
+        keeper.close().unwrap();
+    }
+
+    #[test]
+    fn parts_of_a_message_follow_each_other_and_are_no_more_than_a_message() {
+        with_store(|admin| {
+            let part = |name: &str, offset: usize, bytes: &[u8]| {
+                let done = admin.part(name.to_owned(), offset as u64, &STANDARD.encode(bytes));
+                done.map(drop).map_err(|error| error.message)
+            };
+            part("a", 0, b"one").unwrap();
+            part("a", 3, b"two").unwrap();
+            for (name, offset) in [("b", 6), ("a", 6), ("a", 3)] {
+                let said = part(name, offset, b"three").unwrap_err();
+                assert!(said.contains("another import runs"), "{said}");
+            }
+            part("b", 0, b"one").unwrap();
+            part("a", 0, b"begun anew").unwrap();
+            let large = vec![b'x'; MAIL_BYTES_MAX / 4];
+            for quarter in 0..4 {
+                part("a", quarter * large.len(), &large).unwrap();
+            }
+            assert!(part("a", MAIL_BYTES_MAX, b"x").unwrap_err().contains("more than"));
+            assert!(admin.part("a".to_owned(), 0, "no base64!").is_err());
+        });
+    }
+
+    #[test]
+    fn only_asking_needs_no_shard_and_makes_no_journal() {
+        with_store(|admin| {
+            let mails = [MailName { name: "0".repeat(32), address: String::new(), sent: false }];
+            let known = admin.known_mail(&mails).unwrap();
+            assert_eq!(known, AdminReply::MailKnown { known: vec![false] });
+            assert!(!admin.importer().unwrap().file.exists());
+            assert_eq!(admin.waiting_mail().unwrap(), AdminReply::MailWaiting { count: 0 });
+        });
+    }
+}
