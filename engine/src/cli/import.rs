@@ -13,7 +13,7 @@ mod target;
 mod tests;
 
 use core::time::Duration;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -133,7 +133,8 @@ struct Taking<'a> {
     dry_run: bool,
     /// What is here: names as they are stored.
     domains: BTreeSet<String>,
-    accounts: HashSet<String>,
+    /// The same, with the account there whose mail goes into it.
+    accounts: HashMap<String, Option<TimeUuid>>,
     batch: Batch,
     report: Report,
 }
@@ -157,7 +158,10 @@ impl<'a> Taking<'a> {
             only: ask.only.as_ref().map(|domain| domain.to_lowercase()),
             dry_run: ask.dry_run,
             domains,
-            accounts: accounts.iter().filter_map(|name| Directory::canonical(name)).collect(),
+            accounts: accounts
+                .iter()
+                .filter_map(|name| Some((Directory::canonical(name)?, None)))
+                .collect(),
             batch: Batch::default(),
             report: Report::new(ask.dry_run),
         })
@@ -250,14 +254,19 @@ impl<'a> Taking<'a> {
     fn account(&mut self, domain: &str, shortcut: &Shortcut) -> Result<Option<String>, String> {
         let address = address(&shortcut.user, domain);
         let stored = Directory::canonical(&address);
-        if stored.as_ref().is_some_and(|stored| self.accounts.contains(stored)) {
-            self.report.accounts.present += 1;
-            return Ok(Some(address));
-        }
-        let made = self.fresh_account(&address, stored.is_some(), domain, shortcut)?;
-        let Some(refused) = made else {
+        let here = stored.as_ref().and_then(|stored| self.accounts.get_mut(stored));
+        let refused = match here.map(|owner| *owner.get_or_insert(shortcut.owner)) {
+            Some(owner) if owner == shortcut.owner => {
+                self.report.accounts.present += 1;
+                return Ok(Some(address));
+            }
+            // Mail of one is not for the other.
+            Some(_) => Some("another account there has this address in other case".to_owned()),
+            None => self.fresh_account(&address, stored.is_some(), domain, shortcut)?,
+        };
+        let Some(refused) = refused else {
             self.report.accounts.imported += 1;
-            self.accounts.extend(stored);
+            self.accounts.extend(stored.map(|stored| (stored, Some(shortcut.owner))));
             return Ok(Some(address));
         };
         self.report.accounts.refused += 1;
