@@ -5,6 +5,7 @@
 //! is looked up before a change still holds when it is made.
 
 mod credentials;
+pub(crate) mod import;
 pub(crate) mod queue;
 pub(crate) mod reports;
 
@@ -38,6 +39,8 @@ pub struct StoreAdmin {
     doors: Vec<queue::Door>,
     /// Who knows what waits to be reported.
     rows: reports::Rows,
+    /// Takes mail of the older program over; none where no shard does.
+    importer: Option<import::Importer>,
     /// Ends the index's thread, then frees the folder; only when no engine does.
     _own: Option<(Option<BridgeKeeper>, Mutex<Keeper>, DirLock)>,
 }
@@ -48,12 +51,17 @@ impl StoreAdmin {
     #[must_use]
     pub fn online(mailboxes: NodeMailboxes, domain: &str, sealing: Option<RsaBits>) -> Self {
         let (domain, doors, rows) = (domain.to_owned(), Vec::new(), reports::Rows::Nobody);
-        Self { mailboxes, domain, sealing, doors, rows, _own: None }
+        Self { mailboxes, domain, sealing, doors, rows, importer: None, _own: None }
     }
 
     /// With the ways to the queues of the shards that run.
     pub(crate) fn with_doors(self, doors: Vec<queue::Door>) -> Self {
         Self { doors, ..self }
+    }
+
+    /// With the way to the shard that takes mail of the older program over.
+    pub(crate) fn with_importer(self, importer: import::Importer) -> Self {
+        Self { importer: Some(importer), ..self }
     }
 
     /// For a command that opened the store itself.
@@ -214,6 +222,10 @@ impl Admin for StoreAdmin {
                 self.list_queue(after.as_deref(), only.as_deref())
             }
             AdminRequest::DmarcReports { send } => self.reports(send),
+            AdminRequest::MailKnown { mails } => self.known_mail(&mails),
+            AdminRequest::MailPart { name, offset, data } => self.part(name, offset, &data),
+            AdminRequest::MailImport { mails } => self.import_mail(mails),
+            AdminRequest::MailWaiting => self.waiting_mail(),
             AdminRequest::QueueAct { action, ids, all } => self.act_on_queue(action, &ids, all),
             AdminRequest::UserList { after } => Ok(users(&self.mailboxes.directory(), after)),
             AdminRequest::DomainList { after } => Ok(domains(&self.mailboxes.directory(), after)),

@@ -159,6 +159,51 @@ pub enum AdminRequest {
         #[serde(default)]
         all: bool,
     },
+    /// Says which messages of the older program were taken over before.
+    MailKnown { mails: Vec<MailName> },
+    /// The next bytes, in base64, of a message that is too long for one request; `offset` of them
+    /// came before. Its end comes with [`Self::MailImport`].
+    MailPart { name: String, offset: u64, data: String },
+    /// Takes messages of the older program over, in this order; those that are there stay as they
+    /// are.
+    MailImport { mails: Vec<MailEntry> },
+    /// Says how many of these wait for the cluster.
+    MailWaiting,
+}
+
+/// A message of the older program, and where it belongs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailName {
+    /// 32 hexadecimal digits, always the same for this message.
+    pub name: String,
+    /// The account.
+    pub address: String,
+    /// Its owner has sent it.
+    pub sent: bool,
+}
+
+/// The message itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailEntry {
+    /// Which.
+    #[serde(flatten)]
+    pub of: MailName,
+    /// When it came, in milliseconds since 1970.
+    pub received_ms: u64,
+    /// Header and body, or what is left of them, in base64.
+    pub data: String,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MailOutcome {
+    /// It is there, and will survive a crash.
+    Imported,
+    /// It was taken over before.
+    Present,
+    /// It is not there: why.
+    Refused(String),
 }
 
 /// What can be done to a message that waits to be sent on.
@@ -209,6 +254,12 @@ pub enum AdminReply {
     Reports { entries: Vec<ReportEntry> },
     /// A page of the queue, and how many parts of messages wait in all, by reason.
     Queue { entries: Vec<QueueEntry>, more: bool, counts: BTreeMap<String, u64> },
+    /// For each message whether it was taken over before.
+    MailKnown { known: Vec<bool> },
+    /// What became of each message.
+    MailImported { outcomes: Vec<MailOutcome> },
+    /// So many messages wait for the cluster, 1000 at most.
+    MailWaiting { count: usize },
 }
 
 /// The part of a queued message that goes to one domain.

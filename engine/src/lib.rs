@@ -17,6 +17,7 @@ pub mod drain;
 mod entrance;
 pub mod filters;
 pub mod guard;
+mod import;
 pub mod keyfile;
 mod keys;
 pub mod latest;

@@ -21,6 +21,10 @@ impl Engine for Wiring {
     fn open(&self, config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
         run::open(config, lock)
     }
+
+    fn open_to_import(&self, config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
+        run::open_to_import(config, lock)
+    }
 }
 
 fn main() -> ExitCode {

@@ -4,6 +4,8 @@
 //! happens when. Ends on SIGTERM: sessions are let go, then shards, then the index, each when the
 //! one before it is done.
 
+mod aside;
+
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,6 +31,7 @@ use zeroize::Zeroizing;
 
 use crate::accept::accept;
 use crate::admin::StoreAdmin;
+use crate::admin::import::Importer;
 use crate::admin::queue::{Answer, Ask, Door, answer};
 use crate::admin::reports::Rows;
 use crate::cluster::{self, Membership, Succession};
@@ -38,6 +41,7 @@ use crate::dirlock::DirLock;
 use crate::dmarc::collect::{Collector, Thread, Trouble};
 use crate::dmarc::send;
 use crate::entrance::{Entrance, certificates, entrances};
+use crate::import;
 use crate::keys::NodeKeys;
 use crate::latest::Latest;
 use crate::locks::{self, Protection};
@@ -53,6 +57,7 @@ use crate::supervise::{Happening, Life, Order, Running, say_damage, supervise};
 use crate::tls::Roots;
 use crate::upload;
 use crate::windows::by_public_key;
+pub use aside::open_to_import;
 
 /// How long running transactions may take to finish after SIGTERM.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -174,12 +179,15 @@ pub fn run(config: &Config, lock: DirLock) -> Result<(), String> {
     let doors: Vec<Door> = (0..config.cores).map(|_| Door::default()).collect();
     let counted = reports(config, &sink);
     let rows = counted.as_ref().map_or(Rows::Nobody, |(way, _)| Rows::Task(way.door.clone()));
+    let import = import::Door::default();
+    let admin = admin.with_importer(Importer::new(&config.data, import.clone()));
     let admin = Arc::new(admin.with_doors(doors.clone()).with_reports(rows));
     let control = control::serve(&config.data, admin)
         .map_err(|e| format!("cannot serve the control socket: {e}"))?;
     let (events, inbox) = channel();
     let notify = Notify::from_env();
-    let ways = Ways { doors: &doors, reports: counted.as_ref().map(|(way, _)| way) };
+    let reports = counted.as_ref().map(|(way, _)| way);
+    let ways = Ways { doors: &doors, import: &import, reports };
     let shards = start_shards(config, &entrances, &store, &sink, (&events, notify.beat), &ways)?;
     let life = Life::new(config, certs.as_ref(), &shards, &log, notify);
     let ended = supervise(life, signals, events, &inbox, &store.mailboxes);
@@ -239,14 +247,17 @@ impl Shared {
 struct Ways<'w> {
     /// Questions about the queues.
     doors: &'w [Door],
+    /// Mail of the older program, to the first shard.
+    import: &'w import::Door,
     /// Rows of reports, and questions about them.
     reports: Option<&'w ReportWay>,
 }
 
 impl Ways<'_> {
-    fn of(&self, shard: u16) -> (Door, Option<ReportWay>) {
+    fn of(&self, shard: u16) -> (Door, import::Door, Option<ReportWay>) {
         let door = self.doors.get(usize::from(shard)).cloned();
-        (door.unwrap_or_default(), self.reports.cloned())
+        let import = if shard == 0 { self.import.clone() } else { import::Door::default() };
+        (door.unwrap_or_default(), import, self.reports.cloned())
     }
 }
 
@@ -311,7 +322,7 @@ fn start_shards(
         let signing = Latest::default();
         signing.put(loaded.clone());
         let newest_keys = signing.clone();
-        let (door, reports) = ways.of(n);
+        let (door, import, reports) = ways.of(n);
         let newest = directory.clone();
         store.mailboxes.local().subscribe(move |directory| newest.put(directory));
         let (config, events) = (config.clone(), events.clone());
@@ -335,6 +346,7 @@ fn start_shards(
                 directory,
                 signing: newest_keys,
                 door,
+                import,
                 reports,
                 orphans,
                 beat,
@@ -397,6 +409,8 @@ struct Body {
     signing: Latest<NodeKeys>,
     /// Questions about the queue.
     door: Door,
+    /// Mail of the older program.
+    import: import::Door,
     /// The way to the rows of reports, when there are to be some.
     reports: Option<ReportWay>,
     orphans: Vec<ShardId>,
@@ -443,6 +457,7 @@ impl Body {
                 let _ = reply.send(answered);
             }
         });
+        rt.spawn(Class::Background, import::serve(Rc::clone(&shard), self.import.clone()));
         let queues = core::iter::once(self.id).chain(self.orphans.iter().copied());
         relay::restore(&shard, queues.clone()).await.map_err(failed)?;
         if shard.mailboxes.is_clustered() {

@@ -30,5 +30,5 @@ for _ in $(seq 240); do
 done
 export FSMTP_CASSANDRA=127.0.0.1:$port
 cargo test --locked --package fsmtp-cluster --test cassandra --test directory --test mail --test conformance "$@"
-# Two engines over it.
-cargo test --locked --package wire-tests --test cluster --test takeover "$@"
+# Two engines over it, and what the original has kept in one.
+cargo test --locked --package wire-tests --test cluster --test takeover --test import "$@"

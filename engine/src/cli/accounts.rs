@@ -84,6 +84,7 @@ pub(super) fn execute(
         | Command::Dmarc(_)
         | Command::Store(_)
         | Command::Trust(_)
+        | Command::ImportCassandra(_)
         | Command::Resolve(_)
         | Command::Check(_)
         | Command::Mailtest(_) => return Err("not a command about accounts".to_owned()),
@@ -251,6 +252,9 @@ fn show(reply: &AdminReply, json: bool) -> String {
             AdminReply::Aliases { aliases, .. } => serde_json::json!(aliases),
             AdminReply::Queue { entries, .. } => serde_json::json!(entries),
             AdminReply::Reports { entries } => serde_json::json!(entries),
+            AdminReply::MailKnown { .. }
+            | AdminReply::MailImported { .. }
+            | AdminReply::MailWaiting { .. } => serde_json::Value::Null,
         };
         return format!("{value:#}\n");
     }
@@ -277,8 +281,12 @@ fn show(reply: &AdminReply, json: bool) -> String {
             let row = |alias: &AliasEntry| [alias.address.clone(), alias.targets.join(", ")];
             table(["address", "targets"], &aliases.iter().map(row).collect::<Vec<_>>())
         }
-        // `cli::queue` and `cli::dmarc` show them.
-        AdminReply::Queue { .. } | AdminReply::Reports { .. } => String::new(),
+        // `cli::queue`, `cli::dmarc` and `cli::import` show them.
+        AdminReply::Queue { .. }
+        | AdminReply::Reports { .. }
+        | AdminReply::MailKnown { .. }
+        | AdminReply::MailImported { .. }
+        | AdminReply::MailWaiting { .. } => String::new(),
     }
 }
 

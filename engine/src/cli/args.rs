@@ -5,6 +5,7 @@
 use super::check::Check;
 use super::dkim::{Dkim, Make};
 use super::dmarc::Dmarc;
+use super::import::Import;
 use super::queue::Queue;
 use super::resolve::Resolve;
 use super::store::Store;
@@ -139,6 +140,11 @@ pub(super) enum Command {
         #[arg(long)]
         name: Option<String>,
     },
+    /// Takes over domains, accounts and mail of the original from its Cassandra
+    ///
+    /// May be interrupted and run again: nothing is taken twice. An engine may run or not.
+    /// Status 0: all was taken; 1: something was left; 2: it could not begin, or not go on.
+    ImportCassandra(Import),
     /// Removes an account and its mail
     Deluser {
         /// user@domain

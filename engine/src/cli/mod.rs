@@ -12,6 +12,7 @@ mod checks;
 mod dkim;
 mod dmarc;
 mod doctor;
+mod import;
 mod mailtest;
 mod plan;
 mod queue;
@@ -46,6 +47,12 @@ pub trait Engine {
     /// # Errors
     /// When it cannot be opened: one line for the operator.
     fn open(&self, config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String>;
+
+    /// The same with shards that take mail over, which end when what comes back is dropped.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or a shard does not start: one line for the operator.
+    fn open_to_import(&self, config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String>;
 }
 
 /// What a command reads from and writes to.
@@ -161,6 +168,10 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
         Command::Mailtest(ask) => {
             let config = load(path, &overrides)?;
             return mailtest::mailtest(&ask, &config, common.json, terminal);
+        }
+        Command::ImportCassandra(ask) => {
+            let config = load(path, &overrides).map_err(Failed::usage)?;
+            return import::import(&ask, &config, common.json, engine, terminal);
         }
         Command::Dkim(command) => {
             dkim::execute(command, &load(path, &overrides)?, common.json, terminal)

@@ -87,6 +87,10 @@ impl Engine for Fake {
     fn open(&self, _: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
         Ok(Box::new(Shared(Arc::clone(&self.accounts), lock)))
     }
+
+    fn open_to_import(&self, config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
+        self.open(config, lock)
+    }
 }
 
 struct Ran {
@@ -456,6 +460,10 @@ impl Engine for Stuck {
 
     fn open(&self, _: &Config, _: DirLock) -> Result<Box<dyn Admin>, String> {
         Ok(Box::new(Self))
+    }
+
+    fn open_to_import(&self, config: &Config, lock: DirLock) -> Result<Box<dyn Admin>, String> {
+        self.open(config, lock)
     }
 }
 

@@ -209,7 +209,7 @@ pub(crate) async fn there(session: &Session, keyspace: &str) -> Result<There, Cl
 }
 
 /// The rows that a statement finds; not for many.
-async fn rows<T>(
+pub(crate) async fn rows<T>(
     session: &Session,
     statement: &str,
     values: impl SerializeRow,

@@ -16,5 +16,6 @@ mod gather;
 pub mod keyspace;
 mod mail;
 pub mod node;
+pub mod original;
 mod relief;
 pub mod schema;

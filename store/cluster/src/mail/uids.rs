@@ -2,10 +2,10 @@
 //! order in which it finds messages, and kept when the visit ends.
 //!
 //! Called by the thread of the bridge. Delivery knows nothing of numbers, so it needs no
-//! lightweight transaction. The next number is raised first, by one that fails when somebody else has raised it
-//! meanwhile; then messages that stay are given theirs. Interrupted in between, numbers stay
-//! unused, and none is given twice. Until a visit has ended what it has shown as numbers may be
-//! given to others: POP3 does not show them.
+//! lightweight transaction. The next number is raised first, by one that fails when somebody else
+//! has raised it meanwhile; then messages that stay are given theirs. Interrupted in between,
+//! numbers stay unused, and none is given twice. Until a visit has ended what it has shown as
+//! numbers may be given to others: POP3 does not show them.
 
 use fsmtp_store::mailbox::Message;
 use fsmtp_store::{QueueId, StoreError, Uid};

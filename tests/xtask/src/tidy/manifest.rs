@@ -15,7 +15,7 @@ const CRATES: [(&str, &[&str]); 11] = [
     ("fsmtp-engine", &["fsmtp-cluster", "fsmtp-store", "fsmtp-rt", "fsmtp-proto"]),
     ("loadgen", &["fsmtp-proto", "fsmtp-rt", "wire-tests"]),
     ("bench", &["fsmtp-proto", "fsmtp-rt", "fsmtp-store", "fsmtp-engine"]),
-    ("wire-tests", &["fsmtp-proto"]),
+    ("wire-tests", &["fsmtp-cluster", "fsmtp-proto"]),
     ("fsmtp-crash", &["wire-tests"]),
     ("fsmtp-sim", &["fsmtp-proto", "fsmtp-rt", "fsmtp-store", "fsmtp-engine"]),
     ("xtask", &[]),
