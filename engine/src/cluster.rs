@@ -12,6 +12,7 @@ use std::path::Path;
 use fsmtp_cluster::bridge::{Bridge, BridgeKeeper, Copy};
 use fsmtp_cluster::cassandra::{Cassandra, ClusterError, Terms};
 use fsmtp_cluster::node::NodeMailboxes;
+use fsmtp_cluster::redis::RedisTerms;
 use fsmtp_store::NodeNumber;
 use fsmtp_store::mailbox::Embedded;
 use ring::digest::{Context, SHA256, digest};
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{ClusterSettings, Config};
 use crate::keyfile;
+use crate::relay::routes::Login;
 use crate::run::now;
 
 /// The file in the data folder: the node's number, and the keyspace that it is from.
@@ -31,20 +33,30 @@ const SECRET_BYTES_MIN: usize = 32;
 /// # Errors
 /// When that cannot be read.
 pub(crate) fn terms(settings: &ClusterSettings) -> Result<Terms, String> {
-    let login = match &settings.login {
-        None => None,
-        Some(login) => {
-            let read = login.read().map_err(|error| format!("cluster.password_file: {error}"))?;
-            let password = String::from_utf8_lossy(read.password().unwrap_or_default());
-            Some((login.user.to_string(), password.into_owned()))
-        }
+    let read = |login: &Login, key: &str| {
+        let read = login.read().map_err(|error| format!("{key}: {error}"))?;
+        let password = String::from_utf8_lossy(read.password().unwrap_or_default());
+        Ok::<_, String>((login.user.to_string(), password.into_owned()))
     };
+    let login = settings.login.as_ref();
+    let login = login.map(|login| read(login, "cluster.password_file")).transpose()?;
+    let redis = settings.redis.as_ref().map(|redis| {
+        let login = redis.login.as_ref();
+        let login = login.map(|login| read(login, "cluster.redis_password_file")).transpose()?;
+        Ok::<_, String>(RedisTerms {
+            contacts: redis.contacts.clone(),
+            login,
+            timeout: redis.timeout,
+        })
+    });
+    let redis = redis.transpose()?;
     Ok(Terms {
         contacts: settings.contacts.clone(),
         keyspace: settings.keyspace.clone(),
         replication: settings.replication.clone(),
         centre: settings.centre.clone(),
         login,
+        redis,
         timeout: settings.timeout,
     })
 }

@@ -34,6 +34,7 @@ pub mod resolver;
 pub mod run;
 mod seals;
 pub mod shard;
+mod sharing;
 pub mod signin;
 pub mod smtp;
 pub mod start;

@@ -123,6 +123,8 @@ events! {
     ClusterAway "cluster-away" Warn "The cluster takes no mail; it waits in the spool.";
     ClusterBack "cluster-back" Info "The cluster takes mail again.";
     ClusterTrouble "cluster-trouble" Warn "Something went wrong between this node and the cluster.";
+    RedisAway "redis-away" Warn "Redis does not answer, and is left alone for a while.";
+    RedisBack "redis-back" Info "Redis answers again.";
     SegmentFreed "segment-freed" Info "A segment of the log was compacted or is used again.";
     MessageDamaged "message-damaged" Error "A stored message cannot be read as it was written.";
     IndexDamaged "index-damaged" Error "Part of the index is damaged, or an account's key.";

@@ -50,6 +50,7 @@ use crate::notify::Notify;
 use crate::relay::{self, Census};
 use crate::resolver::Resolver;
 use crate::shard::{Offload, Overload, PasswordCheck, Shard};
+use crate::sharing::Sharing;
 use crate::signin::{self, Gate};
 use crate::start::{Parts, adopt, drain, shards_on_disk, start};
 use crate::strangers::Strangers;
@@ -233,9 +234,15 @@ impl Shared {
         let recipients_per_hour = config.recipients_per_hour;
         let limits = signin::Limits { recipients_per_hour, ..signin::Limits::default() };
         let secret = store.mailboxes.local().secret();
+        let gate = Gate::new(secret, limits);
+        let strangers = Strangers::new(config.strangers, secret);
+        if config.cluster.as_ref().is_some_and(|cluster| cluster.redis.is_some()) {
+            let sharing = Sharing::new(Arc::clone(&gate), Arc::clone(&strangers));
+            store.mailboxes.share(Arc::new(sharing));
+        }
         Self {
-            gate: Gate::new(secret, limits),
-            strangers: Strangers::new(config.strangers, secret),
+            gate,
+            strangers,
             census: Census::new(&config.sending),
             number: store.number,
             secret: store.succession.as_ref().map(|all| all.secret.clone()),

@@ -110,6 +110,17 @@ impl Strangers {
         })
     }
 
+    /// What is counted, by name.
+    #[must_use]
+    pub const fn rates(&self) -> [(&'static str, &Rates); 4] {
+        [
+            (Of::Address.name(), &self.addresses),
+            (Of::Network.name(), &self.networks),
+            (Of::Sender.name(), &self.senders),
+            (Of::Recipient.name(), &self.recipients),
+        ]
+    }
+
     /// How long a client waits for the greeting.
     #[must_use]
     pub const fn greeting_delay(&self) -> Duration {

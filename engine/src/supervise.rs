@@ -9,6 +9,7 @@ use core::time::Duration;
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 
+use fsmtp_cluster::bridge::Complaint;
 use fsmtp_cluster::node::NodeMailboxes;
 use fsmtp_rt::glommio::ShardHandle;
 use signal_hook::consts::SIGHUP;
@@ -210,9 +211,14 @@ pub(crate) fn say_damage(mailboxes: &NodeMailboxes, log: &crate::log::Log) {
         let rows = local.counters().damaged_count;
         log.event(now(), Event::IndexDamaged, &[("why", &damage), ("rows", &rows)]);
     }
-    for why in mailboxes.take_complaints() {
-        log.event(now(), Event::ClusterTrouble, &[("why", &why)]);
+    for complaint in mailboxes.take_complaints() {
+        match complaint {
+            Complaint::Trouble(why) => log.event(now(), Event::ClusterTrouble, &[("why", &why)]),
+            Complaint::RedisAway(why) => log.event(now(), Event::RedisAway, &[("why", &why)]),
+            Complaint::RedisBack => log.event(now(), Event::RedisBack, &[]),
+        }
     }
+    log.flush(now());
 }
 
 fn say_draining(log: &crate::log::Log) {

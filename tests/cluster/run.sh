@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The tests of the cluster against a real Cassandra, which is started for them and ended after them:
+# The tests of the cluster against a real Cassandra and a Redis, which are started for them and ended after them:
 #
 #   tests/cluster/run.sh [TEST...]
 #
-# It listens on loopback, at a port that is free, with its data in a folder of the run. Status: that
+# They listen on loopback, at ports that are free, with their data in a folder of the run. Status: that
 # of cargo test. Where Java or Maven's repository is not to be had, it says so and fails.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,9 +13,12 @@ folder=$(mktemp -d)
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 "$here/servers.sh" cassandra "$folder/cassandra" "$port" > "$folder/cassandra.log" 2>&1 &
 server=$!
+redis_port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+"$here/servers.sh" redis "$folder/redis" "$redis_port" > "$folder/redis.log" 2>&1 &
+redis=$!
 end() {
-    kill "$server" 2>&- || true
-    wait "$server" 2>&- || true
+    kill "$server" "$redis" 2>&- || true
+    wait "$server" "$redis" 2>&- || true
     rm -rf "$folder"
 }
 trap end EXIT
@@ -28,7 +31,7 @@ for _ in $(seq 240); do
     fi
     sleep 0.5
 done
-export FSMTP_CASSANDRA=127.0.0.1:$port
+export FSMTP_CASSANDRA=127.0.0.1:$port FSMTP_REDIS=127.0.0.1:$redis_port
 cargo test --locked --package fsmtp-cluster --test cassandra --test directory --test mail --test conformance "$@"
 # Two engines over it, and what the original has kept in one.
-cargo test --locked --package wire-tests --test cluster --test takeover --test import "$@"
+cargo test --locked --package wire-tests --test cluster --test takeover --test redis --test import "$@"

@@ -77,7 +77,7 @@ pub(super) fn execute(
         Command::Run(_)
         | Command::Config(_)
         | Command::Test(_)
-        | Command::Sync
+        | Command::Sync(_)
         | Command::Doctor(_)
         | Command::Plan(_)
         | Command::Dkim(_)

@@ -9,6 +9,7 @@ use super::import::Import;
 use super::queue::Queue;
 use super::resolve::Resolve;
 use super::store::Store;
+use super::sync::Sync;
 use super::trust::Trust;
 use super::{mailtest, plan};
 use crate::config::Protocol;
@@ -200,8 +201,8 @@ pub(super) enum Command {
     /// Says who really sent something, as the engine judges it
     #[command(subcommand)]
     Check(Check),
-    /// Comes with a later version
-    Sync,
+    /// Brings the Redis of a cluster to what its Cassandra says
+    Sync(Sync),
     /// Sends one message where the relay would, and shows each step
     ///
     /// Asks for what the options do not say; a script gives --to, and --from or --type d. No engine
@@ -455,7 +456,7 @@ impl Original {
             (Some(command), _) => command,
             (None, Some(address)) => Command::Adduser { address, person, recovery_key: false },
             _ if test => Command::Test(Start::default()),
-            _ if sync => Command::Sync,
+            _ if sync => Command::Sync(Sync::default()),
             _ if mailtest => Command::Mailtest(Mailtest::default()),
             _ => Command::Run(Start::default()),
         })
@@ -515,7 +516,7 @@ mod tests {
         let command = |line: &str| parse(line).unwrap().command;
         for dash in ["-", "--"] {
             assert!(matches!(command(&format!("{dash}test")), Command::Test(_)));
-            assert!(matches!(command(&format!("{dash}sync")), Command::Sync));
+            assert!(matches!(command(&format!("{dash}sync")), Command::Sync(_)));
             assert!(matches!(
                 command(&format!("{dash}adduser")),
                 Command::Adduser { address: None, .. }

@@ -86,6 +86,9 @@ pub(super) fn test(
             add("keys of trust", trusted(&config.data));
             if let Some(settings) = &config.cluster {
                 add("cluster", in_reach(settings));
+                if settings.redis.is_some() {
+                    add("redis", redis_in_reach(settings));
+                }
             }
             for (pattern, login) in config.sending.routes.logins() {
                 let said = login.read().map(|_| format!("{} usable", login.file().display()));
@@ -142,6 +145,12 @@ fn in_reach(settings: &ClusterSettings) -> Result<String, String> {
             Ok(format!("keyspace {} at {} is of use", terms.keyspace, terms.contacts.join(", ")))
         }
     }
+}
+
+/// Whether the cluster's Redis answers. Mail does not need it.
+fn redis_in_reach(settings: &ClusterSettings) -> Result<String, String> {
+    let redis = cluster::terms(settings)?.redis.ok_or("there is none")?;
+    redis.ping().map(|()| format!("{} answers", redis.contacts.join(", ")))
 }
 
 /// Whether there are authorities that prove names of other servers.

@@ -98,6 +98,7 @@ impl Import {
             replication: Replication::Simple(1),
             centre: None,
             login,
+            redis: None,
             timeout: TIMEOUT,
         })
     }

@@ -18,6 +18,7 @@ mod plan;
 mod queue;
 mod resolve;
 mod store;
+mod sync;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -162,9 +163,7 @@ fn dispatch(line: Line, engine: &dyn Engine, terminal: &mut Terminal<'_>) -> Res
             check::execute(check, &load(path, &overrides)?, common.json, terminal)
         }
         Command::Config(command) => configuration(command, path, &overrides, common.json, terminal),
-        Command::Sync => {
-            Err("sync comes with a later version, together with the cluster back end".to_owned())
-        }
+        Command::Sync(ask) => sync::execute(ask, &load(path, &overrides)?, common.json, terminal),
         Command::Mailtest(ask) => {
             let config = load(path, &overrides)?;
             return mailtest::mailtest(&ask, &config, common.json, terminal);

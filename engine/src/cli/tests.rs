@@ -425,12 +425,12 @@ fn json_is_one_document_or_wrong_usage() {
 }
 
 #[test]
-fn what_comes_later_says_so() {
+fn sync_needs_a_cluster() {
     let temp = tempfile::tempdir().unwrap();
     for line in ["sync", "-s", "-sync", "--sync"] {
         let ran = run_line(&Fake::default(), temp.path(), line);
         assert_eq!(ran.status, 1);
-        assert!(ran.errors.contains("comes with a later version"), "{}", ran.errors);
+        assert!(ran.errors.contains("cluster.contacts names no server"), "{}", ran.errors);
     }
 }
 

@@ -50,6 +50,17 @@ pub(super) struct Cluster {
     /// How long others wait for a sign of a node until they send its mail, in seconds.
     #[schemars(range(min = 15, max = 3600))]
     pub(super) takeover_s: u32,
+    /// A Redis (6 or newer) that makes it quicker, and may vanish: nodes hear of changes at once,
+    /// and count together what hosts and accounts have sent. Its address, like `10.0.0.1:6379`; of
+    /// several the first one that answers is used. When empty there is none.
+    pub(super) redis: Vec<String>,
+    /// The name to sign in with there.
+    pub(super) redis_user: Option<String>,
+    /// The file with the password: its first line, which nobody else may read (mode 600).
+    pub(super) redis_password_file: Option<String>,
+    /// How long connecting to it and each answer may take, in milliseconds.
+    #[schemars(range(min = 10, max = 10_000))]
+    pub(super) redis_timeout_ms: u32,
 }
 
 impl Default for Cluster {
@@ -65,6 +76,10 @@ impl Default for Cluster {
             timeout_s: 5,
             secret_file: None,
             takeover_s: 60,
+            redis: Vec::new(),
+            redis_user: None,
+            redis_password_file: None,
+            redis_timeout_ms: 200,
         }
     }
 }
@@ -88,6 +103,19 @@ pub struct Settings {
     pub secret_file: Option<PathBuf>,
     /// How long others wait for a sign of a node.
     pub takeover: Duration,
+    /// The Redis beside it; its password is not read yet.
+    pub redis: Option<RedisSettings>,
+}
+
+/// How Redis is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RedisSettings {
+    /// Where it is.
+    pub contacts: Vec<String>,
+    /// Name, and where the password stands.
+    pub login: Option<Login>,
+    /// How long connecting and each answer may take.
+    pub timeout: Duration,
 }
 
 /// Whether Cassandra takes it for a name without quotes.
@@ -102,16 +130,8 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &File) -> Option<Settings> 
     if raw.contacts.is_empty() {
         return None;
     }
-    if raw.contacts.len() > CONTACTS_MAX {
-        checker.problem(&["cluster", "contacts"], format!("has over {CONTACTS_MAX} servers"));
-    }
-    for contact in &raw.contacts {
-        let port = contact.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-        if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
-            let what = format!("`{contact}` is not a host and a port, like 10.0.0.1:9042");
-            checker.problem(&["cluster", "contacts"], what);
-        }
-    }
+    contacts(checker, &["cluster", "contacts"], &raw.contacts);
+    contacts(checker, &["cluster", "redis"], &raw.redis);
     if !is_name(&raw.keyspace) || raw.keyspace.len() > KEYSPACE_BYTES_MAX {
         let what = format!(
             "`{}` is no name of lower-case letters, digits and _, {KEYSPACE_BYTES_MAX} at most",
@@ -129,21 +149,8 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &File) -> Option<Settings> 
             checker.problem(&["cluster", "copies_in"], what);
         }
     }
-    let login = match (&raw.user, &raw.password_file) {
-        (Some(user), Some(file)) => match Login::new(user, Path::new(file)) {
-            Ok(login) => Some(login),
-            Err(error) => {
-                checker.problem(&["cluster", "user"], error.to_string());
-                None
-            }
-        },
-        (None, None) => None,
-        _ => {
-            let what = "`user` and `password_file` stand together or not at all";
-            checker.problem(&["cluster"], what);
-            None
-        }
-    };
+    let redis = redis(checker, raw);
+    let login = login(checker, ["user", "password_file"], (&raw.user, &raw.password_file));
     Some(Settings {
         contacts: raw.contacts.clone(),
         keyspace: raw.keyspace.clone(),
@@ -157,5 +164,52 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &File) -> Option<Settings> 
         timeout: Duration::from_secs(raw.timeout_s.into()),
         secret_file: raw.secret_file.as_ref().map(PathBuf::from),
         takeover: Duration::from_secs(raw.takeover_s.into()),
+        redis,
     })
+}
+
+fn redis(checker: &mut Checker<'_>, raw: &Cluster) -> Option<RedisSettings> {
+    let pair = (&raw.redis_user, &raw.redis_password_file);
+    let login = login(checker, ["redis_user", "redis_password_file"], pair);
+    (!raw.redis.is_empty()).then(|| RedisSettings {
+        contacts: raw.redis.clone(),
+        login,
+        timeout: Duration::from_millis(raw.redis_timeout_ms.into()),
+    })
+}
+
+fn contacts(checker: &mut Checker<'_>, at: &[&str], all: &[String]) {
+    if all.len() > CONTACTS_MAX {
+        checker.problem(at, format!("has over {CONTACTS_MAX} servers"));
+    }
+    for contact in all {
+        let port = contact.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            let what = format!("`{contact}` is not a host and a port, like 10.0.0.1:9042");
+            checker.problem(at, what);
+        }
+    }
+}
+
+/// A name, and where its password stands.
+fn login(
+    checker: &mut Checker<'_>,
+    [user_key, file_key]: [&str; 2],
+    pair: (&Option<String>, &Option<String>),
+) -> Option<Login> {
+    match pair {
+        (Some(user), Some(file)) => match Login::new(user, Path::new(file)) {
+            Ok(login) => Some(login),
+            Err(error) => {
+                checker.problem(&["cluster", user_key], error.to_string());
+                None
+            }
+        },
+        (None, None) => None,
+        _ => {
+            let what = format!("`{user_key}` and `{file_key}` stand together or not at all");
+            checker.problem(&["cluster"], what);
+            None
+        }
+    }
 }

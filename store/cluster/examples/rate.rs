@@ -63,6 +63,7 @@ fn main() -> Result<(), Failed> {
         replication: Replication::Simple(1),
         centre: None,
         login: None,
+        redis: None,
         timeout: Duration::from_secs(20),
     };
     let drop_it = "DROP KEYSPACE IF EXISTS fsmtp_rate";

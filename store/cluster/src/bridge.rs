@@ -31,6 +31,7 @@ use tokio::sync::Notify;
 
 use crate::cassandra::Terms;
 use crate::keyspace::KeyspaceError;
+use crate::redis::Counts;
 use crate::relief::Relief;
 pub(crate) use keeping::Desk;
 
@@ -92,6 +93,23 @@ pub struct Post {
     pub shards_count: usize,
 }
 
+/// What went wrong, or is well again, where nobody waited for an answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Complaint {
+    /// A sentence about it.
+    Trouble(String),
+    /// Redis is left alone, and why.
+    RedisAway(String),
+    /// It answers again.
+    RedisBack,
+}
+
+impl From<String> for Complaint {
+    fn from(what: String) -> Self {
+        Self::Trouble(what)
+    }
+}
+
 /// Between the thread and everybody else.
 pub(crate) struct Shared {
     requests: ArrayQueue<Request>,
@@ -99,7 +117,12 @@ pub(crate) struct Shared {
     carried_bytes: AtomicUsize,
     stop: AtomicBool,
     stopped: AtomicBool,
-    complaints: Mutex<Vec<String>>,
+    complaints: Mutex<Vec<Complaint>>,
+    pub(crate) clock: Clock,
+    /// What this node counts and others are to know.
+    pub(crate) counts: Mutex<Option<Arc<dyn Counts>>>,
+    /// Somebody has changed the directory.
+    pub(crate) look: Notify,
     post: OnceLock<Post>,
     relief: Mutex<Option<Relief>>,
     /// Something of the node's turn has changed.
@@ -109,7 +132,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn new(waiting_max: usize) -> Arc<Self> {
+    fn new(waiting_max: usize, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             requests: ArrayQueue::new(waiting_max),
             bell: Notify::new(),
@@ -117,6 +140,9 @@ impl Shared {
             stop: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             complaints: Mutex::default(),
+            clock,
+            counts: Mutex::default(),
+            look: Notify::new(),
             post: OnceLock::new(),
             relief: Mutex::default(),
             duty: Notify::new(),
@@ -136,10 +162,10 @@ impl Shared {
     }
 
     /// Notes what an operator should know of, where nobody waits for an answer.
-    pub(crate) fn complain(&self, what: String) {
+    pub(crate) fn complain(&self, what: impl Into<Complaint>) {
         let mut all = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() < COMPLAINTS_MAX {
-            all.push(what);
+            all.push(what.into());
         }
     }
 
@@ -165,7 +191,6 @@ impl Drop for Charge {
 #[derive(Clone)]
 pub struct Bridge {
     shared: Arc<Shared>,
-    clock: Clock,
 }
 
 impl fmt::Debug for Bridge {
@@ -188,10 +213,9 @@ impl Bridge {
         clock: impl Fn() -> UnixTime + Send + Sync + 'static,
         copy: Option<Copy>,
     ) -> Result<(Self, BridgeKeeper), KeyspaceError> {
-        let shared = Shared::new(WAITING_MAX);
-        let clock: Clock = Arc::new(clock);
-        let thread = keeping::start(&shared, terms, node, Arc::clone(&clock), copy)?;
-        let handle = Self { shared, clock };
+        let shared = Shared::new(WAITING_MAX, Arc::new(clock));
+        let thread = keeping::start(&shared, terms, node, copy)?;
+        let handle = Self { shared };
         Ok((handle.clone(), BridgeKeeper { handle, thread: Some(thread) }))
     }
 
@@ -329,7 +353,7 @@ impl Bridge {
 
     /// Milliseconds since 1970.
     pub(crate) fn now_ms(&self) -> u64 {
-        (self.clock)().ms()
+        (self.shared.clock)().ms()
     }
 
     /// Has the thread look at what has changed.
@@ -393,9 +417,14 @@ impl Bridge {
         self.ask(|reply| Request::CopiedEnvelope { id, reply }).await
     }
 
-    /// What went wrong where nobody waited for an answer: sentences for a log, 100 at most.
+    /// Shares what this node counts with the others, where there is a Redis.
+    pub fn share(&self, counts: Arc<dyn Counts>) {
+        self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).replace(counts);
+    }
+
+    /// What went wrong where nobody waited for an answer, for a log; 100 at most.
     #[must_use]
-    pub fn take_complaints(&self) -> Vec<String> {
+    pub fn take_complaints(&self) -> Vec<Complaint> {
         let mut all = self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         core::mem::take(&mut all)
     }
@@ -510,7 +539,7 @@ mod tests {
     use core::task::{Context, Poll, Waker};
 
     fn bridge(waiting_max: usize) -> Bridge {
-        Bridge { shared: Shared::new(waiting_max), clock: Arc::new(|| UnixTime::from_ms(0)) }
+        Bridge { shared: Shared::new(waiting_max, Arc::new(|| UnixTime::from_ms(0))) }
     }
 
     fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {

@@ -19,6 +19,7 @@ use scylla::statement::Consistency;
 
 use fsmtp_store::NodeNumber;
 
+use crate::redis::RedisTerms;
 use crate::schema::{Replication, There, VERSION_NAME};
 
 /// How the cluster is reached, and what it is called.
@@ -34,6 +35,8 @@ pub struct Terms {
     pub centre: Option<String>,
     /// Name and password.
     pub login: Option<(String, String)>,
+    /// The Redis beside it, when there is one.
+    pub redis: Option<RedisTerms>,
     /// How long connecting, and each statement, may take.
     pub timeout: Duration,
 }

@@ -1,7 +1,8 @@
 //! A node's copy of the directory, and the changes that this node makes in the one of all nodes.
 //!
 //! Runs on the bridge's thread, one change or look at a time. The copy is the embedded index's own
-//! directory: what is changed on any node is there about [`LOOK_EVERY`] later. Failure: a look that
+//! directory: what is changed on any node is there about [`LOOK_EVERY`] later, or at once where
+//! Redis tells of it. Failure: a look that
 //! fails is made again; the node goes on with what it has.
 
 use core::time::Duration;
@@ -17,6 +18,8 @@ use crate::directory::{Book, News};
 
 /// How often it is looked for changes of other nodes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks, at least.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// How often everything is compared, which finds what a look has missed.
 const COMPARE_EVERY: Duration = Duration::from_secs(3600);
 /// How often a change is planned anew because another node was quicker.
@@ -91,6 +94,9 @@ async fn settle(
     local: &Embedded,
     edit: Edit,
 ) -> Result<Arc<Directory>, StoreError> {
+    if let Some(cache) = &desk.cache {
+        cache.changed(&edit);
+    }
     let has_left = matches!(edit, Edit::DropAccount { .. });
     let after = local.change(Change::Replicate(vec![edit])).await;
     if has_left {
@@ -103,7 +109,9 @@ async fn watch(desk: Arc<Desk>, local: Embedded) {
     let mut compared = Instant::now();
     let mut fails = false;
     while local.failure().is_none() {
-        tokio::time::sleep(LOOK_EVERY).await;
+        // Whoever rings much makes nobody look without end.
+        tokio::time::sleep(LOOK_PAUSE).await;
+        let _ = tokio::time::timeout(LOOK_EVERY - LOOK_PAUSE, desk.shared.look.notified()).await;
         let mut book = desk.book.lock().await;
         // What a look has found and could not be taken over is found by comparing.
         let is_due = fails || compared.elapsed() >= COMPARE_EVERY;

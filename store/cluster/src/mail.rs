@@ -42,6 +42,7 @@ use tokio::task::JoinSet;
 use crate::bridge::Clock;
 use crate::cassandra::{ClusterError, Terms};
 use crate::gather::{Gather, MESSAGES_MAX, MessageRow, PIECES_MAX, PieceRow};
+use crate::redis::Cache;
 pub(crate) use lease::Lease;
 use lease::Visits;
 pub(crate) use outgoing::Copied;
@@ -91,10 +92,10 @@ impl Mail {
         session: Arc<Session>,
         terms: &Terms,
         node: &str,
-        clock: Clock,
+        (clock, cache): (Clock, Option<Cache>),
     ) -> Result<Self, ClusterError> {
         let statements = Statements::prepare(&session, terms).await?;
-        let visits = Visits::new(node, clock().ms());
+        let visits = Visits::new(node, clock().ms(), cache);
         let of = |statement: &PreparedStatement| (Arc::clone(&session), statement.clone());
         let rows = Gather::new(of(&statements.put_message), MESSAGES_MAX).into();
         let pieces = Gather::new(of(&statements.put_body), PIECES_MAX).into();

@@ -18,7 +18,8 @@ use fsmtp_store::seal::{UserKeys, WindowRecord};
 use fsmtp_store::spool::{BodyRef, Committed, Place, Sink};
 use fsmtp_store::{Lsn, MailboxId, QueueId, ShardId, StoreError, Uid};
 
-use crate::bridge::{Bridge, Post, Visit};
+use crate::bridge::{Bridge, Complaint, Post, Visit};
+use crate::redis::Counts;
 use crate::relief;
 
 /// A handle to the mailboxes; cheap to clone, good on every thread.
@@ -41,10 +42,9 @@ impl NodeMailboxes {
         Self { local, bridge: Some(bridge) }
     }
 
-    /// What went wrong on the way to the cluster where nobody waited for an answer: sentences for a
-    /// log.
+    /// What went wrong on the way to the cluster where nobody waited for an answer, for a log.
     #[must_use]
-    pub fn take_complaints(&self) -> Vec<String> {
+    pub fn take_complaints(&self) -> Vec<Complaint> {
         self.bridge.as_ref().map(Bridge::take_complaints).unwrap_or_default()
     }
 
@@ -229,6 +229,13 @@ impl NodeMailboxes {
     pub fn take_up(&self, post: Post) {
         if let Some(bridge) = &self.bridge {
             bridge.take_up(post);
+        }
+    }
+
+    /// Shares what this node counts with the others, where there is a Redis.
+    pub fn share(&self, counts: Arc<dyn Counts>) {
+        if let Some(bridge) = &self.bridge {
+            bridge.share(counts);
         }
     }
 

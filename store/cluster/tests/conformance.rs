@@ -1,5 +1,6 @@
 //! Against a real Cassandra, which `tests/cluster/servers.sh` starts: the mailboxes of a cluster do
-//! what those of a node do. Skipped, with a word, where FSMTP_CASSANDRA names no server.
+//! what those of a node do, alone and with the Redis that FSMTP_REDIS names. Skipped, with a word,
+//! where FSMTP_CASSANDRA names no server.
 #![allow(clippy::unwrap_used)] // WHY: a test that cannot go on shall fail
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)] // WHY: leases end in their own time
 
@@ -16,6 +17,7 @@ use fsmtp_cluster::bridge::{Bridge, BridgeKeeper, Copy};
 use fsmtp_cluster::cassandra::{Cassandra, Terms};
 use fsmtp_cluster::keyspace::{Task, perform};
 use fsmtp_cluster::node::NodeMailboxes;
+use fsmtp_cluster::redis::RedisTerms;
 use fsmtp_rt::UnixTime;
 use fsmtp_store::conformance::{self, Factory};
 use fsmtp_store::directory::{Change, Directory};
@@ -255,7 +257,26 @@ impl Factory for OverCassandra {
 
 #[test]
 fn cassandra_conforms() {
-    let Some(terms) = terms("conforms") else { return };
+    if let Some(terms) = terms("conforms") {
+        conforms(terms);
+    }
+}
+
+#[test]
+fn cassandra_with_redis_conforms() {
+    let Ok(server) = std::env::var("FSMTP_REDIS") else {
+        println!("skipped: FSMTP_REDIS names no server");
+        return;
+    };
+    let timeout = Duration::from_millis(200);
+    let redis = RedisTerms { contacts: vec![server], login: None, timeout };
+    assert_eq!(redis.ping(), Ok(()));
+    if let Some(terms) = terms("conforms_redis") {
+        conforms(Terms { redis: Some(redis), ..terms });
+    }
+}
+
+fn conforms(terms: Terms) {
     let mut factory = OverCassandra { terms, folders: Vec::new(), running: None };
     conformance::run(&mut factory);
     factory.end();

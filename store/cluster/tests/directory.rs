@@ -45,6 +45,7 @@ impl World {
             replication: Replication::Simple(1),
             centre: None,
             login: None,
+            redis: None,
             timeout: Duration::from_secs(30),
         };
         perform(Task::Create, &terms, false).unwrap();

@@ -68,6 +68,7 @@ impl Source {
             replication: Replication::Simple(1),
             centre: None,
             login: None,
+            redis: None,
             timeout: Duration::from_secs(20),
         };
         let cassandra = Cassandra::connect(&terms).expect("a session");

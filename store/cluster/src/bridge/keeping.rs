@@ -20,6 +20,7 @@ use crate::duty;
 use crate::follow::{change_all, follow};
 use crate::keyspace::KeyspaceError;
 use crate::mail::Mail;
+use crate::redis::{Cache, RedisTerms};
 use crate::schema;
 
 /// How often a node that has begun without its cluster tries to reach it.
@@ -32,13 +33,13 @@ pub(crate) struct Desk {
     pub(crate) book: Mutex<Book>,
     pub(crate) clock: Clock,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) cache: Option<Cache>,
 }
 
 /// What it takes to begin.
 struct Plan {
     terms: Terms,
     node: String,
-    clock: Clock,
     copy: Option<Copy>,
 }
 
@@ -47,12 +48,11 @@ pub(super) fn start(
     shared: &Arc<Shared>,
     terms: &Terms,
     node: &str,
-    clock: Clock,
     copy: Option<Copy>,
 ) -> Result<JoinHandle<()>, KeyspaceError> {
     let (ready, is_ready) = mpsc::sync_channel(1);
     let (shared, terms, node) = (Arc::clone(shared), terms.clone(), node.to_owned());
-    let plan = Plan { terms, node, clock, copy };
+    let plan = Plan { terms, node, copy };
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
@@ -103,16 +103,20 @@ async fn live(
 
 /// Connects, and brings the copy of the directory up to what all nodes share.
 async fn begin(shared: &Arc<Shared>, plan: &Plan) -> Result<Arc<Desk>, KeyspaceError> {
-    let Plan { terms, node, clock, copy } = plan;
+    let Plan { terms, node, copy } = plan;
+    let clock = &shared.clock;
     let session = Arc::new(connect(terms).await?);
     let found = there(&session, &terms.keyspace).await?;
     if let Some(problem) = schema::problems(&found).into_iter().next() {
         return Err(problem.into());
     }
     let book = Book::prepare(Arc::clone(&session), &terms.keyspace).await?.into();
-    let mail = Arc::new(Mail::prepare(session, terms, node, Arc::clone(clock)).await?);
-    let (clock, shared) = (Arc::clone(clock), Arc::clone(shared));
-    let desk = Arc::new(Desk { mail, book, clock, shared });
+    let start = |redis: RedisTerms| Cache::start(redis, &terms.keyspace, shared);
+    let cache = terms.redis.clone().map(start);
+    let clock = Arc::clone(clock);
+    let mail = Mail::prepare(session, terms, node, (Arc::clone(&clock), cache.clone())).await?;
+    let (mail, shared) = (Arc::new(mail), Arc::clone(shared));
+    let desk = Arc::new(Desk { mail, book, clock, shared, cache });
     if let Some(copy) = copy {
         follow(&desk, &copy.local).await.map_err(|error| match error {
             StoreError::Io(error) => ClusterError::Unavailable(error.to_string()),

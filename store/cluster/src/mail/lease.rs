@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{Mail, column, odd};
 use crate::bridge::Visit;
+use crate::redis::Cache;
 
 /// Visits at one time.
 const VISITS_MAX: u32 = 16_384;
@@ -40,17 +41,30 @@ pub(super) struct Visits {
     count: AtomicU64,
     epoch: AtomicU64,
     room: Arc<Semaphore>,
+    node: String,
+    /// Shows other programs which mailboxes are open.
+    cache: Option<Cache>,
     stop: watch::Sender<bool>,
 }
 
 impl Visits {
-    pub(super) fn new(node: &str, now_ms: u64) -> Self {
+    pub(super) fn new(node: &str, now_ms: u64, cache: Option<Cache>) -> Self {
         Self {
             holder: format!("{node}/{}/{now_ms}", std::process::id()),
             count: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(VISITS_MAX as usize)),
+            node: node.to_owned(),
+            cache,
             stop: watch::Sender::new(false),
+        }
+    }
+
+    fn show(&self, mailbox: MailboxId, is_open: bool) {
+        match &self.cache {
+            Some(cache) if is_open => cache.opened(mailbox, &self.node),
+            Some(cache) => cache.closed(mailbox),
+            None => {}
         }
     }
 
@@ -104,8 +118,10 @@ impl Mail {
         let (hold, held) = oneshot::channel();
         let safe_until_ms = Arc::new(AtomicU64::new(opened_ms + SAFE_MS));
         let (mail, safe) = (Arc::clone(self), Arc::clone(&safe_until_ms));
+        self.visits.show(mailbox, true);
         tokio::spawn(async move {
-            mail.keep(lease, held, &safe).await;
+            mail.keep(lease, held, (mailbox, &safe)).await;
+            mail.visits.show(mailbox, false);
             drop(room);
         });
         let listing = self.list(mailbox).await?;
@@ -122,7 +138,7 @@ impl Mail {
         &self,
         lease: Lease,
         mut held: oneshot::Receiver<oneshot::Sender<()>>,
-        safe: &AtomicU64,
+        (mailbox, safe): (MailboxId, &AtomicU64),
     ) {
         let mut pause = RENEWED_AFTER;
         let told = loop {
@@ -134,6 +150,7 @@ impl Mail {
             pause = match self.renew(&lease).await {
                 Ok(true) => {
                     safe.store(now + SAFE_MS, Ordering::Relaxed);
+                    self.visits.show(mailbox, true);
                     RENEWED_AFTER
                 }
                 Ok(false) => {

@@ -18,6 +18,7 @@ pub(crate) fn terms(name: &str) -> Option<Terms> {
         replication: Replication::Simple(1),
         centre: None,
         login: None,
+        redis: None,
         timeout: Duration::from_secs(10),
     };
     Cassandra::connect(&terms).unwrap().run(&drop_it(&terms)).unwrap();

@@ -22,11 +22,12 @@ const CRATES: [(&str, &[&str]); 11] = [
 ];
 
 /// Foreign crates that only some of ours may name, so that each can be replaced in one place.
-const KEPT_IN: [(&str, &[&str], &str); 11] = [
+const KEPT_IN: [(&str, &[&str], &str); 12] = [
     ("glommio", &["fsmtp-rt"], "the runtime stays behind the traits of fsmtp-rt"),
     ("io-uring", &["fsmtp-rt"], "the kernel stays behind the traits of fsmtp-rt"),
     ("libc", &["fsmtp-rt"], "the kernel stays behind the traits of fsmtp-rt"),
     ("tokio", &["fsmtp-cluster"], "a shard never awaits tokio: it asks the bridge"),
+    ("redis", &["fsmtp-cluster"], "Redis stays in store/cluster"),
     ("scylla", &["fsmtp-cluster"], "Cassandra stays in store/cluster"),
     ("async-std", &[], "there is one runtime, behind fsmtp-rt"),
     ("fjall", &["fsmtp-store"], "the embedded database stays in the store"),
