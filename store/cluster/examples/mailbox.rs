@@ -5,7 +5,9 @@
 //!
 //! For each count a mailbox is filled, then opened five times, each time by a node that has just
 //! started; prints the median and the longest time, and by how much this process has grown with the
-//! mailbox open. The keyspace `fsmtp_mailbox` is made and dropped. Status 1 when it fails.
+//! mailbox open. The keyspace `fsmtp_mailbox` is made and dropped. With `--fill KEYSPACE COUNT` it
+//! only fills mailbox 1 of a keyspace that is there, for `tests/cluster/uidl.py`. Status 1 when it
+//! fails.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)] // WHY: it is no part of the store
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -41,15 +43,24 @@ fn resident() -> Result<u64, Failed> {
 fn main() -> Result<(), Failed> {
     let mut args = std::env::args().skip(1);
     let contact = args.next().ok_or("which server? HOST:PORT COUNT...")?;
+    let mut args = args.peekable();
+    let fills = args.next_if(|arg| arg == "--fill").is_some();
+    let keyspace = args.next_if(|_| fills).unwrap_or_else(|| "fsmtp_mailbox".into());
     let terms = Terms {
         contacts: vec![contact],
-        keyspace: "fsmtp_mailbox".into(),
+        keyspace,
         replication: Replication::Simple(1),
         centre: None,
         login: None,
         redis: None,
         timeout: Duration::from_secs(20),
     };
+    if fills {
+        let count = args.next().ok_or("how many?")?.parse()?;
+        let (bridge, _keeper) = Bridge::start(&terms, "filler", now, None)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(fill(&bridge, MailboxId(1), count));
+    }
     let drop_it = "DROP KEYSPACE IF EXISTS fsmtp_mailbox";
     Cassandra::connect(&terms)?.run(drop_it)?;
     perform(Task::Create, &terms, false)?;

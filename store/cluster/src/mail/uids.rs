@@ -5,14 +5,20 @@
 //! lightweight transaction. The next number is raised first, by one that fails when somebody else
 //! has raised it meanwhile; then messages that stay are given theirs. Interrupted in between,
 //! numbers stay unused, and none is given twice. Until a visit has ended what it has shown as
-//! numbers may be given to others: POP3 does not show them.
+//! numbers may be given to others: POP3 does not show them. Limits: [`KEPT_MAX`] numbers are kept by
+//! a visit, the rest by the next ones.
+
+use std::sync::Arc;
 
 use fsmtp_store::mailbox::Message;
 use fsmtp_store::{QueueId, StoreError, Uid};
 use scylla::value::{CqlValue, Row};
 
-use super::{Mail, column, odd, week_of};
+use super::{BATCH_ROWS, Mail, column, each, odd, week_of};
 use crate::bridge::Listing;
+
+/// Numbers that are kept by one visit, so that nobody waits long for its end.
+const KEPT_MAX: usize = 10_000;
 
 /// Numbers the messages that have none yet behind all that were ever given; the first number that
 /// was given now.
@@ -31,29 +37,35 @@ pub(super) fn number(messages: &mut [Message], next: Option<i32>) -> Uid {
 impl Mail {
     /// Keeps the numbers that a visit has given; of what stays, `gone` rises.
     pub(super) async fn keep_uids(
-        &self,
+        self: &Arc<Self>,
         listing: &Listing,
         gone: &[QueueId],
     ) -> Result<(), StoreError> {
         let (was, first) = listing.uids;
         let is_new = |message: &&Message| message.uid >= first;
-        let last = listing.messages.iter().filter(is_new).map(|message| message.uid.0).max();
-        let Some(last) = last else { return Ok(()) };
+        // Those that are given rise with the names.
+        let new = listing.messages.iter().filter(is_new).take(KEPT_MAX);
+        let new: Vec<&Message> = new.collect();
+        let Some(last) = new.last() else { return Ok(()) };
         let mailbox = column(listing.mailbox.0);
-        let next = last.saturating_add(1).cast_signed();
-        if !self.raise(mailbox, next, was).await? {
+        if !self.raise(mailbox, last.uid.0.saturating_add(1).cast_signed(), was).await? {
             return Err(StoreError::InUse);
         }
         let stays = |message: &&Message| gone.binary_search(&message.id).is_err();
-        let staying: Vec<&Message> = listing.messages.iter().filter(is_new).filter(stays).collect();
-        for of_week in staying.chunk_by(|one, other| week_of(one.id) == week_of(other.id)) {
-            let row = |message: &&Message| {
-                (message.uid.0.cast_signed(), mailbox, week_of(message.id), column(message.id.0))
-            };
-            let rows = of_week.iter().map(row).collect();
-            self.write_rows(&self.statements.put_uid, rows).await?;
-        }
-        Ok(())
+        let staying: Vec<&Message> = new.into_iter().filter(stays).collect();
+        let weeks = staying.chunk_by(|one, other| week_of(one.id) == week_of(other.id));
+        let row = |message: &&Message| {
+            (message.uid.0.cast_signed(), mailbox, week_of(message.id), column(message.id.0))
+        };
+        let parts: Vec<Vec<_>> = weeks
+            .flat_map(|of_week| of_week.chunks(BATCH_ROWS))
+            .map(|some| some.iter().map(row).collect())
+            .collect();
+        let write = |rows| (Arc::clone(self), rows);
+        each(parts.into_iter().map(write).map(|(mail, rows)| async move {
+            mail.write_rows(&mail.statements.put_uid, rows).await
+        }))
+        .await
     }
 
     /// Raises the next number from what it was; false when it is another one by now.
