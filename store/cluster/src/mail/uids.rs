@@ -5,8 +5,8 @@
 //! lightweight transaction. The next number is raised first, by one that fails when somebody else
 //! has raised it meanwhile; then messages that stay are given theirs. Interrupted in between,
 //! numbers stay unused, and none is given twice. Until a visit has ended what it has shown as
-//! numbers may be given to others: POP3 does not show them. Limits: [`KEPT_MAX`] numbers are kept by
-//! a visit, the rest by the next ones.
+//! numbers may be given to others: POP3 does not show them. Limits: [`KEPT_MAX`] numbers are kept
+//! by a visit, the rest by the next ones.
 
 use std::sync::Arc;
 
