@@ -6,8 +6,8 @@
 //! queue, and what it says back is a hint to look, or a number that is capped. There are no
 //! secrets in it. See `docs/decisions/0014-what-redis-is-for.md`.
 //!
-//! Limits: [`WORDS_MAX`] things to say wait, further ones are dropped; [`COUNTS_MAX`] counts are
-//! exchanged each second. Failure: a Redis that does not answer in time, or answers something odd,
+//! Limits: 4,096 things to say wait, further ones are dropped; 10,000 counts are exchanged each
+//! second. Failure: a Redis that does not answer in time, or answers something odd,
 //! is left alone for a second, then longer, half a minute at most.
 
 use core::fmt;
@@ -31,7 +31,7 @@ const WORDS_MAX: usize = 4096;
 /// What is said in one go.
 const WORDS_AT_ONCE: usize = 256;
 /// Counts that are exchanged in one go.
-pub(crate) const COUNTS_MAX: usize = 10_000;
+const COUNTS_MAX: usize = 10_000;
 /// How often counts are exchanged.
 const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
 /// For how long it is left alone after a failure, at first and at most.
