@@ -28,6 +28,7 @@ use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, NodeNumber, QueueId, StoreError, Uid};
 use futures_channel::oneshot;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::cassandra::Terms;
 use crate::keyspace::KeyspaceError;
@@ -119,6 +120,7 @@ pub(crate) struct Shared {
     stopped: AtomicBool,
     complaints: Mutex<Vec<Complaint>>,
     pub(crate) clock: Clock,
+    begun: Instant,
     /// What this node counts and others are to know.
     pub(crate) counts: Mutex<Option<Arc<dyn Counts>>>,
     /// Somebody has changed the directory.
@@ -141,6 +143,7 @@ impl Shared {
             stopped: AtomicBool::new(false),
             complaints: Mutex::default(),
             clock,
+            begun: Instant::now(),
             counts: Mutex::default(),
             look: Notify::new(),
             post: OnceLock::new(),
@@ -148,6 +151,11 @@ impl Shared {
             duty: Notify::new(),
             told: Notify::new(),
         })
+    }
+
+    /// Milliseconds since this began, by a clock that never steps: what leases are judged by.
+    pub(crate) fn steady_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Which node this is, once somebody has said it.
@@ -351,9 +359,9 @@ impl Bridge {
         self.shared.relief(ask)
     }
 
-    /// Milliseconds since 1970.
-    pub(crate) fn now_ms(&self) -> u64 {
-        (self.shared.clock)().ms()
+    /// Milliseconds by a clock that never steps.
+    pub(crate) fn steady_ms(&self) -> u64 {
+        self.shared.steady_ms()
     }
 
     /// Has the thread look at what has changed.

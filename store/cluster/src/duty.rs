@@ -46,7 +46,11 @@ pub(crate) fn begin(desk: &Arc<Desk>, local: &Embedded) {
 
 /// Writes all that there is to write; as long as Cassandra takes it.
 pub(crate) async fn write_all(desk: &Arc<Desk>) {
-    write_some(desk).await;
+    while write_some(desk).await && desk.shared.relief(|relief| relief.is_written()) == Some(false)
+    {
+        // The others are being written already.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Writes until nothing is left; false when something failed.
@@ -84,6 +88,14 @@ async fn write(desk: &Desk, writing: &Writing) -> Result<(), StoreError> {
         Told::Stands(state) => desk.mail.keep_state((*node, by), *id, state).await,
         Told::Gone => desk.mail.end_copy(*node, *id, *node == by).await,
     }
+}
+
+/// A lease that this node has.
+struct Held {
+    /// Until when it surely has it, by the clock that never steps.
+    safe_until_ms: u64,
+    /// It had it not just before.
+    is_new: bool,
 }
 
 /// What is known between two rounds.
@@ -135,8 +147,14 @@ impl Duty {
     async fn renew(&mut self, post: &Post) -> Result<bool, StoreError> {
         let mine = self.lease(post, &queue_name(post.node));
         let is_mine = match self.hold(&mine).await? {
-            Some(safe_until_ms) => {
-                self.desk.shared.relief(|relief| relief.own_turn(safe_until_ms));
+            Some(held) => {
+                self.desk.shared.relief(|relief| {
+                    if held.is_new {
+                        // Somebody may have had it, and given it back.
+                        relief.unsettle();
+                    }
+                    relief.own_turn(held.safe_until_ms);
+                });
                 true
             }
             None => {
@@ -151,8 +169,10 @@ impl Duty {
             self.settle(post).await?;
         }
         for node in self.desk.shared.relief(|relief| relief.stands_in_for()).unwrap_or_default() {
-            let safe_until_ms = self.hold(&self.lease(post, &queue_name(node))).await?;
-            self.desk.shared.relief(|relief| relief.turn(node, safe_until_ms.unwrap_or(0)));
+            let held = self.hold(&self.lease(post, &queue_name(node))).await?;
+            // One that ended meanwhile may have been another node's.
+            let held = held.filter(|held| !held.is_new).map_or(0, |held| held.safe_until_ms);
+            self.desk.shared.relief(|relief| relief.turn(node, held));
         }
         if is_mine {
             self.look(post).await?;
@@ -169,13 +189,16 @@ impl Duty {
         }
     }
 
-    /// Keeps a lease, or takes it; until when it is safe. None when somebody else has it.
-    async fn hold(&self, lease: &Lease) -> Result<Option<u64>, StoreError> {
-        let before = self.desk.mail.now_ms();
-        let is_held = self.desk.mail.renew(lease).await? || self.desk.mail.take(lease).await?;
+    /// Keeps a lease, or takes it. None when somebody else has it.
+    async fn hold(&self, lease: &Lease) -> Result<Option<Held>, StoreError> {
+        let before = self.desk.shared.steady_ms();
+        let is_new = !self.desk.mail.renew(lease).await?;
+        if is_new && !self.desk.mail.take(lease).await? {
+            return Ok(None);
+        }
         let lasts = Duration::from_secs(u64::try_from(lease.seconds).unwrap_or(0));
         let lasts = u64::try_from(lasts.saturating_sub(MARGIN).as_millis()).unwrap_or(0);
-        Ok(is_held.then_some(before.saturating_add(lasts)))
+        Ok(Some(Held { safe_until_ms: before.saturating_add(lasts), is_new }))
     }
 
     /// Finds out what the cluster has of this node's mail, and what became of it.
@@ -235,7 +258,7 @@ impl Duty {
     ) -> Result<(), StoreError> {
         let lease = self.lease(post, &queue_name(node));
         // Somebody else may have been quicker.
-        let Some(safe_until_ms) = self.hold(&lease).await? else { return Ok(()) };
+        let Some(Held { safe_until_ms, .. }) = self.hold(&lease).await? else { return Ok(()) };
         self.missed.remove(&node);
         let left = match self.desk.mail.copies(node).await {
             Ok(left) => left,

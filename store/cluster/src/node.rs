@@ -170,12 +170,12 @@ impl Relief for NodeMailboxes {
 
     fn may_send(&self, id: QueueId) -> bool {
         let Some(bridge) = &self.bridge else { return true };
-        bridge.relief(|relief| relief.may_send(id, bridge.now_ms())).unwrap_or(true)
+        bridge.relief(|relief| relief.may_send(id, bridge.steady_ms())).unwrap_or(true)
     }
 
     fn begin_copy(&self, id: QueueId) -> Result<bool, StoreError> {
         let bridge = self.bridge()?;
-        let begun = bridge.relief(|relief| relief.begin_copy(id, bridge.now_ms()));
+        let begun = bridge.relief(|relief| relief.begin_copy(id, bridge.steady_ms()));
         begun.flatten().ok_or(StoreError::Busy)
     }
 

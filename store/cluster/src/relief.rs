@@ -6,7 +6,8 @@
 //! for. What has no copy yet only it can send, whatever the cluster does.
 //!
 //! Limits: 8 bytes for each message that has a copy, and what is to be told of it until that is
-//! written. Failure: none of its own.
+//! written: of [`UNSAID_MAX`] messages and those that are being sent then. Failure: none of its
+//! own; times are of a clock that never steps.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,6 +15,9 @@ use fsmtp_store::mailbox::{Queued, Settlement, Verdict};
 use fsmtp_store::{NodeNumber, QueueId};
 
 use crate::mail::Copied;
+
+/// Messages that something is still to be written of, above which nothing that has a copy is sent.
+const UNSAID_MAX: usize = 256;
 
 /// What the cluster is to be told of a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,6 +75,8 @@ pub(crate) struct Relief {
     writing: BTreeSet<QueueId>,
     /// Mail of others that no shard has any more, and of which something is still to be written.
     leaving: BTreeSet<QueueId>,
+    /// The last write has failed.
+    is_failing: bool,
 }
 
 impl Relief {
@@ -89,6 +95,7 @@ impl Relief {
             told: BTreeMap::new(),
             writing: BTreeSet::new(),
             leaving: BTreeSet::new(),
+            is_failing: false,
         }
     }
 
@@ -108,7 +115,9 @@ impl Relief {
 
     /// Whether a message may be sent now.
     pub(crate) fn may_send(&self, id: QueueId, now_ms: u64) -> bool {
-        let is_safe = |turn: &Turn| !turn.is_over && turn.safe_until_ms > now_ms;
+        // What cannot be told others would send again: only so much of it is ever unsaid.
+        let is_told = !self.is_failing && self.told.len() + self.writing.len() < UNSAID_MAX;
+        let is_safe = |turn: &Turn| is_told && !turn.is_over && turn.safe_until_ms > now_ms;
         if let Some(node) = self.adopted.get(&id) {
             return self.turns.get(node).is_some_and(is_safe);
         }
@@ -183,6 +192,7 @@ impl Relief {
     pub(crate) fn written(&mut self, writing: Writing, is_done: bool) {
         let Writing { id, told, .. } = writing;
         self.writing.remove(&id);
+        self.is_failing = !is_done;
         if !is_done {
             // What was told since is newer.
             self.told.entry(id).or_insert(told);
@@ -200,9 +210,18 @@ impl Relief {
     pub(crate) const fn own_turn(&mut self, safe_until_ms: u64) {
         self.own.safe_until_ms = safe_until_ms;
         if safe_until_ms == 0 {
-            // Somebody else may do something to it.
-            self.is_settled = false;
+            self.unsettle();
         }
+    }
+
+    /// Others had the turn, or may have had it: what they have done is not known.
+    pub(crate) const fn unsettle(&mut self) {
+        self.is_settled = false;
+    }
+
+    /// Whether there is nothing to write, and nothing is being written.
+    pub(crate) fn is_written(&self) -> bool {
+        self.told.is_empty() && self.writing.is_empty()
     }
 
     pub(crate) const fn is_settled(&self) -> bool {
@@ -470,6 +489,31 @@ mod tests {
         assert!(relief.is_free_of(node(2)));
         relief.end_turn(node(2));
         assert!(relief.stands_in_for().is_empty());
+    }
+
+    #[test]
+    fn who_cannot_say_what_he_has_sent_sends_no_more() {
+        let mut relief = settled();
+        for n in 0..1000 {
+            relief.begin_copy(id(n), 0);
+        }
+        let sent = (0..1000).take_while(|&n| {
+            let may = relief.may_send(id(n), 0);
+            relief.tell(&[Settlement::Done(id(n))]);
+            may
+        });
+        assert_eq!(sent.count(), UNSAID_MAX);
+        assert!(relief.may_send(id(5000), 0), "what nobody else knows of goes");
+        assert!(!relief.is_written());
+        let mut writings = relief.next_writings(usize::MAX);
+        let last = writings.pop().unwrap();
+        writings.into_iter().for_each(|writing| relief.written(writing, true));
+        relief.written(last, false);
+        assert!(!relief.may_send(id(999), 0), "the last one was not said");
+        assert_eq!(told(&mut relief).len(), 1);
+        assert!(relief.may_send(id(999), 0) && relief.is_written());
+        relief.unsettle();
+        assert!(!relief.may_send(id(999), 0), "the lease was another one's meanwhile");
     }
 
     #[test]
