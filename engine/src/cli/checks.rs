@@ -138,6 +138,7 @@ fn trusted(data: &Path) -> Result<String, String> {
 /// Whether the cluster's servers answer, and their keyspace is one for this program.
 fn in_reach(settings: &ClusterSettings) -> Result<String, String> {
     let terms = cluster::terms(settings)?;
+    settings.secret_file.as_deref().map(cluster::secret).transpose()?;
     let done = perform(Task::Check, &terms, true).map_err(|error| error.to_string())?;
     match done.problems.first() {
         Some(problem) => Err(problem.to_string()),
