@@ -149,6 +149,11 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &File) -> Option<Settings> 
             checker.problem(&["cluster", "copies_in"], what);
         }
     }
+    if raw.copies_in.len() > 1 && raw.secret_file.is_some() {
+        // What one centre has written another one may not see yet.
+        let what = "nodes stand in for each other within one data centre only";
+        checker.problem(&["cluster", "secret_file"], what);
+    }
     let redis = redis(checker, raw);
     let login = login(checker, ["user", "password_file"], (&raw.user, &raw.password_file));
     Some(Settings {

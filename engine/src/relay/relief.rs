@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use fsmtp_rt::{Class, Datagrams, Dial, Runtime};
 use fsmtp_store::mailbox::{Mailboxes, Queued, Settlement, Transit, Verdict};
+use fsmtp_store::queue::Queue;
 use fsmtp_store::spool::Reader;
 use fsmtp_store::{MailboxId, QueueId, StoreError};
 
@@ -80,6 +81,8 @@ fn copy_some<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>, copying
             shard.rt.spawn(Class::Background, async move {
                 if copy(&inner, id).await.is_ok() {
                     inner.outbound.uncopied.borrow_mut().remove(&id);
+                    // It has none of what became of it before.
+                    inner.outbound.keep(id);
                     copying.borrow_mut().remove(&id);
                     return copy_some(&inner, &copying);
                 }
@@ -178,6 +181,10 @@ fn hand_back<R: Dial + Datagrams, M: Mailboxes>(
     adopted: &mut BTreeSet<QueueId>,
 ) {
     let outbound = &shard.outbound;
+    if outbound.settling.get() {
+        // What is being told of them is not known yet.
+        return;
+    }
     adopted.retain(|&id| {
         if shard.mailboxes.is_adopted(id) {
             // What is done is told, and forgotten when that is written.
@@ -199,13 +206,22 @@ fn accept<R: Dial + Datagrams, M: Mailboxes>(shard: &Rc<Shard<R, M>>) {
         if !outbound.queue.borrow().is_at_rest(id) || outbound.is_sending(id) {
             continue;
         }
-        outbound.queue.borrow_mut().remove(id);
-        outbound.uncopied.borrow_mut().remove(&id);
-        if let Verdict::Stands(queued) = &verdict
-            && !known(shard, queued)
-        {
-            let why = "what another node knows of it cannot be read";
-            shard.log.event(shard.rt.unix(), Event::MessageDamaged, &[("id", &id), ("why", &why)]);
+        match &verdict {
+            Verdict::Stands(queued) if !Queue::reads(&queued.state) => {
+                let why = "what another node knows of it cannot be read, so it is held";
+                let fields: [(&str, &dyn core::fmt::Display); 2] = [("id", &id), ("why", &why)];
+                shard.log.event(shard.rt.unix(), Event::MessageDamaged, &fields);
+                outbound.queue.borrow_mut().hold(id, true);
+            }
+            Verdict::Stands(queued) => {
+                outbound.queue.borrow_mut().remove(id);
+                known(shard, queued);
+                outbound.uncopied.borrow_mut().remove(&id);
+            }
+            Verdict::Gone => {
+                outbound.queue.borrow_mut().remove(id);
+                outbound.uncopied.borrow_mut().remove(&id);
+            }
         }
         outbound.keep(id);
         shard.mailboxes.accepted(id);

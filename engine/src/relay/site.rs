@@ -61,10 +61,6 @@ pub(super) async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
     if let Some(worn) = line.take_if(|line| line.link.messages_count >= limits.messages_max) {
         worn.link.quit().await;
     }
-    if !shard.outbound.queue.borrow().may_go(work.id, &work.domain) {
-        shard.outbound.queue.borrow_mut().put_back(work.id, &work.domain);
-        return Ok(());
-    }
     let Some(_sending) = in_turn(shard, work) else { return Ok(()) };
     let (mut stored, envelope) = match Stored::open(shard, work.id).await {
         Ok(found) => found,
@@ -97,6 +93,11 @@ pub(super) async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
         conclude(shard, work, &envelope, &letter, Err(failed)).await;
         return Ok(());
     }
+    // Connecting may have taken long.
+    if wait_for_turn(shard, work) {
+        *line = Some(open);
+        return Ok(());
+    }
     let sent = open.link.send(&letter, &mut stored).await;
     let peer = (open.link.peer(), open.link.tls());
     match sent {
@@ -120,19 +121,28 @@ pub(super) async fn attempt<R: Dial + Datagrams, M: Mailboxes>(
     Ok(())
 }
 
-/// Begins to send a leg, unless that is under way already, or it is not this node's turn: then it
-/// waits.
+/// Begins to send a leg, unless it was held or removed, that is under way already, or it is not
+/// this node's turn: then it waits.
 fn in_turn<'s, R: Runtime, M: Mailboxes>(
     shard: &'s Shard<R, M>,
     work: &Work,
 ) -> Option<Sending<'s>> {
+    if !shard.outbound.queue.borrow().may_go(work.id, &work.domain) {
+        shard.outbound.queue.borrow_mut().put_back(work.id, &work.domain);
+        return None;
+    }
     let sending = shard.outbound.begin_sending(work)?;
+    (!wait_for_turn(shard, work)).then_some(sending)
+}
+
+/// Puts a leg off while it is not this node's turn to say anything about it; whether it did.
+fn wait_for_turn<R: Runtime, M: Mailboxes>(shard: &Shard<R, M>, work: &Work) -> bool {
     if shard.mailboxes.may_send(work.id) {
-        return Some(sending);
+        return false;
     }
     let until = shard.outbound.now(&shard.rt) + TURN_PAUSE;
     shard.outbound.queue.borrow_mut().put_off(work.id, &work.domain, until, Cause::Turn);
-    None
+    true
 }
 
 /// What a connection that broke means for the message that was on it.
@@ -197,6 +207,9 @@ pub(super) async fn give_up<R: Dial + Datagrams, M: Mailboxes>(
     failed: &Failed,
 ) {
     let failed = Failed { words: failed.words.clone(), ..*failed };
+    if wait_for_turn(shard, work) {
+        return;
+    }
     match Stored::open(shard, work.id).await {
         Ok((_, envelope)) => {
             let letter = Letter::new(&envelope, &work.recipients, work.octets);

@@ -120,7 +120,8 @@ pub(crate) struct Shared {
     stopped: AtomicBool,
     complaints: Mutex<Vec<Complaint>>,
     pub(crate) clock: Clock,
-    begun: Instant,
+    begun: (Instant, u64),
+    ahead_ms: AtomicU64,
     /// What this node counts and others are to know.
     pub(crate) counts: Mutex<Option<Arc<dyn Counts>>>,
     /// Somebody has changed the directory.
@@ -142,8 +143,9 @@ impl Shared {
             stop: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             complaints: Mutex::default(),
+            begun: (Instant::now(), clock().ms()),
+            ahead_ms: AtomicU64::new(0),
             clock,
-            begun: Instant::now(),
             counts: Mutex::default(),
             look: Notify::new(),
             post: OnceLock::new(),
@@ -153,9 +155,15 @@ impl Shared {
         })
     }
 
-    /// Milliseconds since this began, by a clock that never steps: what leases are judged by.
+    /// Milliseconds by a clock that never steps back, and does not stand still while the machine
+    /// sleeps, as far as the wall clock tells: what leases are judged by.
     pub(crate) fn steady_ms(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+        let (begun, began_ms) = self.begun;
+        let steady = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let wall = (self.clock)().ms().saturating_sub(began_ms);
+        let ahead = wall.saturating_sub(steady);
+        let ahead = self.ahead_ms.fetch_max(ahead, Ordering::Relaxed).max(ahead);
+        steady.saturating_add(ahead)
     }
 
     /// Which node this is, once somebody has said it.

@@ -34,6 +34,8 @@ pub(crate) fn begin(desk: &Arc<Desk>, local: &Embedded) {
     let (inner, local) = (Arc::clone(desk), local.clone());
     tokio::spawn(async move { Duty::new(inner, local).run().await });
     let inner = Arc::clone(desk);
+    tokio::spawn(async move { renew_all(&inner).await });
+    let inner = Arc::clone(desk);
     tokio::spawn(async move {
         loop {
             inner.shared.told.notified().await;
@@ -56,7 +58,8 @@ pub(crate) async fn write_all(desk: &Arc<Desk>) {
 /// Writes until nothing is left; false when something failed.
 async fn write_some(desk: &Arc<Desk>) -> bool {
     loop {
-        let writings = desk.shared.relief(|relief| relief.next_writings(WRITES_MAX));
+        let now_ms = desk.shared.steady_ms();
+        let writings = desk.shared.relief(|relief| relief.next_writings(WRITES_MAX, now_ms));
         let writings = writings.unwrap_or_default();
         if writings.is_empty() {
             return true;
@@ -98,6 +101,80 @@ struct Held {
     is_new: bool,
 }
 
+/// Which node this is, once its shards have read their queues.
+fn ready(desk: &Desk) -> Option<Post> {
+    let is_ready = desk.shared.relief(|relief| relief.is_recovered()) == Some(true);
+    desk.shared.post().filter(|_| is_ready).cloned()
+}
+
+/// Renews what this node holds, whatever else is done meanwhile.
+async fn renew_all(desk: &Arc<Desk>) {
+    loop {
+        let pause = match ready(desk) {
+            Some(post) => match renew(desk, &post).await {
+                Ok(true) => post.patience / 3,
+                _ => AGAIN,
+            },
+            None => AGAIN / 8,
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Renews the lease of this node's mail, and of others' that it has; false when the first is
+/// another node's.
+async fn renew(desk: &Arc<Desk>, post: &Post) -> Result<bool, StoreError> {
+    let now = || desk.shared.steady_ms();
+    let own = hold(desk, &lease(desk, post, &queue_name(post.node))).await?;
+    let safe_until_ms = own.as_ref().map_or(0, |held| held.safe_until_ms);
+    desk.shared.relief(|relief| {
+        if own.as_ref().is_some_and(|held| held.is_new) {
+            // Somebody may have had it, and given it back.
+            relief.unsettle();
+        }
+        relief.own_turn(safe_until_ms, now());
+    });
+    if own.is_none() {
+        // Whoever stands in for this node is to see that it is back.
+        hold(desk, &lease(desk, post, &back_name(post.node))).await?;
+    } else if desk.shared.relief(|relief| relief.is_settled()) != Some(true) {
+        desk.shared.duty.notify_one();
+    }
+    for node in desk.shared.relief(|relief| relief.stands_in_for()).unwrap_or_default() {
+        // One that ended meanwhile may have been another node's: it is not taken again.
+        let before = now();
+        let is_held = desk.mail.renew(&lease(desk, post, &queue_name(node))).await?;
+        let safe_until_ms = if is_held { before + lasts_ms(post.patience) } else { 0 };
+        desk.shared.relief(|relief| relief.turn(node, safe_until_ms, now()));
+    }
+    Ok(own.is_some())
+}
+
+fn lease(desk: &Desk, post: &Post, name: &str) -> Lease {
+    Lease {
+        name: name.to_owned(),
+        holder: post.holder.clone(),
+        epoch: desk.mail.now_ms(),
+        seconds: i32::try_from(post.patience.as_secs()).unwrap_or(i32::MAX),
+    }
+}
+
+/// For how long a lease is safe after it was asked for.
+fn lasts_ms(patience: Duration) -> u64 {
+    u64::try_from(patience.saturating_sub(MARGIN).as_millis()).unwrap_or(0)
+}
+
+/// Keeps a lease, or takes it. None when somebody else has it.
+async fn hold(desk: &Desk, lease: &Lease) -> Result<Option<Held>, StoreError> {
+    let before = desk.shared.steady_ms();
+    let is_new = !desk.mail.renew(lease).await?;
+    if is_new && !desk.mail.take(lease).await? {
+        return Ok(None);
+    }
+    let patience = Duration::from_secs(u64::try_from(lease.seconds).unwrap_or(0));
+    Ok(Some(Held { safe_until_ms: before.saturating_add(lasts_ms(patience)), is_new }))
+}
+
 /// What is known between two rounds.
 struct Duty {
     desk: Arc<Desk>,
@@ -106,24 +183,24 @@ struct Duty {
     missed: BTreeMap<NodeNumber, u32>,
     /// Nodes that are gone and have left nothing.
     idle: BTreeSet<NodeNumber>,
-    /// When leases are renewed next, and others looked for.
+    /// When others are looked for next.
     next: Instant,
+    /// The last round has failed.
+    fails: bool,
 }
 
 impl Duty {
     fn new(desk: Arc<Desk>, local: Embedded) -> Self {
         let (missed, idle) = (BTreeMap::new(), BTreeSet::new());
-        Self { desk, local, missed, idle, next: Instant::now() }
+        Self { desk, local, missed, idle, next: Instant::now(), fails: false }
     }
 
     async fn run(mut self) {
         loop {
-            let post = self.desk.shared.post().cloned();
-            let is_ready = self.desk.shared.relief(|relief| relief.is_recovered());
-            let pause = match post {
-                Some(post) if is_ready == Some(true) => self.round(&post).await,
+            let pause = match ready(&self.desk) {
+                Some(post) => self.round(&post).await,
                 // It rings when that changes.
-                _ => Duration::from_secs(3600),
+                None => Duration::from_secs(3600),
             };
             let _ = tokio::time::timeout(pause, self.desk.shared.duty.notified()).await;
         }
@@ -133,81 +210,46 @@ impl Duty {
     async fn round(&mut self, post: &Post) -> Duration {
         self.let_go(post).await;
         let now = Instant::now();
-        if now < self.next {
+        let is_settled = self.desk.shared.relief(|relief| relief.is_settled()) == Some(true);
+        if now < self.next && (is_settled || self.fails) {
             return self.next - now;
         }
-        let done = self.renew(post).await;
-        let pause = if done.unwrap_or(false) { post.patience / 3 } else { AGAIN };
+        let done = self.work(post).await;
+        let pause = if matches!(done, Ok(true)) { post.patience / 3 } else { AGAIN };
+        match done {
+            Ok(_) => self.fails = false,
+            Err(error) => {
+                if !core::mem::replace(&mut self.fails, true) {
+                    self.desk.shared.complain(format!("whose mail is to be sent here: {error}"));
+                }
+            }
+        }
         self.next = Instant::now() + pause;
         pause
     }
 
-    /// Renews what this node holds, and looks for nodes that are gone; false when its own mail is
-    /// not its own yet.
-    async fn renew(&mut self, post: &Post) -> Result<bool, StoreError> {
-        let mine = self.lease(post, &queue_name(post.node));
-        let is_mine = match self.hold(&mine).await? {
-            Some(held) => {
-                self.desk.shared.relief(|relief| {
-                    if held.is_new {
-                        // Somebody may have had it, and given it back.
-                        relief.unsettle();
-                    }
-                    relief.own_turn(held.safe_until_ms);
-                });
-                true
-            }
-            None => {
-                self.desk.shared.relief(|relief| relief.own_turn(0));
-                // Whoever stands in for this node is to see that it is back.
-                self.hold(&self.lease(post, &back_name(post.node))).await?;
-                false
-            }
-        };
-        let is_settled = self.desk.shared.relief(|relief| relief.is_settled()) == Some(true);
-        if is_mine && !is_settled {
+    /// Finds out what became of this node's mail, and looks for nodes that are gone; false when its
+    /// own mail is not its own yet.
+    async fn work(&mut self, post: &Post) -> Result<bool, StoreError> {
+        let now_ms = self.desk.shared.steady_ms();
+        if self.desk.shared.relief(|relief| relief.has_turn(now_ms)) != Some(true) {
+            return Ok(false);
+        }
+        if self.desk.shared.relief(|relief| relief.is_settled()) != Some(true) {
             self.settle(post).await?;
         }
-        for node in self.desk.shared.relief(|relief| relief.stands_in_for()).unwrap_or_default() {
-            let held = self.hold(&self.lease(post, &queue_name(node))).await?;
-            // One that ended meanwhile may have been another node's.
-            let held = held.filter(|held| !held.is_new).map_or(0, |held| held.safe_until_ms);
-            self.desk.shared.relief(|relief| relief.turn(node, held));
-        }
-        if is_mine {
-            self.look(post).await?;
-        }
-        Ok(is_mine)
-    }
-
-    fn lease(&self, post: &Post, name: &str) -> Lease {
-        Lease {
-            name: name.to_owned(),
-            holder: post.holder.clone(),
-            epoch: self.desk.mail.now_ms(),
-            seconds: i32::try_from(post.patience.as_secs()).unwrap_or(i32::MAX),
-        }
-    }
-
-    /// Keeps a lease, or takes it. None when somebody else has it.
-    async fn hold(&self, lease: &Lease) -> Result<Option<Held>, StoreError> {
-        let before = self.desk.shared.steady_ms();
-        let is_new = !self.desk.mail.renew(lease).await?;
-        if is_new && !self.desk.mail.take(lease).await? {
-            return Ok(None);
-        }
-        let lasts = Duration::from_secs(u64::try_from(lease.seconds).unwrap_or(0));
-        let lasts = u64::try_from(lasts.saturating_sub(MARGIN).as_millis()).unwrap_or(0);
-        Ok(Some(Held { safe_until_ms: before.saturating_add(lasts), is_new }))
+        self.look(post).await?;
+        Ok(true)
     }
 
     /// Finds out what the cluster has of this node's mail, and what became of it.
     async fn settle(&self, post: &Post) -> Result<(), StoreError> {
-        let copies = self.desk.mail.copies(post.node).await?;
+        let copies = self.desk.mail.copies(post.node, true).await?;
         let mut here: BTreeSet<QueueId> = BTreeSet::new();
         for copied in &copies {
             match self.local.find_queued(copied.queued.id).await {
-                Ok(_) => drop(here.insert(copied.queued.id)),
+                // One that cannot be read is here all the same.
+                Ok(_) | Err(StoreError::Corrupt { .. }) => drop(here.insert(copied.queued.id)),
                 Err(StoreError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -234,7 +276,6 @@ impl Duty {
             }
         }
         for node in all().filter(|&node| node != post.node) {
-            let Some(holder) = members.get(&node_name(node)) else { continue };
             if there.contains_key(&queue_name(node)) {
                 self.missed.remove(&node);
                 self.idle.remove(&node);
@@ -243,7 +284,8 @@ impl Duty {
             let missed = self.missed.entry(node).or_default();
             *missed = missed.saturating_add(1);
             if *missed >= LOOKS && !self.idle.contains(&node) {
-                self.stand_in(post, node, holder).await?;
+                let holder = members.get(&node_name(node));
+                self.stand_in(post, node, holder.map_or("without a number", |name| name)).await?;
             }
         }
         Ok(())
@@ -256,32 +298,38 @@ impl Duty {
         node: NodeNumber,
         holder: &str,
     ) -> Result<(), StoreError> {
-        let lease = self.lease(post, &queue_name(node));
-        // Somebody else may have been quicker.
-        let Some(Held { safe_until_ms, .. }) = self.hold(&lease).await? else { return Ok(()) };
         self.missed.remove(&node);
-        let left = match self.desk.mail.copies(node).await {
-            Ok(left) => left,
-            Err(error) => {
-                // It may be tried again by anybody.
-                let _ = self.desk.mail.end(&lease).await;
-                return Err(error);
-            }
-        };
-        let mail: Vec<_> =
-            left.into_iter().filter(|copied| !copied.is_done).map(|copied| copied.queued).collect();
-        if mail.is_empty() {
+        if !self.desk.mail.has_copies(node).await? {
             self.idle.insert(node);
-            self.desk.mail.end(&lease).await?;
             return Ok(());
+        }
+        let lease = lease(&self.desk, post, &queue_name(node));
+        // Somebody else may have been quicker.
+        let Some(held) = hold(&self.desk, &lease).await? else { return Ok(()) };
+        // From here on it is renewed, and given back when nothing of it is left.
+        self.desk.shared.relief(|relief| relief.begin_turn(node, held.safe_until_ms));
+        let left = self.desk.mail.copies(node, false).await;
+        let mail: Vec<_> = left.as_ref().map_or(&[][..], Vec::as_slice).iter().collect();
+        let mail = mail.into_iter().filter(|copied| !copied.is_done);
+        let mail: Vec<_> = mail.map(|copied| copied.queued.clone()).collect();
+        if let Err(error) = left {
+            self.desk.shared.relief(|relief| {
+                relief.hand_back(node);
+                relief.adopt(node, Vec::new());
+            });
+            return Err(error);
         }
         let name = holder.split(' ').next().unwrap_or(holder);
         let patience = post.patience.as_secs();
-        self.desk.shared.complain(format!(
-            "node {name} has given no sign for {patience} s: this node sends its mail, {} messages",
-            mail.len()
-        ));
-        self.desk.shared.relief(|relief| relief.adopt(node, safe_until_ms, mail));
+        if !mail.is_empty() {
+            self.desk.shared.complain(format!(
+                "node {name} has given no sign for {patience} s: this node sends its mail, {} \
+                 messages",
+                mail.len()
+            ));
+        }
+        self.desk.shared.relief(|relief| relief.adopt(node, mail));
+        self.desk.shared.duty.notify_one();
         Ok(())
     }
 
@@ -292,9 +340,10 @@ impl Duty {
                 continue;
             }
             // Where this fails, the lease ends by itself.
-            let _ = self.desk.mail.end(&self.lease(post, &queue_name(node))).await;
-            self.desk.shared.relief(|relief| relief.end_turn(node));
-            self.idle.insert(node);
+            let _ = self.desk.mail.end(&lease(&self.desk, post, &queue_name(node))).await;
+            if self.desk.shared.relief(|relief| relief.end_turn(node)) == Some(true) {
+                self.idle.insert(node);
+            }
         }
     }
 }

@@ -190,6 +190,10 @@ impl Mail {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&what)
     }
 
+    fn forget(&self, what: Known) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&what);
+    }
+
     /// Call it when the row is written.
     fn learn(&self, what: Known) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,7 +5,8 @@
 //! copy only while its lease of the mail is safe: its own mail's, or that of a node it stands in
 //! for. What has no copy yet only it can send, whatever the cluster does.
 //!
-//! Limits: 8 bytes for each message that has a copy, and what is to be told of it until that is
+//! Limits: some 20 bytes for each message that has a copy, what is known of those of a node that
+//! this one stands in for until a shard takes them, and what is to be told of it until that is
 //! written: of [`UNSAID_MAX`] messages and those that are being sent then. Failure: none of its
 //! own; times are of a clock that never steps.
 
@@ -43,6 +44,8 @@ struct Turn {
     safe_until_ms: u64,
     /// It has come back, or its mail is no longer this node's to send.
     is_over: bool,
+    /// What it has left is being read.
+    is_reading: bool,
 }
 
 /// How far a message of this node is copied.
@@ -118,10 +121,11 @@ impl Relief {
         // What cannot be told others would send again: only so much of it is ever unsaid.
         let is_told = !self.is_failing && self.told.len() + self.writing.len() < UNSAID_MAX;
         let is_safe = |turn: &Turn| is_told && !turn.is_over && turn.safe_until_ms > now_ms;
-        if let Some(node) = self.adopted.get(&id) {
+        let owner = self.adopted.get(&id);
+        if let Some(node) = owner.filter(|node| **node != self.node) {
             return self.turns.get(node).is_some_and(is_safe);
         }
-        if !self.copied.contains_key(&id) {
+        if owner.is_none() && !self.copied.contains_key(&id) {
             return true;
         }
         self.is_settled && is_safe(&self.own) && !self.verdicts.contains_key(&id)
@@ -175,10 +179,17 @@ impl Relief {
         self.adopted.get(&id).copied()
     }
 
-    /// Some of what is to be written; one thing at a time of each message.
-    pub(crate) fn next_writings(&mut self, count_max: usize) -> Vec<Writing> {
-        let ready = self.told.keys().filter(|id| !self.writing.contains(id));
-        let ids: Vec<QueueId> = ready.take(count_max).copied().collect();
+    /// Some of what is to be written; one thing at a time of each message. How a message stands is
+    /// written by who has the turn only: another one knows better by now.
+    pub(crate) fn next_writings(&mut self, count_max: usize, now_ms: u64) -> Vec<Writing> {
+        let has_turn = |id: &QueueId| match self.adopted.get(id).filter(|of| **of != self.node) {
+            Some(node) => self.turns.get(node).is_some_and(|turn| turn.safe_until_ms > now_ms),
+            None => self.is_settled && self.own.safe_until_ms > now_ms,
+        };
+        let ready = self.told.iter().filter(|(id, told)| {
+            !self.writing.contains(id) && (**told == Told::Gone || has_turn(id))
+        });
+        let ids: Vec<QueueId> = ready.take(count_max).map(|(id, _)| *id).collect();
         let take = |id: QueueId| {
             let told = self.told.remove(&id)?;
             self.writing.insert(id);
@@ -206,12 +217,13 @@ impl Relief {
         }
     }
 
-    /// Until when this node's mail is surely its own to send; 0 when it is another one's.
-    pub(crate) const fn own_turn(&mut self, safe_until_ms: u64) {
-        self.own.safe_until_ms = safe_until_ms;
-        if safe_until_ms == 0 {
+    /// Until when this node's mail is surely its own to send; 0 when it is another one's. Where
+    /// that was over before, others may have had it meanwhile.
+    pub(crate) const fn own_turn(&mut self, safe_until_ms: u64, now_ms: u64) {
+        if safe_until_ms == 0 || self.own.safe_until_ms <= now_ms {
             self.unsettle();
         }
+        self.own.safe_until_ms = safe_until_ms;
     }
 
     /// Others had the turn, or may have had it: what they have done is not known.
@@ -224,12 +236,19 @@ impl Relief {
         self.told.is_empty() && self.writing.is_empty()
     }
 
+    /// Whether it is this node's turn to send its own mail.
+    pub(crate) const fn has_turn(&self, now_ms: u64) -> bool {
+        self.own.safe_until_ms > now_ms
+    }
+
     pub(crate) const fn is_settled(&self) -> bool {
         self.is_settled
     }
 
-    /// What the cluster has of this node's mail; `is_here` says what is in its own queue. Gives
-    /// what is to be removed there: it was done, and the cluster was not told.
+    /// What the cluster has of this node's mail; `is_here` says what is in its own index. What is
+    /// not, and nobody has sent, is sent out of the cluster: its data folder is another one now, or
+    /// this process died before it could say that it was done. Gives the names of rows that are not
+    /// needed any more.
     pub(crate) fn settle(
         &mut self,
         copies: Vec<Copied>,
@@ -238,17 +257,27 @@ impl Relief {
         let mut stale = Vec::new();
         for Copied { queued, by, is_done } in copies {
             let id = queued.id;
-            if self.told.get(&id) == Some(&Told::Gone) || self.writing.contains(&id) {
+            if self.told.get(&id) == Some(&Told::Gone) {
                 continue;
             }
-            if !is_here(id) {
-                stale.push(id);
+            let is_adopted = self.adopted.contains_key(&id);
+            if !is_here(id) && !is_adopted {
+                if is_done {
+                    stale.push(id);
+                } else {
+                    self.adopted.insert(id, self.node);
+                    self.fresh.push_back(queued);
+                }
                 continue;
             }
-            self.copied.insert(id, Copy::There);
+            if !is_adopted {
+                self.copied.insert(id, Copy::There);
+            }
             if is_done {
+                self.told.remove(&id);
                 self.verdicts.insert(id, Verdict::Gone);
             } else if by.is_some_and(|by| by != self.node) {
+                self.told.remove(&id);
                 self.verdicts.insert(id, Verdict::Stands(queued));
             }
         }
@@ -264,9 +293,18 @@ impl Relief {
         self.verdicts.remove(&id);
     }
 
-    /// This node stands in for another one, and has found this mail of it.
-    pub(crate) fn adopt(&mut self, node: NodeNumber, safe_until_ms: u64, mail: Vec<Queued>) {
-        self.turns.insert(node, Turn { safe_until_ms, is_over: false });
+    /// This node stands in for another one, whose mail it reads.
+    pub(crate) fn begin_turn(&mut self, node: NodeNumber, safe_until_ms: u64) {
+        self.turns.insert(node, Turn { safe_until_ms, is_over: false, is_reading: true });
+    }
+
+    /// It has found this mail of it, or could not read it; nothing when the turn is over by then.
+    pub(crate) fn adopt(&mut self, node: NodeNumber, mail: Vec<Queued>) {
+        let Some(turn) = self.turns.get_mut(&node) else { return };
+        turn.is_reading = false;
+        if turn.is_over {
+            return;
+        }
         for queued in mail {
             self.adopted.insert(queued.id, node);
             self.fresh.push_back(queued);
@@ -281,8 +319,11 @@ impl Relief {
 
     /// Whether a message of another node is still this one's to send.
     pub(crate) fn keeps(&self, id: QueueId) -> bool {
-        let turn = self.adopted.get(&id).and_then(|node| self.turns.get(node));
-        turn.is_some_and(|turn| !turn.is_over)
+        match self.adopted.get(&id) {
+            Some(node) if *node == self.node => self.is_settled,
+            Some(node) => self.turns.get(node).is_some_and(|turn| !turn.is_over),
+            None => false,
+        }
     }
 
     /// A shard has let go of it. What it has told of it is written all the same.
@@ -299,12 +340,24 @@ impl Relief {
         self.turns.keys().copied().collect()
     }
 
-    /// The lease of another node's mail was renewed, or, with 0, lost.
-    pub(crate) fn turn(&mut self, node: NodeNumber, safe_until_ms: u64) {
-        if let Some(turn) = self.turns.get_mut(&node) {
+    /// The lease of another node's mail was renewed, or, with 0, lost; it also is where it was over
+    /// before.
+    pub(crate) fn turn(&mut self, node: NodeNumber, safe_until_ms: u64, now_ms: u64) {
+        let Some(turn) = self.turns.get_mut(&node) else { return };
+        if safe_until_ms > 0 && turn.safe_until_ms > now_ms {
             turn.safe_until_ms = safe_until_ms;
-            turn.is_over |= safe_until_ms == 0;
+            return;
         }
+        (turn.safe_until_ms, turn.is_over) = (0, true);
+        // Whoever has it now knows better how its messages stand.
+        let (adopted, leaving) = (&mut self.adopted, &mut self.leaving);
+        self.told.retain(|id, told| {
+            let stays = *told == Told::Gone || adopted.get(id) != Some(&node);
+            if !stays && leaving.remove(id) {
+                adopted.remove(id);
+            }
+            stays
+        });
     }
 
     /// It has come back and wants its mail.
@@ -324,12 +377,13 @@ impl Relief {
 
     /// Whether nothing of a node's mail is left here, so that the lease may go.
     pub(crate) fn is_free_of(&self, node: NodeNumber) -> bool {
-        !self.adopted.values().any(|of| *of == node)
+        let is_reading = self.turns.get(&node).is_some_and(|turn| turn.is_reading);
+        !is_reading && !self.adopted.values().any(|of| *of == node)
     }
 
-    /// The lease has gone.
-    pub(crate) fn end_turn(&mut self, node: NodeNumber) {
-        self.turns.remove(&node);
+    /// The lease has gone; whether all of its mail was done.
+    pub(crate) fn end_turn(&mut self, node: NodeNumber) -> bool {
+        self.turns.remove(&node).is_some_and(|turn| !turn.is_over)
     }
 }
 
@@ -361,7 +415,7 @@ mod tests {
             let n = (writing.id.0 >> 22) - 1_700_000_000_000;
             (n, writing.node.get(), writing.told == Told::Gone)
         };
-        let writings = relief.next_writings(usize::MAX);
+        let writings = relief.next_writings(usize::MAX, 0);
         let all = writings.iter().map(short).collect();
         writings.into_iter().for_each(|writing| relief.written(writing, true));
         all
@@ -370,7 +424,7 @@ mod tests {
     /// Of node 1, whose turn it is, with nothing in the cluster.
     fn settled() -> Relief {
         let mut relief = Relief::new(node(1), 1);
-        relief.own_turn(SAFE);
+        relief.own_turn(SAFE, 0);
         assert!(relief.settle(Vec::new(), |_| true).is_empty());
         relief
     }
@@ -387,7 +441,7 @@ mod tests {
         assert!(!relief.is_recovered());
         relief.recovered();
         assert!(relief.is_recovered());
-        relief.own_turn(SAFE);
+        relief.own_turn(SAFE, 0);
         assert!(!relief.may_send(id(2), 0), "what the cluster has is not known");
         relief.settle(Vec::new(), |_| true);
         assert!(relief.may_send(id(2), SAFE - 1) && !relief.may_send(id(2), SAFE));
@@ -397,7 +451,7 @@ mod tests {
         assert!(!relief.may_send(id(1), SAFE), "others may find it");
         relief.is_copied(id(1));
         assert_eq!(relief.begin_copy(id(1), 0), Some(false));
-        relief.own_turn(0);
+        relief.own_turn(0, 0);
         assert!(!relief.may_send(id(1), 0) && !relief.is_settled(), "somebody else has the turn");
     }
 
@@ -409,21 +463,21 @@ mod tests {
         relief.begin_copy(id(1), 0);
         assert!(relief.tell(&[deferred(1, b"a")]));
         assert!(!relief.tell(&[deferred(1, b"b"), Settlement::Uploaded(id(1))]));
-        let [first] = &relief.next_writings(9)[..] else { panic!() };
+        let [first] = &relief.next_writings(9, 0)[..] else { panic!() };
         assert_eq!(first.told, Told::Stands(b"b".as_slice().into()));
         // While that is being written it is done; the older is not written after the newer.
         relief.tell(&[Settlement::Done(id(1))]);
-        assert!(relief.next_writings(9).is_empty(), "one at a time");
+        assert!(relief.next_writings(9, 0).is_empty(), "one at a time");
         relief.written(first.clone(), false);
         assert_eq!(told(&mut relief), [(1, 1, true)]);
         assert!(relief.may_send(id(1), SAFE), "it is forgotten");
-        assert!(relief.next_writings(9).is_empty());
+        assert!(relief.next_writings(9, 0).is_empty());
         relief.begin_copy(id(3), 0);
         relief.tell(&[deferred(3, b"c")]);
-        let [again] = &relief.next_writings(9)[..] else { panic!() };
+        let [again] = &relief.next_writings(9, 0)[..] else { panic!() };
         relief.written(again.clone(), false);
         assert_eq!(
-            relief.next_writings(9),
+            relief.next_writings(9, 0),
             core::slice::from_ref(again),
             "what failed is written again"
         );
@@ -435,7 +489,7 @@ mod tests {
         for n in 1..=5 {
             relief.found(id(n));
         }
-        relief.own_turn(SAFE);
+        relief.own_turn(SAFE, 0);
         let copies = vec![
             copied(1, None, false),
             copied(2, Some(1), false),
@@ -444,7 +498,11 @@ mod tests {
             copied(6, None, false),
         ];
         let stale = relief.settle(copies, |of| of != id(6));
-        assert_eq!(stale, [id(6)], "it was done, and the cluster had not heard of it");
+        assert!(stale.is_empty());
+        // One that is not here is sent out of the cluster.
+        assert_eq!(relief.take_adopted(9), [queued(6, b"state")]);
+        assert!(relief.may_send(id(6), 0) && relief.keeps(id(6)));
+        assert_eq!(relief.owner(id(6)), Some(node(1)));
         let verdicts = relief.verdicts();
         assert_eq!(
             verdicts,
@@ -464,11 +522,12 @@ mod tests {
     #[test]
     fn who_stands_in_sends_until_the_other_one_is_back() {
         let mut relief = settled();
-        relief.adopt(node(2), SAFE, (1..=5).map(|n| queued(n, b"")).collect());
+        relief.begin_turn(node(2), SAFE);
+        relief.adopt(node(2), (1..=5).map(|n| queued(n, b"")).collect());
         assert_eq!(relief.take_adopted(4).len(), 4);
         assert_eq!(relief.stands_in_for(), [node(2)]);
         assert!(relief.may_send(id(1), SAFE - 1) && !relief.may_send(id(1), SAFE));
-        relief.turn(node(2), 2 * SAFE);
+        relief.turn(node(2), 2 * SAFE, 0);
         assert!(relief.may_send(id(1), SAFE) && relief.is_adopted(id(1)));
         assert_eq!(relief.begin_copy(id(1), 0), None, "it has one");
         assert_eq!(relief.owner(id(1)), Some(node(2)));
@@ -505,7 +564,7 @@ mod tests {
         assert_eq!(sent.count(), UNSAID_MAX);
         assert!(relief.may_send(id(5000), 0), "what nobody else knows of goes");
         assert!(!relief.is_written());
-        let mut writings = relief.next_writings(usize::MAX);
+        let mut writings = relief.next_writings(usize::MAX, 0);
         let last = writings.pop().unwrap();
         writings.into_iter().for_each(|writing| relief.written(writing, true));
         relief.written(last, false);
@@ -519,10 +578,27 @@ mod tests {
     #[test]
     fn a_lease_that_is_lost_ends_the_turn() {
         let mut relief = settled();
-        relief.adopt(node(2), SAFE, vec![queued(1, b"")]);
-        relief.turn(node(2), 0);
+        relief.begin_turn(node(2), SAFE);
+        relief.adopt(node(2), vec![queued(1, b"")]);
+        relief.turn(node(2), 0, 0);
         assert!(!relief.keeps(id(1)) && !relief.may_send(id(1), 0));
-        relief.turn(node(2), 2 * SAFE);
+        relief.turn(node(2), 2 * SAFE, 0);
         assert!(!relief.keeps(id(1)), "it is over for good");
+        relief.let_go(id(1));
+        assert!(relief.is_free_of(node(2)) && !relief.end_turn(node(2)), "not all was done");
+        // Nor is one that was not renewed in time, whatever is said later.
+        relief.begin_turn(node(2), SAFE);
+        assert!(!relief.is_free_of(node(2)), "its mail is being read");
+        relief.adopt(node(2), vec![queued(1, b"")]);
+        relief.tell(&[Settlement::Deferred(id(1), b"s".as_slice().into())]);
+        relief.turn(node(2), 3 * SAFE, SAFE);
+        assert!(!relief.keeps(id(1)) && relief.is_written(), "another one knows better by now");
+        let mut own = settled();
+        own.begin_copy(id(1), 0);
+        own.tell(&[Settlement::Deferred(id(1), b"s".as_slice().into())]);
+        own.own_turn(2 * SAFE, SAFE);
+        assert!(!own.is_settled() && own.next_writings(9, SAFE).is_empty());
+        own.settle(vec![copied(1, Some(2), false)], |_| true);
+        assert!(own.is_written() && own.verdicts().len() == 1);
     }
 }

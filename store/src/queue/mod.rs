@@ -311,6 +311,12 @@ impl Queue {
         Ok(())
     }
 
+    /// Whether [`restore`](Self::restore) takes a state, and a message with it waits for somebody.
+    #[must_use]
+    pub fn reads(state: &[u8]) -> bool {
+        state::decode(state).is_ok_and(|(_, legs)| !legs.is_empty())
+    }
+
     fn insert(&mut self, id: QueueId, octets: u64, received: UnixTime, kept: Vec<Kept>) {
         let mut legs = Vec::with_capacity(kept.len());
         for kept in kept {

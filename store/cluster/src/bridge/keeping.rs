@@ -77,12 +77,12 @@ async fn live(
     ready: &mpsc::SyncSender<Result<(), KeyspaceError>>,
 ) {
     let is_patient = plan.copy.as_ref().is_some_and(|copy| copy.is_patient);
-    let begun = match begin(shared, plan).await {
+    let begun = match Box::pin(begin(shared, plan)).await {
         Err(KeyspaceError::Cluster(error)) if is_patient => {
             shared.complain(format!("this node has begun without its cluster: {error}"));
             // Who has started it waits for this.
             let _ = ready.send(Ok(()));
-            later(shared, plan).await
+            Box::pin(later(shared, plan)).await
         }
         Err(error) => {
             let _ = ready.send(Err(error));
@@ -137,7 +137,7 @@ async fn later(shared: &Arc<Shared>, plan: &Plan) -> Option<Arc<Desk>> {
         }
         let rung = tokio::time::timeout_at(again, shared.bell.notified()).await;
         if rung.is_err() {
-            match begin(shared, plan).await {
+            match Box::pin(begin(shared, plan)).await {
                 Ok(desk) => return Some(desk),
                 Err(KeyspaceError::Problem(problem)) => shared.complain(problem.to_string()),
                 // It is known that it is away.

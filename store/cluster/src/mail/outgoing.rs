@@ -9,7 +9,7 @@
 //! that of all statements; everything may be done again.
 
 use core::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fsmtp_store::mailbox::{Queued, Transit};
 use fsmtp_store::seal::{RECIPIENT_ROW_BYTES, RecipientWrap, WindowRecord};
@@ -17,7 +17,7 @@ use fsmtp_store::spool::RecipientKey;
 use fsmtp_store::{MailboxId, NodeNumber, QueueId, StoreError};
 use scylla::value::MaybeUnset;
 
-use super::{Known, Mail, column, ms_of, removed_us, written_us};
+use super::{Known, Mail, column, each, ms_of, removed_us, written_us};
 use crate::bridge::CHUNK_BYTES_MAX;
 
 /// Milliseconds of a span, as a power of two: so many that a span of a busy node has fewer rows
@@ -87,30 +87,55 @@ impl Mail {
         self.write(&self.statements.put_copy, values).await
     }
 
-    /// All copies of a node's mail, by rising id.
-    pub(crate) async fn copies(&self, node: NodeNumber) -> Result<Vec<Copied>, StoreError> {
+    /// Whether a node may have left copies.
+    pub(crate) async fn has_copies(&self, node: NodeNumber) -> Result<bool, StoreError> {
+        let row: Option<(i32,)> = self.row(&self.statements.any_span, (number(node),)).await?;
+        Ok(row.is_some())
+    }
+
+    /// All copies of a node's mail. The node itself, which makes none meanwhile, forgets spans that
+    /// have none left.
+    pub(crate) async fn copies(
+        self: &Arc<Self>,
+        node: NodeNumber,
+        is_own: bool,
+    ) -> Result<Vec<Copied>, StoreError> {
         let mut spans = Vec::new();
-        let each = |(span,): (i32,)| {
+        let take = |(span,): (i32,)| {
             spans.push(span);
             ControlFlow::Continue(())
         };
-        let _ = self.pages(&self.statements.spans, (number(node),), each).await?;
+        let _ = self.pages(&self.statements.spans, (number(node),), take).await?;
+        let all = Arc::new(Mutex::new(Vec::new()));
+        let job = |span| (Arc::clone(self), Arc::clone(&all), span);
+        each(spans.into_iter().map(job).map(|(mail, all, span)| async move {
+            let found = mail.copies_of(node, span).await?;
+            if found.is_empty() && is_own {
+                mail.forget(Known::Span(number(node), span));
+                return mail.write(&mail.statements.drop_span, (number(node), span)).await;
+            }
+            all.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+            Ok(())
+        }))
+        .await?;
+        Ok(core::mem::take(&mut *all.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    async fn copies_of(&self, node: NodeNumber, span: i32) -> Result<Vec<Copied>, StoreError> {
         let mut all = Vec::new();
-        for span in spans {
-            let each = |(id, octets, state, by, done): Row| {
-                let is_done = done == Some(true);
-                // Without octets it is no message: something was written to a row that is gone.
-                if octets.is_some() || is_done {
-                    let id = QueueId(id.cast_unsigned());
-                    let octets = octets.unwrap_or_default().cast_unsigned();
-                    let queued = Queued { id, octets, state: state.unwrap_or_default().into() };
-                    let by = by.and_then(|by| NodeNumber::new(u8::try_from(by).ok()?));
-                    all.push(Copied { queued, by, is_done });
-                }
-                ControlFlow::Continue(())
-            };
-            let _ = self.pages(&self.statements.copies, (number(node), span), each).await?;
-        }
+        let take = |(id, octets, state, by, done): Row| {
+            let is_done = done == Some(true);
+            // Without octets it is no message: something was written to a row that is gone.
+            if octets.is_some() || is_done {
+                let id = QueueId(id.cast_unsigned());
+                let octets = octets.unwrap_or_default().cast_unsigned();
+                let queued = Queued { id, octets, state: state.unwrap_or_default().into() };
+                let by = by.and_then(|by| NodeNumber::new(u8::try_from(by).ok()?));
+                all.push(Copied { queued, by, is_done });
+            }
+            ControlFlow::Continue(())
+        };
+        let _ = self.pages(&self.statements.copies, (number(node), span), take).await?;
         Ok(all)
     }
 

@@ -78,6 +78,8 @@ statements! {
     put_copy: write "INSERT INTO KS.outgoing (node, span, id, octets, wrap, window) \
                      VALUES (?, ?, ?, ?, ?, ?) USING TIMESTAMP ?",
     spans: read "SELECT span FROM KS.outgoing_spans WHERE node = ?",
+    any_span: read "SELECT span FROM KS.outgoing_spans WHERE node = ? LIMIT 1",
+    drop_span: write "DELETE FROM KS.outgoing_spans WHERE node = ? AND span = ?",
     copies: read "SELECT id, octets, state, writer, done FROM KS.outgoing \
                   WHERE node = ? AND span = ?",
     copy_keys: read "SELECT octets, wrap, window FROM KS.outgoing \
@@ -111,7 +113,8 @@ impl Preparing<'_> {
         let prepared = self.session.prepare(text).await;
         let mut prepared = prepared.map_err(|error| ClusterError::Refused(error.to_string()))?;
         prepared.set_is_idempotent(true);
-        prepared.set_serial_consistency(Some(SerialConsistency::LocalSerial));
+        // A lease is one in all data centres.
+        prepared.set_serial_consistency(Some(SerialConsistency::Serial));
         prepared.set_page_size(PAGE_ROWS);
         Ok(prepared)
     }
