@@ -9,6 +9,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use fsmtp_cluster::cassandra::{Cassandra, Terms};
+use fsmtp_cluster::schema::Replication;
 use tempfile::TempDir;
 use wire_tests::engine::run;
 use wire_tests::{DEMO, DEMO_PASSWORD, Engine, Habit, Options, Remote, Smtp, base64, mail};
@@ -19,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// A keyspace of a test, and what its engines are made with.
 struct Cluster {
     config: String,
+    terms: Terms,
     _folder: TempDir,
 }
 
@@ -45,7 +48,16 @@ impl Cluster {
         fs::write(&file, &config).expect("a file");
         let made = run(&["store", "create", "--config", &file.to_string_lossy()], "");
         assert!(made.as_ref().is_ok_and(|made| made.status.success()), "{made:?}");
-        Some(Self { config, _folder: folder })
+        let terms = Terms {
+            contacts: vec![server],
+            keyspace: format!("wire_{name}_{}", std::process::id()),
+            replication: Replication::Simple(1),
+            centre: None,
+            login: None,
+            redis: None,
+            timeout: Duration::from_secs(20),
+        };
+        Some(Self { config, terms, _folder: folder })
     }
 
     fn node(&self, number: u8) -> Engine {
@@ -213,4 +225,28 @@ fn a_node_that_comes_back_gets_its_mail_back() {
     until("an empty queue", || is_empty(&one));
     let arrived = arrived(&remote);
     assert_eq!(arrived, (0..20).map(|number| (number, 1)).collect());
+}
+
+#[test]
+fn who_takes_the_number_of_a_node_that_is_gone_sends_its_mail() {
+    let address = nobody();
+    let Some(cluster) = Cluster::make("number", address) else { return };
+    let mut one = cluster.node(1);
+    let mut smtp = signed_in(&one);
+    for number in 0..5 {
+        submit(&mut smtp, number, 3000);
+    }
+    drop(smtp);
+    one.kill();
+    drop(one);
+    // As an operator does who knows that it will not come back.
+    let forget = format!("DELETE FROM {}.leases WHERE name = 'node/0'", cluster.terms.keyspace);
+    Cassandra::connect(&cluster.terms).and_then(|it| it.run(&forget)).expect("a statement");
+    let other = cluster.node(2);
+    until("its mail", || listed(&other).matches("remote.test").count() == 5);
+    let remote = Remote::at(address, Habit::Good).expect("the other server");
+    let retried = other.beside(&["queue", "retry", "--all"], "").expect("a command");
+    assert!(retried.status.success(), "{retried:?}");
+    until("an empty queue", || is_empty(&other));
+    assert_eq!(arrived(&remote), (0..5).map(|number| (number, 1)).collect());
 }
