@@ -25,9 +25,16 @@ fi
 engine_path || exit 1
 failed=0
 suite() { # KIND DATA ARGUMENTS
-    echo "$1:"
-    /usr/bin/python3 "$suites/authkit.py" "$1" --data "$suites/$2" \
-        --cmd "$engine check $1 --dns 127.0.0.1:{port} $3" || failed=1
+    local said status
+    for _ in 1 2 3; do
+        said=$(/usr/bin/python3 "$suites/authkit.py" "$1" --data "$suites/$2" \
+            --cmd "$engine check $1 --dns 127.0.0.1:{port} $3" 2>&1)
+        status=$?
+        # Its name server takes a port that is free for UDP, and somebody may have it for TCP.
+        case $said in *"Address already in use"*) ;; *) break ;; esac
+    done
+    printf '%s:\n%s\n' "$1" "$said"
+    [ "$status" -eq 0 ] || failed=1
 }
 suite spf spf-rfc7208/rfc7208-part.yml '--ip {ip} --helo {helo} --mail-from {mailfrom}'
 suite dkim dkim-manifest.json '{file}'
